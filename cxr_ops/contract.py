@@ -1,0 +1,83 @@
+"""What the DAGs, the command and the stages agree on. Standard library only: DAG files import this at parse time.
+
+A stage is one verb, and the same word is its module in `cxr_ops/stages`, its command, its section in `params.yaml`,
+its stage in `dvc.yaml`, its task in Airflow and the folder that its outputs stand in.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from pathlib import Path
+from typing import Final
+
+# Deterministic stages, in the order in which they run. DVC owns them.
+DETERMINISTIC: Final = ("validate", "split", "prepare", "train", "evaluate", "explain", "gate", "report")
+# Stages that wait or have effects. Airflow, or a person, calls them.
+EFFECTS: Final = ("ingest", "open", "publish", "promote")
+STAGES: Final = ("ingest", "open", *DETERMINISTIC, "publish", "promote")
+
+DAG_ID: Final = "cxr_retrain"
+INGEST_DAG_ID: Final = "cxr_ingest"
+# The Asset that ingestion updates and that `cxr_retrain` waits for.
+DATASET_ASSET: Final = "cxr_dataset"
+DATASET_URI: Final = "x-cxr://store/dataset"
+GPU_POOL: Final = "gpu"
+MODEL_NAME: Final = "cxr-densenet121"
+
+# Names in a run's workspace.
+DATASET: Final = "dataset"  # dataset/<batch>/{batch.json,manifest.csv,boxes.csv,shard-NNNNN.tar}
+INPUTS: Final = "inputs.json"
+IMAGE: Final = "image.json"
+CHAMPION: Final = "champion"  # champion/champion.json, and champion/package where there is one
+PACKAGE: Final = "package"  # train/package/
+PACKAGE_FILES: Final = ("weights.safetensors", "model.json", "network.py", "patients.txt")
+
+# Exit codes. 10 and 11 say that a second attempt would fail in the same way: they are never retried.
+EXIT_FAILED: Final = 1
+EXIT_USAGE: Final = 2
+EXIT_DATA: Final = 10
+EXIT_SETTINGS: Final = 11
+EXIT_STORAGE: Final = 12
+EXIT_BUSY: Final = 13
+EXIT_CONFLICT: Final = 14
+EXIT_REFUSED: Final = 15
+EXIT_STOPPED: Final = 143  # 128 + SIGTERM: stopped after a checkpoint, to be resumed
+NEVER_RETRIED: Final = (EXIT_USAGE, EXIT_DATA, EXIT_SETTINGS, EXIT_CONFLICT, EXIT_REFUSED)
+
+# Verdicts of the gate, and the one that needs no gate.
+PROMOTE: Final = "PROMOTE"
+REJECT: Final = "REJECT"
+INSUFFICIENT: Final = "INSUFFICIENT EVIDENCE"
+NO_CHANGE: Final = "NO_CHANGE"
+
+
+def slug(run_id: str) -> str:
+    """Name a run so that the name is legal as a folder, a git ref, a container name and an S3 key.
+
+    Airflow's run ids hold `:` and `+`. Eight characters of the id's SHA-256 keep two ids apart that differ only in
+    characters that are replaced.
+
+    >>> slug("manual__2026-03-01T04:05:06+00:00")
+    'manual-2026-03-01t04-05-06-00-00-f9d495f5'
+    """
+    words = re.sub(r"[^a-z0-9]+", "-", run_id.lower()).strip("-")[:60].strip("-")
+    return f"{words or 'run'}-{hashlib.sha256(run_id.encode()).hexdigest()[:8]}"
+
+
+def report_progress(stage: str, done: float, total: float, *, unit: str = "", text: str = "", **extras: object) -> None:
+    """Append a line to the file that `CXR_PROGRESS` names, for whoever watches the run; without it, do nothing.
+
+    Best effort: progress is never evidence, and a full disk must not end a training for its sake.
+    """
+    path = os.environ.get("CXR_PROGRESS")
+    if not path:
+        return
+    line = json.dumps({"stage": stage, "done": done, "total": total, "unit": unit, "text": text, **extras})
+    try:
+        with Path(path).open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+    except OSError:
+        return

@@ -1,0 +1,82 @@
+"""Every error that a person can cause, under one root.
+
+    CxrError (Exception)                   exit 1
+    |-- DataError (ValueError)             exit 10   the data are wrong; the same data would fail again
+    |-- SettingsError (ValueError)         exit 11   params.yaml, pccp.yaml, an argument or the environment is wrong
+    |-- StorageError (OSError)             exit 12   a folder, disk or store cannot be read or written
+    |-- BusyError                          exit 13   another run holds what this one needs
+    |-- ConflictError                      exit 14   the ledger moved on: judge again
+    |-- RefusedError                       exit 15   the plan does not allow this
+    `-- StoppedError                       exit 143  ended on request, after a checkpoint
+
+Each says what was wrong, where, and what to type next.
+"""
+
+from __future__ import annotations
+
+from cxr_ops import contract
+
+
+class CxrError(Exception):
+    """An error with a place and a next step.
+
+    Args:
+        what: what was wrong, as one clause without a full stop.
+        where: the file, row, setting or address concerned.
+        fix: what a person types or edits next.
+    """
+
+    exit_code = contract.EXIT_FAILED
+
+    def __init__(self, what: str, *, where: object = None, fix: str | None = None) -> None:
+        self.what = what
+        self.where = None if where is None else str(where)
+        self.fix = fix
+        super().__init__(what)
+
+    def __str__(self) -> str:
+        where = f"\n  where: {self.where}" if self.where else ""
+        fix = f"\n  next:  {self.fix}" if self.fix else ""
+        return f"{self.what}{where}{fix}"
+
+
+class DataError(CxrError, ValueError):
+    """Data that would fail again on a second attempt."""
+
+    exit_code = contract.EXIT_DATA
+
+
+class SettingsError(CxrError, ValueError):
+    """A setting that is unknown, missing, out of range or contradicts another."""
+
+    exit_code = contract.EXIT_SETTINGS
+
+
+class StorageError(CxrError, OSError):
+    """A folder, disk or store that cannot be read or written."""
+
+    exit_code = contract.EXIT_STORAGE
+
+
+class BusyError(CxrError):
+    """Another run holds what this one needs."""
+
+    exit_code = contract.EXIT_BUSY
+
+
+class ConflictError(CxrError):
+    """The ledger has moved on since the decision was made."""
+
+    exit_code = contract.EXIT_CONFLICT
+
+
+class RefusedError(CxrError):
+    """The plan or the record does not allow what was asked."""
+
+    exit_code = contract.EXIT_REFUSED
+
+
+class StoppedError(CxrError):
+    """Work that ended on request after saving what it had."""
+
+    exit_code = contract.EXIT_STOPPED

@@ -1,0 +1,171 @@
+"""The settings of the science: `params.yaml`, one section a stage, each a frozen class, checked when it is built.
+
+An unknown key is an error that names the nearest known one. Rules of promotion stand in `pccp.yaml`; addresses and
+secrets in the environment; nothing anywhere else.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from cxr_ops.errors import SettingsError
+from cxr_ops.labels import nearest
+
+
+class Section(BaseModel):
+    """A section of `params.yaml`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Validate(Section):
+    """What the data must be like. The expectations themselves are files, so that they can be read and reviewed."""
+
+    suites: tuple[str, ...] = ("expectations/manifest.json", "expectations/labels.json")
+    min_images: int = Field(100, ge=1)
+    min_patients: int = Field(50, ge=3)
+
+
+class Split(Section):
+    """Who is trained on and who is tested on, decided by a keyed hash of the patient id.
+
+    The salt is public. Changing it, or a fraction, moves patients, and so starts a new lineage.
+    """
+
+    salt: str = Field("cxr-ops-1", min_length=1)
+    validation: float = Field(0.1, gt=0, lt=1)
+    test: float = Field(0.25, gt=0, lt=1)
+
+    @model_validator(mode="after")
+    def _leaves_training(self) -> Self:
+        if self.validation + self.test >= 1:
+            raise ValueError("validation + test must leave patients to train on: their sum must be below 1")
+        return self
+
+
+class Prepare(Section):
+    """The picture that the network sees: side in pixels."""
+
+    image_size: int = Field(96, ge=32, le=1024)
+
+
+class Train(Section):
+    """How the network is trained. Budgets are epochs, never time, so that a slow machine gives the same model.
+
+    weights: `none` (from scratch), `imagenet` (torchvision's, downloaded once) or the path of a .safetensors file.
+    weights_sha256: SHA-256 of that file. DVC sees settings, not the file: other weights must be another setting.
+    precision: `auto` takes bf16 where the processor or the GPU has it, else fp32.
+    max_positive_weight: the largest weight that a rare finding's positives get in the loss.
+    patience: epochs without a better mean validation AUC after which training stops.
+    threads: threads on the CPU, or None for OMP_NUM_THREADS or else one a core. Another number gives other rounding, so
+        another digest.
+    """
+
+    weights: str = "none"
+    weights_sha256: str | None = Field(None, pattern="^[0-9a-f]{64}$")
+    epochs: int = Field(9, ge=1, le=1000)
+    batch_size: int = Field(32, ge=2, le=4096)
+    learning_rate: float = Field(1e-3, gt=0, le=10)
+    weight_decay: float = Field(1e-4, ge=0, le=10)
+    max_positive_weight: float = Field(10.0, ge=1)
+    patience: int = Field(4, ge=1)
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads: int | None = Field(None, ge=1)
+    seed: int = Field(0, ge=0)
+
+
+class Evaluate(Section):
+    """How the models are compared."""
+
+    level: float = Field(0.95, gt=0.5, lt=1)
+    batch_size: int = Field(64, ge=1)
+
+
+class Explain(Section):
+    """Which cases get a heat map: for each finding, the surest correct, missed and false ones."""
+
+    cases_per_finding: int = Field(1, ge=1, le=20)
+    alpha: float = Field(0.45, ge=0, le=1)
+
+
+class Gate(Section):
+    """Which change-control plan is executed."""
+
+    plan: str = "pccp.demo.yaml"
+
+
+class Report(Section):
+    """What the report shows."""
+
+    title: str = "Chest X-ray retraining"
+
+
+class Params(BaseModel):
+    """All of `params.yaml`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    validate_: Validate = Field(default_factory=Validate, alias="validate")
+    split: Split = Field(default_factory=Split)
+    prepare: Prepare = Field(default_factory=Prepare)
+    train: Train = Field(default_factory=Train)
+    evaluate: Evaluate = Field(default_factory=Evaluate)
+    explain: Explain = Field(default_factory=Explain)
+    gate: Gate = Field(default_factory=Gate)
+    report: Report = Field(default_factory=Report)
+
+    @classmethod
+    def load(cls, path: Path) -> Params:
+        """Read `params.yaml`.
+
+        Raises:
+            SettingsError: the file is missing or not YAML, or a key is unknown, of the wrong type or out of range.
+        """
+        try:
+            document = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except FileNotFoundError as error:
+            raise SettingsError(
+                "params.yaml is missing", where=path, fix="run the command in the project's folder"
+            ) from error
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise SettingsError(f"params.yaml is not YAML: {error}", where=path) from error
+        return cls.check(document, path)
+
+    @classmethod
+    def check(cls, document: Any, where: object) -> Params:
+        """Check a parsed document; see `load`."""
+        if not isinstance(document, dict):
+            raise SettingsError("params.yaml must hold one section a stage", where=where)
+        try:
+            return cls.model_validate(document)
+        except ValidationError as error:
+            raise explain_validation(error, cls, where) from error
+
+
+def explain_validation(error: ValidationError, model: type[BaseModel], where: object) -> SettingsError:
+    """Say in one error what is wrong with every setting, and name the nearest known key for each unknown one."""
+    lines: list[str] = []
+    for problem in error.errors():
+        key = ".".join(str(part) for part in problem["loc"])
+        if problem["type"] == "extra_forbidden":
+            guess = nearest(str(problem["loc"][-1]), known_keys(model, problem["loc"][:-1]))
+            lines.append(f"{key} is not a setting" + (f"; did you mean {guess!r}?" if guess else ""))
+        else:
+            lines.append(f"{key or 'the file'}: {problem['msg']} (found {problem['input']!r})")
+    return SettingsError("; ".join(lines), where=where, fix=f"edit {where}")
+
+
+def known_keys(model: type[BaseModel], loc: tuple[int | str, ...]) -> list[str]:
+    """Keys that a settings class knows at a place."""
+    for part in loc:
+        fields = {field.alias or name: field for name, field in model.model_fields.items()}
+        inner = fields[str(part)].annotation if str(part) in fields else None
+        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
+            return []
+        model = inner
+    return [field.alias or name for name, field in model.model_fields.items()]
