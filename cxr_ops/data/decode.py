@@ -1,0 +1,237 @@
+"""From the bytes of a PNG file to grey pixels, for bytes that nobody vouches for.
+
+`read_header` walks the file's chunks before any decoder sees it: signature, order, CRC of each chunk, size of the
+picture, end of the file. One changed byte fails a CRC; a picture too large to be a radiograph is refused on what its
+header says, before memory is taken. The decoder (OpenCV) then gets the chunks that hold the picture and no others:
+text, colour profiles and metadata, which unpack to any size, never reach its parsers.
+
+Stored sample values are taken as they stand, whatever gamma or profile is declared, as all published work on the NIH's
+files takes them. What has no one grey value (colours, transparency, 16 bits, of which nothing says how many are used)
+is refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+import struct
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from cxr_ops.errors import DataError
+
+Pixels = npt.NDArray[np.uint8]
+
+MAX_PIXELS: Final = 50_000_000  # twice the largest radiographic detector in use; the NIH's files hold a million
+MAX_BYTES: Final = 64 * 2**20
+
+_SIGNATURE: Final = b"\x89PNG\r\n\x1a\n"
+_PICTURE: Final = (b"IHDR", b"PLTE", b"IDAT", b"IEND")
+_REFUSED: Final = {
+    b"acTL": "the PNG is animated",
+    b"tRNS": "the PNG declares a grey or a colour to be transparent: what lies behind is not declared",
+}
+_COLOURS: Final = {0: "grey", 2: "RGB", 3: "palette", 4: "grey with alpha", 6: "RGBA"}
+_OTHER_FORMATS: Final = (
+    (b"GIF8", "a GIF picture"),
+    (b"\xff\xd8\xff", "a JPEG picture"),
+    (b"BM", "a BMP picture"),
+    (b"II*\x00", "a TIFF picture"),
+    (b"MM\x00*", "a TIFF picture"),
+    (b"PK", "a ZIP archive"),
+    (b"\x1f\x8b", "a gzip archive"),
+    (b"<", "a web page or XML"),
+    (b"version https://git-lfs", "a Git LFS pointer, not the file it points to"),
+)
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a PNG file says of its picture: `width` and `height` in pixels, and how a pixel is stored."""
+
+    width: int
+    height: int
+    colour: str
+
+
+def read_header(data: bytes) -> Header:
+    """Check a PNG file from end to end without decoding it.
+
+    Args:
+        data: the whole file.
+
+    Raises:
+        DataError: it is not a PNG, is cut short or altered, has bytes after its end, is too large, or has no one grey
+            value.
+
+    Source: Portable Network Graphics specification, third edition, section 5.
+    """
+    return _check(data)[0]
+
+
+def decode_grey(data: bytes) -> Pixels:
+    """Decode a PNG file to grey pixels.
+
+    Args:
+        data: the whole file.
+
+    Returns:
+        The stored grey values, uint8, height x width, 0 (black) to 255. Three equal colour channels and an opaque alpha
+        channel count as grey.
+
+    Raises:
+        DataError: as `read_header`; the picture's data do not decode, or it has colours or transparency.
+    """
+    header, picture = _check(data)
+    try:
+        pixels = cv2.imdecode(np.frombuffer(picture, np.uint8), cv2.IMREAD_UNCHANGED)
+    except cv2.error as error:
+        raise DataError("the picture's data do not decode") from error
+    if pixels is None:
+        raise DataError("the picture's data do not decode")
+    if pixels.dtype != np.uint8 or pixels.shape[:2] != (header.height, header.width):
+        raise DataError("the picture that was decoded is not the one that the header declares")
+    if pixels.ndim == 2:
+        return np.ascontiguousarray(pixels, dtype=np.uint8)
+    if pixels.shape[2] == 4 and int(pixels[..., 3].min()) != 255:
+        raise DataError(f"the picture ({header.colour}) is transparent in places: what lies behind is not declared")
+    grey = np.ascontiguousarray(pixels[..., 0], dtype=np.uint8)
+    if not (np.array_equal(grey, pixels[..., 1]) and np.array_equal(grey, pixels[..., 2])):
+        raise DataError(f"the picture ({header.colour}) has colours: a radiograph has grey values only")
+    return grey
+
+
+@dataclass(frozen=True)
+class Inspected:
+    """A picture that decodes: SHA-256 of its file and of its pixels, and its size in pixels."""
+
+    sha256: str
+    pixels_sha256: str
+    width: int
+    height: int
+
+
+def inspect(path: Path) -> Inspected | str:
+    """Read and decode a picture; of one that cannot be used, say why.
+
+    Two files with the same pixels in another encoding have the same `pixels_sha256`. A link is not followed.
+    """
+    try:
+        data = _read_file(path)
+        pixels = decode_grey(data)
+    except OSError as error:
+        return f"the file cannot be read: {error.strerror or error}"
+    except DataError as error:
+        return error.what
+    height, width = pixels.shape
+    content = hashlib.sha256(f"{width} x {height}\n".encode())
+    content.update(pixels.data)
+    return Inspected(hashlib.sha256(data).hexdigest(), content.hexdigest(), width, height)
+
+
+def _read_file(path: Path) -> bytes:
+    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NOFOLLOW | os.O_NONBLOCK)) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise DataError("it is not a file")
+        return file.read(MAX_BYTES + 1)
+
+
+def to_square(pixels: Pixels, size: int) -> Pixels:
+    """Bring a picture to the side that the network sees.
+
+    A picture that is not square keeps its shape: it is padded with black to a centred square first (the odd line goes
+    to the bottom or right). Then it is resized by area when it shrinks and linearly when it grows. A package's own
+    `network.preprocess` must do exactly this.
+
+    Args:
+        pixels: uint8, height x width.
+        size: side of the result in pixels.
+
+    Returns:
+        uint8, size x size.
+    """
+    height, width = pixels.shape
+    side = max(height, width)
+    if height != width:
+        top, left = (side - height) // 2, (side - width) // 2
+        square = np.zeros((side, side), np.uint8)
+        square[top : top + height, left : left + width] = pixels
+        pixels = square
+    if side == size:
+        return pixels
+    how = cv2.INTER_AREA if size < side else cv2.INTER_LINEAR
+    return np.asarray(cv2.resize(pixels, (size, size), interpolation=how), dtype=np.uint8)
+
+
+def _check(data: bytes) -> tuple[Header, bytes]:
+    """The header, and the file with only the chunks that hold the picture."""
+    if len(data) > MAX_BYTES:
+        raise DataError(f"the file has {len(data):,} bytes; more than {MAX_BYTES:,} is no radiograph")
+    if not data.startswith(_SIGNATURE):
+        raise DataError(_not_a_png(data))
+    header: Header | None = None
+    pieces: list[bytes | memoryview] = [_SIGNATURE]
+    position, seen = len(_SIGNATURE), set[bytes]()
+    while b"IEND" not in seen:
+        kind, part = _read_chunk(data, position)
+        if header is None:
+            header = _read_ihdr(kind, bytes(part[8:-4]))
+        elif kind in _REFUSED:
+            raise DataError(_REFUSED[kind])
+        elif kind not in _PICTURE and not kind[0] & 0x20:  # a capital first letter says: not to be skipped
+            raise DataError(f"the PNG has a part of an unknown kind at byte {position:,}")
+        if kind in _PICTURE:
+            pieces.append(part)
+        seen.add(kind)
+        position += len(part)
+    if header is None or b"IDAT" not in seen:
+        raise DataError("the PNG holds no picture data")
+    if position != len(data):
+        raise DataError(f"the file has {len(data) - position:,} bytes after the end of the PNG")
+    return header, b"".join(pieces)
+
+
+def _read_chunk(data: bytes, position: int) -> tuple[bytes, memoryview]:
+    """A chunk's kind, and all of it: length, kind, content and CRC."""
+    if position + 12 > len(data):
+        raise DataError(f"the PNG is cut short: it ends after {len(data):,} bytes without its end mark")
+    length, kind = struct.unpack_from(">I4s", data, position)
+    end = position + 12 + length
+    if end > len(data):
+        raise DataError(f"the PNG is cut short or altered: {end - len(data):,} bytes or more are missing")
+    part = memoryview(data)[position:end]
+    if zlib.crc32(part[4:-4]) != struct.unpack_from(">I", data, end - 4)[0]:
+        raise DataError(f"the PNG is altered: the checksum of the part at byte {position:,} is wrong")
+    return kind, part
+
+
+def _read_ihdr(kind: bytes, body: bytes) -> Header:
+    if kind != b"IHDR" or len(body) != 13:
+        raise DataError("the PNG does not begin with its header")
+    width, height, depth, colour = struct.unpack_from(">IIBB", body)
+    if width == 0 or height == 0 or width * height > MAX_PIXELS:
+        raise DataError(f"the PNG says that it is {width} x {height} pixels; 1 to {MAX_PIXELS:,} pixels are read")
+    if colour not in _COLOURS:
+        raise DataError(f"the PNG stores pixels in a way ({colour}) that does not exist")
+    if depth != 8:
+        raise DataError(f"the PNG has {depth} bits a value, and nothing says how they map to grey: export it with 8")
+    return Header(width, height, _COLOURS[colour])
+
+
+def _not_a_png(data: bytes) -> str:
+    if not data:
+        return "the file is empty (0 bytes)"
+    if data[128:132] == b"DICM":
+        return "the file is DICOM, not a PNG"
+    start = data[:256].lstrip()
+    for mark, name in _OTHER_FORMATS:
+        if start.startswith(mark):
+            return f"the file is {name}, not a PNG"
+    return "the file is not a PNG"

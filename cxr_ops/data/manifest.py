@@ -1,0 +1,238 @@
+"""The manifest: one row an image, one order of columns, one way of writing it.
+
+A table is read as text and each value is converted on purpose: a value that is not what its column holds is an error
+with its line, never a NaN or a number that somebody guessed. A finding is 1, 0 or missing (empty).
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from cxr_ops import contract
+from cxr_ops.errors import DataError
+from cxr_ops.labels import FINDINGS
+from cxr_ops.records import Batch, sha256_file
+
+IDENTITY: Final = ("image_id", "patient_id", "sha256", "source", "batch", "view", "age", "sex", "width", "height")
+COLUMNS: Final = (*IDENTITY, *FINDINGS)
+BOX_COLUMNS: Final = ("image_id", "finding", "x", "y", "w", "h")
+PIXEL_COLUMNS: Final = ("image_id", "pixels_sha256")
+# A name that is safe as a file, a member of a tar and a word in a message.
+IMAGE_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}\.png")
+
+_WHOLE: Final = re.compile(r"-?[0-9]{1,9}")
+
+
+def read_rows(path: Path) -> list[tuple[int, list[str]]]:
+    """Read a CSV file without interpreting it.
+
+    Returns:
+        (line on which the row ends, fields), the header among them; blank lines are left out.
+
+    Raises:
+        DataError: the file is missing, a folder, not UTF-8, holds a NUL, or has an open quote.
+    """
+    try:
+        data = path.read_bytes()
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
+        raise DataError(f"{path.name} is missing", where=path) from error
+    nul = data.find(b"\0")
+    if nul >= 0:
+        raise DataError("the file holds a NUL byte: it is damaged", where=f"{path}, line {_line_at(data, nul)}")
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError("the file is not UTF-8", where=f"{path}, line {_line_at(data, error.start)}") from error
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    rows: list[tuple[int, list[str]]] = []
+    try:
+        rows.extend((reader.line_num, fields) for fields in reader if fields)
+    except csv.Error as error:
+        raise DataError(f"the file is not CSV: {error}", where=f"{path}, line {reader.line_num}") from error
+    return rows
+
+
+def read_manifest(path: Path) -> pd.DataFrame:
+    """Read a manifest.
+
+    Returns:
+        A frame with `COLUMNS` and `line` (of the file; the header is line 1). Text columns hold str; `age` and the
+        findings are Int64 with missing values; `width` and `height` int64.
+
+    Raises:
+        DataError: the file is missing or damaged, has other columns, or a value is not what its column holds.
+    """
+    lines, table = _read_table(path, COLUMNS)
+    columns: dict[str, Any] = {name: table[name] for name in ("image_id", "patient_id", "sha256", "source", "batch")}
+    columns |= {"view": table["view"], "age": _numbers(path, lines, table, "age", missing=True), "sex": table["sex"]}
+    for name in ("width", "height"):
+        columns[name] = _numbers(path, lines, table, name, missing=False).astype("int64")
+    for name in FINDINGS:
+        columns[name] = _numbers(path, lines, table, name, missing=True, allowed=("0", "1"))
+    return pd.DataFrame({**columns, "line": lines})
+
+
+def read_boxes(path: Path) -> pd.DataFrame:
+    """Read a table of boxes.
+
+    Returns:
+        A frame with `BOX_COLUMNS`: `x`, `y` (left, top), `w`, `h` in source pixels, float64.
+
+    Raises:
+        DataError: the file is missing or damaged, has other columns, or a place is not a finite number.
+    """
+    lines, table = _read_table(path, BOX_COLUMNS)
+    places = {
+        name: pd.Series(
+            [
+                _convert(float, value, f"{path}, line {line}", name)
+                for line, value in zip(lines, table[name], strict=True)
+            ],
+            dtype="float64",
+        )
+        for name in ("x", "y", "w", "h")
+    }
+    for name, values in places.items():
+        if not np.isfinite(values.to_numpy()).all():
+            raise DataError(f"{name!r} holds a value that is not a finite number", where=path)
+    return pd.DataFrame({"image_id": table["image_id"], "finding": table["finding"], **places})
+
+
+def read_table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
+    """Read a table of text with exactly these columns.
+
+    Raises:
+        DataError: the file is missing or damaged, or has other columns.
+    """
+    return pd.DataFrame(_read_table(path, columns)[1], dtype=str)
+
+
+def to_csv(frame: pd.DataFrame, columns: Sequence[str]) -> bytes:
+    """Write columns of a frame in the one way that digests rely on: UTF-8, a header, newlines, missing values empty."""
+    return frame[list(columns)].to_csv(index=False, lineterminator="\n").encode()
+
+
+def label_array(frame: pd.DataFrame) -> npt.NDArray[np.float32]:
+    """The findings of a frame as float32, rows x 14 in the order of `FINDINGS`: 1, 0, or NaN where missing."""
+    return frame[list(FINDINGS)].to_numpy(dtype=np.float32, na_value=np.nan)
+
+
+def concatenate(frames: Iterable[pd.DataFrame]) -> pd.DataFrame:
+    """Join manifests in the canonical order: by batch, then by image id."""
+    return pd.concat(list(frames)).sort_values(["batch", "image_id"], kind="stable").reset_index(drop=True)
+
+
+def read_dataset(dataset: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Read all batches of a data set, and check each against its `batch.json`.
+
+    Args:
+        dataset: the folder `dataset`, with a folder a batch.
+
+    Returns:
+        All manifests (see `read_manifest`) and all boxes, in the canonical order.
+
+    Raises:
+        DataError: there is no batch, or one is not what its `batch.json` says.
+    """
+    folders = sorted(path.parent for path in dataset.glob("*/batch.json"))
+    if not folders:
+        raise DataError(
+            "there is no data set",
+            where=dataset,
+            fix="cxr-ops data synth and cxr-ops ingest nih make one; cxr-ops open brings it here",
+        )
+    manifests, boxes = [], []
+    for folder in folders:
+        record = Batch.read(folder / "batch.json")
+        for name in ("manifest.csv", "boxes.csv"):
+            if not (folder / name).is_file() or sha256_file(folder / name) != record.files.get(name):
+                raise DataError(
+                    f"{name} is not the file that batch.json names: it is missing, cut or altered",
+                    where=folder / name,
+                    fix="bring it here again: cxr-ops open",
+                )
+        frame = read_manifest(folder / "manifest.csv")
+        if record.name != folder.name or len(frame) != record.images or set(frame["batch"]) != {record.name}:
+            raise DataError(
+                f"batch.json speaks of {record.images} images of the batch {record.name!r}; the manifest does not",
+                where=folder,
+            )
+        manifests.append(frame)
+        boxes.append(read_boxes(folder / "boxes.csv").assign(batch=record.name))
+    joined = pd.concat(boxes).sort_values(["batch", "image_id", "finding", "x", "y", "w", "h"], kind="stable")
+    return concatenate(manifests), joined.reset_index(drop=True)
+
+
+def read_split(root: Path) -> pd.DataFrame:
+    """The validated manifest of a workspace with the column `split`, in the canonical order.
+
+    Raises:
+        DataError: `validate` or `split` has not run, or they speak of different images.
+    """
+    frame = read_manifest(root / "validate" / "manifest.csv")
+    split = read_table(root / "split" / "split.csv", ("image_id", "patient_id", "split"))
+    if not (
+        frame["image_id"].tolist() == split["image_id"].tolist()
+        and frame["patient_id"].tolist() == split["patient_id"].tolist()
+    ):
+        raise DataError(
+            "split.csv and the validated manifest speak of different images",
+            where=root / "split" / "split.csv",
+            fix=f"run the stage again: cxr-ops {contract.DETERMINISTIC[1]}",
+        )
+    return frame.assign(split=split["split"].to_numpy())
+
+
+def _read_table(path: Path, columns: Sequence[str]) -> tuple[list[int], dict[str, list[str]]]:
+    rows = read_rows(path)
+    if not rows or rows[0][1] != list(columns):
+        raise DataError(
+            f"the header is not the expected one: {','.join(columns)}", where=path, fix="bring the file here again"
+        )
+    for line, fields in rows[1:]:
+        if len(fields) != len(columns):
+            raise DataError(f"the row has {len(fields)} fields, not {len(columns)}", where=f"{path}, line {line}")
+    values = [list(column) for column in zip(*(fields for _, fields in rows[1:]), strict=True)] or [[] for _ in columns]
+    return [line for line, _ in rows[1:]], dict(zip(columns, values, strict=True))
+
+
+def _numbers(
+    path: Path,
+    lines: list[int],
+    table: dict[str, list[str]],
+    name: str,
+    *,
+    missing: bool,
+    allowed: tuple[str, ...] | None = None,
+) -> pd.Series[Any]:
+    values: list[Any] = []
+    for line, text in zip(lines, table[name], strict=True):
+        good = text in allowed if allowed else _WHOLE.fullmatch(text)
+        if good:
+            values.append(int(text))
+        elif missing and not text:
+            values.append(pd.NA)
+        else:
+            what = f"one of {', '.join(allowed)}" if allowed else "a whole number"
+            raise DataError(f"{name!r} is {text!r}, not {what}", where=f"{path}, line {line}")
+    return pd.Series(values, dtype="Int64")
+
+
+def _convert(kind: Callable[[str], float], text: str, where: str, name: str) -> float:
+    try:
+        return kind(text)
+    except ValueError as error:
+        raise DataError(f"{name!r} is {text!r}, not a number", where=where) from error
+
+
+def _line_at(data: bytes, position: int) -> int:
+    return data.count(b"\n", 0, position) + 1

@@ -1,0 +1,84 @@
+"""prepare: decode and resize the pictures that are trained and validated on, and pack them into one array file.
+
+Reads `validate/manifest.csv`, `split/split.csv` and the shards of `dataset/`; writes `prepare/images.npy` (uint8,
+images x side x side), `prepare/index.csv` (its rows) and `prepare/prepare.json`. Pictures of the test set are never
+packed: they are scored from their source.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from cxr_ops import contract
+from cxr_ops.data import cache, isolate, manifest
+from cxr_ops.data.shards import ShardReader
+from cxr_ops.errors import StorageError
+from cxr_ops.labels import FINDINGS
+from cxr_ops.params import Params
+from cxr_ops.records import canonical_json, sha256_file, write_atomic
+from cxr_ops.report.terminal import steps
+
+
+def run(root: Path, params: Params) -> None:
+    """Pack the pictures.
+
+    Args:
+        root: the workspace.
+        params: `prepare` is used.
+
+    Raises:
+        DataError: an earlier stage has not run, or an image is missing, altered or does not decode.
+        StorageError: the disk has too little room.
+    """
+    out, size = root / "prepare", params.prepare.image_size
+    shutil.rmtree(out, ignore_errors=True)
+    frame = manifest.read_split(root)
+    frame = frame[frame["split"] != "test"].reset_index(drop=True)
+    _check_room(root, len(frame) * size * size)
+    out.mkdir(parents=True)
+    digests = dict(zip(frame["image_id"], frame["sha256"], strict=True))
+    try:
+        with (
+            ShardReader(root / contract.DATASET, digests) as reader,
+            steps("prepare") as show,
+        ):
+            pixels = cache.pack(
+                out / "images.npy",
+                frame["image_id"].tolist(),
+                reader.read,
+                size,
+                measured=(frame["split"] == "train").tolist(),
+                threads=isolate.processors(),
+                progress=partial(_tell, show),
+            )
+        write_atomic(out / "index.csv", manifest.to_csv(frame, ("image_id", "patient_id", "split", *FINDINGS)))
+        record = {
+            "image_size": size,
+            "rows": len(frame),
+            "train_mean": pixels.mean,
+            "train_std": pixels.std,
+            "files": {name: sha256_file(out / name) for name in ("images.npy", "index.csv")},
+        }
+        write_atomic(out / "prepare.json", canonical_json(record))
+    except BaseException:
+        shutil.rmtree(out, ignore_errors=True)  # half an array must not pass for the stage's output
+        raise
+
+
+def _tell(show: Callable[[int, int], None], done: int, total: int) -> None:
+    show(done, total)
+    if done % 100 == 0 or done == total:
+        contract.report_progress("prepare", done, total, unit="images")
+
+
+def _check_room(root: Path, needed: int) -> None:
+    free = shutil.disk_usage(root).free
+    if needed > free:
+        raise StorageError(
+            f"the disk has {free / 2**20:,.0f} MiB free, and the packed pictures need {needed / 2**20:,.0f} MiB",
+            where=root,
+            fix="free some, or choose a smaller prepare.image_size in params.yaml",
+        )

@@ -1,0 +1,64 @@
+"""split: give each patient a side, and count what stands on it.
+
+Reads `validate/manifest.csv`; writes `split/split.csv` (image_id, patient_id, split) and `split/split.json`.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pandas as pd
+
+from cxr_ops.data import manifest, splits
+from cxr_ops.errors import DataError
+from cxr_ops.labels import FINDINGS
+from cxr_ops.params import Params
+from cxr_ops.records import canonical_json, write_atomic
+
+
+def run(root: Path, params: Params) -> None:
+    """Split the validated data.
+
+    Args:
+        root: the workspace.
+        params: `split` is used.
+
+    Raises:
+        DataError: `validate` has not run, or a side has no patient.
+    """
+    out = root / "split"
+    shutil.rmtree(out, ignore_errors=True)
+    frame = manifest.read_manifest(root / "validate" / "manifest.csv")
+    sides = {
+        patient: splits.side(
+            patient, salt=params.split.salt, validation=params.split.validation, test=params.split.test
+        )
+        for patient in frame["patient_id"].unique()
+    }
+    frame["split"] = frame["patient_id"].map(sides)
+    summary = {
+        "salt": params.split.salt,
+        "validation": params.split.validation,
+        "test": params.split.test,
+        "test_digest": splits.test_digest(frame[frame["split"] == "test"]),
+        "splits": {side: _count(frame[frame["split"] == side]) for side in splits.SIDES},
+    }
+    empty = [side for side in splits.SIDES if not (frame["split"] == side).any()]
+    if empty:
+        raise DataError(
+            f"no patient falls to {' and '.join(empty)}: {frame['patient_id'].nunique()} patients are too few",
+            where=root / "validate" / "manifest.csv",
+            fix="ingest more patients; or raise the fraction in params.yaml, which starts a new lineage",
+        )
+    out.mkdir(parents=True)
+    write_atomic(out / "split.csv", manifest.to_csv(frame, ("image_id", "patient_id", "split")))
+    write_atomic(out / "split.json", canonical_json(summary))
+
+
+def _count(rows: pd.DataFrame) -> dict[str, object]:
+    return {
+        "images": len(rows),
+        "patients": int(rows["patient_id"].nunique()),
+        "positives": {finding: int((rows[finding] == 1).sum()) for finding in FINDINGS},
+    }

@@ -1,0 +1,72 @@
+"""The packed array of pictures."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cxr_ops.data.cache import pack
+from cxr_ops.errors import DataError
+
+PIXELS = {f"{n}.png": np.random.default_rng(n).integers(0, 256, (32, 32), dtype=np.uint8) for n in range(50)}
+MEASURED = [n % 3 > 0 for n in range(50)]
+
+
+def read(image_id: str) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(PIXELS[image_id]).save(file, "png")
+    return file.getvalue()
+
+
+def test_rows_are_the_pictures_in_order(tmp_path: Path) -> None:
+    """Row by row the file holds the pictures at their size, and numpy maps it into memory."""
+    pack(tmp_path / "a.npy", list(PIXELS), read, 32, measured=MEASURED, threads=3)
+    array = np.load(tmp_path / "a.npy", mmap_mode="r", allow_pickle=False)
+    assert array.dtype == np.uint8
+    assert np.array_equal(array, np.stack(list(PIXELS.values())))
+
+
+def test_statistics_are_of_the_pictures_that_count(tmp_path: Path) -> None:
+    """Mean and deviation equal numpy's over the measured pictures alone."""
+    found = pack(tmp_path / "a.npy", list(PIXELS), read, 32, measured=MEASURED, threads=2)
+    counted = np.stack([pixels for pixels, counts in zip(PIXELS.values(), MEASURED, strict=True) if counts])
+    assert found.mean == pytest.approx(counted.mean(), rel=1e-12)
+    assert found.std == pytest.approx(counted.std(), rel=1e-12)
+
+
+def test_threads_change_nothing(tmp_path: Path) -> None:
+    """One thread and seven give the same bytes and the same statistics."""
+    one = pack(tmp_path / "1.npy", list(PIXELS), read, 16, measured=MEASURED, threads=1)
+    seven = pack(tmp_path / "7.npy", list(PIXELS), read, 16, measured=MEASURED, threads=7)
+    assert one == seven
+    assert (tmp_path / "1.npy").read_bytes() == (tmp_path / "7.npy").read_bytes()
+
+
+def test_a_picture_that_does_not_decode_is_named(tmp_path: Path) -> None:
+    """The error says which picture it was, and why."""
+
+    def broken(image_id: str) -> bytes:
+        return b"" if image_id == "31.png" else read(image_id)
+
+    with pytest.raises(DataError, match="0 bytes") as caught:
+        pack(tmp_path / "a.npy", list(PIXELS), broken, 16, measured=MEASURED, threads=4)
+    assert caught.value.where == "31.png"
+
+
+def test_progress_counts_every_picture(tmp_path: Path) -> None:
+    """Whoever watches is told after each picture how many are done, and of how many."""
+    told: list[tuple[int, int]] = []
+    pack(
+        tmp_path / "a.npy",
+        list(PIXELS),
+        read,
+        16,
+        measured=MEASURED,
+        threads=4,
+        progress=lambda done, total: told.append((done, total)),
+    )
+    assert told == [(n + 1, 50) for n in range(50)]

@@ -1,0 +1,249 @@
+"""Folders in the NIH's layout: what is read, and what is found to be wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from cxr_ops.data import nih
+from cxr_ops.errors import DataError
+from cxr_ops.labels import FINDINGS
+
+MakeNih = Callable[..., Path]
+
+
+@pytest.fixture
+def folder(make_nih: MakeNih) -> Path:
+    """Twenty patients with two images each."""
+    return make_nih()
+
+
+def edit(folder: Path, line: int, old: str, new: str, file: str = nih.ENTRIES[0]) -> None:
+    """Replace text on one line of a table; the header is line 1."""
+    lines = (folder / file).read_text(encoding="utf-8").split("\n")
+    assert old in lines[line - 1]
+    lines[line - 1] = lines[line - 1].replace(old, new, 1)
+    (folder / file).write_text("\n".join(lines), encoding="utf-8")
+
+
+def problems(folder: Path) -> list[str]:
+    return [str(problem) for problem in nih.read_folder(folder).problems]
+
+
+def test_a_sound_folder_is_read_whole(folder: Path) -> None:
+    """All rows and boxes are read as pandas reads them, and nothing is found to be wrong."""
+    read = nih.read_folder(folder)
+    table = pd.read_csv(folder / nih.ENTRIES[0])
+    assert read.problems == []
+    assert read.notes == []
+    assert [row.image_id for row in read.rows] == table["Image Index"].tolist()
+    assert [row.patient_id for row in read.rows] == table["Patient ID"].astype(str).tolist()
+    assert [row.age for row in read.rows] == table["Patient Age"].tolist()
+    for at, finding in enumerate(FINDINGS):
+        assert [row.labels[at] for row in read.rows] == table["Finding Labels"].str.contains(finding).astype(
+            int
+        ).tolist()
+    assert [(b.finding, b.x, b.y, b.w, b.h) for b in read.boxes] == [("Infiltration", 4.5, 5, 10, 12.25)]
+
+
+def test_real_folders_are_read_whole(nih_sample: Path, nih_originals: Path) -> None:
+    """The tables of real NIH folders hold nothing wrong; all boxes are kept."""
+    for folder, images, boxes in ((nih_sample, 1298, 50), (nih_originals, 28, 18)):
+        read = nih.read_folder(folder)
+        assert (len(read.rows), len(read.boxes), read.problems) == (images, boxes, [])
+
+
+def test_the_releases_own_folders_are_read(folder: Path) -> None:
+    """Images may stand in images_001/images, images_002/images, as the release unpacks."""
+    for part in ("images_001", "images_002"):
+        (folder / part / "images").mkdir(parents=True)
+    for at, path in enumerate(sorted((folder / "images").iterdir())):
+        path.rename(folder / ("images_001", "images_002")[at % 2] / "images" / path.name)
+    (folder / "images").rmdir()
+    read = nih.read_folder(folder)
+    assert (len(read.rows), read.problems) == (40, [])
+
+
+def test_the_corrected_release_is_read(folder: Path) -> None:
+    """Data_Entry_2017_v2020.csv with Patient Sex for Patient Gender is read; both tables at once are refused."""
+    edit(folder, 1, "Patient Gender", "Patient Sex")
+    (folder / nih.ENTRIES[0]).rename(folder / nih.ENTRIES[1])
+    assert len(nih.read_folder(folder).rows) == 40
+    (folder / nih.ENTRIES[0]).write_bytes((folder / nih.ENTRIES[1]).read_bytes())
+    with pytest.raises(DataError, match="both"):
+        nih.read_folder(folder)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "why"),
+    [
+        (",Nodule", ",Nodul", "the nearest known label is 'Nodule'"),
+        (",Nodule", ",Nodule ", "not one of the 14"),
+        (",Nodule", ",Pleural Thickening", "the nearest known label is 'Pleural_Thickening'"),
+        (",Nodule", ",Nodule|Nodule", "twice"),
+        (",Nodule", ",No Finding|Nodule", "names a finding as well"),
+        (",Nodule", ",", "not one of the 14"),
+        ("00000003_001.png", "../00000003_001.png", "not the name of a PNG"),
+        ("00000003_001.png", "/etc/passwd", "not the name of a PNG"),
+        ("00000003_001.png", "a\\b.png", "not the name of a PNG"),
+        ("00000003_001.png", "", "not the name of a PNG"),
+        ("00000003_001.png", "00000003_009.png", "missing"),
+        ("00000003_001.png", "00000003_000.png", "named twice, first on line 6"),
+        ("00000003_001.png", "00000003_000.PNG", "differs from '00000003_000.png' only in case"),
+        (",3,23,", ",4,23,", "the name speaks of patient 3, the row of patient 4"),
+        (",3,23,", ",3 3,23,", "not a patient id"),
+        (",3,23,", ",3,23.5,", "not a whole number of years"),
+        (",3,23,", ",3,-1,", "not a whole number of years"),
+        (",M,", ",male,", "sex 'male' is not one of F, M"),
+        (",M,", ",F,", "the patient has two sexes: F on 1 rows, M on 1 rows"),
+        (",AP,", ",LL,", "view position 'LL' is not one of PA, AP"),
+        (",1,3,", ",x,3,", "follow-up"),
+        (",64,64,0.1,0.1", ",64", "the row has 8 fields, not 11"),
+        (",64,64", ",64,64,64", "the row has 12 fields, not 11"),
+    ],
+)
+def test_each_fault_of_a_row_is_named_with_its_line(folder: Path, old: str, new: str, why: str) -> None:
+    """A row with a fault is left out, and its file, line and reason are told."""
+    edit(folder, 7, "Nodule|Edema", "Nodule")
+    edit(folder, 7, old, new)
+    read = nih.read_folder(folder)
+    assert any("Data_Entry_2017.csv, line 7: " in str(item) and why in str(item) for item in read.problems), (
+        read.problems
+    )
+    assert 7 not in {row.line for row in read.rows}
+    assert len(read.rows) >= 38
+
+
+def test_every_fault_is_told_at_once(folder: Path) -> None:
+    """One reading names the faults of all rows, not the first alone."""
+    edit(folder, 2, ",PA,", ",LL,")
+    edit(folder, 9, ",AP,", ",LL,")
+    edit(folder, 41, ",AP,", ",LL,")
+    assert [item.line for item in nih.read_folder(folder).problems] == [2, 9, 41]
+
+
+def test_an_impossible_age_is_missing(folder: Path) -> None:
+    """The release's ages above 120 years, and empty ones, are missing values, and that is said."""
+    edit(folder, 2, ",1,21,", ",1,414,")
+    edit(folder, 3, ",1,21,", ",1,,")
+    read = nih.read_folder(folder)
+    assert [row.age for row in read.rows[:3]] == [None, None, 22]
+    assert read.notes == ["2 of 40 ages are empty or above 120 years and were taken as missing"]
+
+
+def test_one_patient_in_two_spellings_is_one(folder: Path) -> None:
+    """A patient number with leading zeros is the number: two spellings must not fall on two sides of the split."""
+    edit(folder, 3, ",1,21,", ",0001,21,")
+    assert [row.patient_id for row in nih.read_folder(folder).rows[:2]] == ["1", "1"]
+
+
+@pytest.mark.parametrize("lines", [1, 21])
+def test_a_table_cut_at_a_line_end_is_noticed(folder: Path, lines: int) -> None:
+    """Images that no row names betray a table that was cut between two rows; cut after its header, it is empty."""
+    path = folder / nih.ENTRIES[0]
+    path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:lines]))
+    if lines == 1:
+        with pytest.raises(DataError, match="empty"):
+            nih.read_folder(folder)
+    else:
+        found = problems(folder)
+        assert len(found) == 20
+        assert all("no row names this file: the table may have been cut" in item for item in found)
+        assert found[0].startswith("images/00000011_000.png")
+
+
+def test_a_table_cut_inside_a_line_is_noticed(folder: Path) -> None:
+    """The short last row is named with its line."""
+    path = folder / nih.ENTRIES[0]
+    whole = path.read_bytes()
+    path.write_bytes(whole[: whole.index(b"00000011_000.png") + 20])
+    assert any(
+        "line 22: " in item and "fields, not 11: the table may have been cut" in item for item in problems(folder)
+    )
+
+
+@pytest.mark.parametrize(
+    ("data", "why"),
+    [(b"a\0b", "NUL"), (b"\xff\xfe", "not UTF-8"), (b'"open', "not CSV"), (b"", "empty"), (b"Image,Label\n", "header")],
+)
+def test_a_table_that_is_no_table_is_refused(folder: Path, data: bytes, why: str) -> None:
+    """NUL bytes, other encodings, open quotes, nothing at all and another header are refused, with the line."""
+    path = folder / nih.ENTRIES[0]
+    path.write_bytes(data if why in ("empty", "header") else path.read_bytes() + data)
+    with pytest.raises(DataError, match=why) as caught:
+        nih.read_folder(folder)
+    assert nih.ENTRIES[0] in str(caught.value)
+    if why not in ("empty", "header"):
+        assert "line 42" in str(caught.value)
+
+
+def test_a_wrong_header_names_the_nearest_column(folder: Path) -> None:
+    """A misspelt column is named with the right one."""
+    edit(folder, 1, "Finding Labels", "Finding Label")
+    with pytest.raises(DataError, match=r"'Finding Label' is not a column .the nearest is 'Finding Labels'"):
+        nih.read_folder(folder)
+
+
+def test_what_is_missing_is_named(folder: Path, tmp_path: Path) -> None:
+    """A missing folder, table or image folder is an error with its place and a next step."""
+    with pytest.raises(DataError, match="no such folder") as caught:
+        nih.read_folder(tmp_path / "nowhere")
+    assert "next:" in str(caught.value)
+    (folder / "images").rename(folder / "pictures")
+    with pytest.raises(DataError, match="no folder of images"):
+        nih.read_folder(folder)
+    (folder / nih.ENTRIES[0]).unlink()
+    with pytest.raises(DataError, match="is missing"):
+        nih.read_folder(folder)
+
+
+def test_links_are_refused(folder: Path, tmp_path: Path) -> None:
+    """An image that is a link is a problem of its row; a linked image folder is refused."""
+    image = folder / "images" / "00000005_000.png"
+    image.rename(tmp_path / "elsewhere.png")
+    image.symlink_to(tmp_path / "elsewhere.png")
+    found = problems(folder)
+    assert any("images/00000005_000.png: 00000005_000.png: a link" in item for item in found)
+    assert any("line 10: 00000005_000.png: the image is missing" in item for item in found)
+    (folder / "images").rename(tmp_path / "outside")
+    (folder / "images").symlink_to(tmp_path / "outside")
+    with pytest.raises(DataError, match="link"):
+        nih.read_folder(folder)
+
+
+def test_files_that_nobody_named(folder: Path) -> None:
+    """A file without a row is a problem; what file browsers leave behind is not."""
+    for name in (".DS_Store", "Thumbs.db", "notes.txt"):
+        (folder / "images" / name).write_bytes(b"")
+    assert [item.split(": ")[0] for item in problems(folder)] == ["images/notes.txt"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "why"),
+    [
+        ("Infiltrate", "Infiltrat", "the nearest is 'Infiltrate'"),
+        ("00000001_001", "00000099_001", "does not name this image"),
+        ("4.5,5,10", "4.5,5,0", "not left, top, width and height"),
+        ("4.5,5,10", "-4.5,5,10", "not left, top, width and height"),
+        ("4.5,5,10", "nan,5,10", "not left, top, width and height"),
+        ("4.5,5,10", "4.5,five,10", "not left, top, width and height"),
+        ("12.25,,,", "12", "the row has 6 fields, not 9"),
+    ],
+)
+def test_each_fault_of_a_box_is_named_with_its_line(folder: Path, old: str, new: str, why: str) -> None:
+    """A box with a fault is left out, and its file, line and reason are told; the rows stay."""
+    edit(folder, 2, old, new, nih.BOXES)
+    read = nih.read_folder(folder)
+    assert len(read.problems) == 1
+    assert str(read.problems[0]).startswith("BBox_List_2017.csv, line 2: ")
+    assert why in str(read.problems[0])
+    assert (len(read.rows), read.boxes) == (40, [])
+
+
+def test_boxes_are_optional(folder: Path) -> None:
+    """A folder without BBox_List_2017.csv has no boxes and no problem."""
+    (folder / nih.BOXES).unlink()
+    assert nih.read_folder(folder).boxes == nih.read_folder(folder).problems == []

@@ -1,0 +1,81 @@
+"""The split: who is on which side."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections import Counter
+
+import pandas as pd
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from cxr_ops.data import splits
+from cxr_ops.labels import FINDINGS
+
+PATIENTS = st.lists(st.text("0123456789abcXYZ.-_", min_size=1, max_size=12), unique=True, max_size=60)
+FRACTION = st.floats(0.01, 0.45)
+
+
+def sides(patients: list[str], salt: str = "s", validation: float = 0.1, test: float = 0.25) -> dict[str, str]:
+    return {name: splits.side(name, salt=salt, validation=validation, test=test) for name in patients}
+
+
+@settings(max_examples=200, deadline=None)
+@given(before=PATIENTS, after=PATIENTS, salt=st.text(min_size=1), validation=FRACTION, test=FRACTION)
+def test_growing_data_never_move_a_patient(
+    before: list[str], after: list[str], salt: str, validation: float, test: float
+) -> None:
+    """Whatever patients arrive, in whatever order, those who were there keep their side."""
+    old = sides(before, salt, validation, test)
+    new = sides([*after, *reversed(before)], salt, validation, test)
+    assert {name: new[name] for name in before} == old
+
+
+@settings(max_examples=100, deadline=None)
+@given(patients=PATIENTS, one=FRACTION, two=FRACTION)
+def test_the_validation_fraction_leaves_the_test_set_alone(patients: list[str], one: float, two: float) -> None:
+    """Another validation fraction moves nobody into or out of the test set."""
+    first, second = sides(patients, validation=one), sides(patients, validation=two)
+    assert [n for n in patients if first[n] == "test"] == [n for n in patients if second[n] == "test"]
+
+
+def test_positions_are_uniform_for_the_ids_that_exist() -> None:
+    """Positions of the NIH's consecutive patient numbers pass a Kolmogorov-Smirnov test of uniformity."""
+    positions = [splits.position(str(number), "cxr-ops-1") for number in range(1, 30_806)]
+    assert stats.kstest(positions, "uniform").pvalue > 0.001
+
+
+def test_fractions_are_those_asked_for() -> None:
+    """The number of patients on each side lies where the binomial distribution puts it."""
+    counts = Counter(sides([str(number) for number in range(20_000)]).values())
+    for side, share in (("test", 0.25), ("validation", 0.1), ("train", 0.65)):
+        assert stats.binomtest(counts[side], 20_000, share).pvalue > 0.001, side
+
+
+def test_another_salt_is_another_split() -> None:
+    """Two salts give independent splits: patients are on the test side of both as often as chance says."""
+    patients = [str(number) for number in range(20_000)]
+    one, two = sides(patients, "one"), sides(patients, "two")
+    both = sum(one[name] == two[name] == "test" for name in patients)
+    assert stats.binomtest(both, 20_000, 0.25**2).pvalue > 0.001
+
+
+def test_the_hash_is_hmac_sha256() -> None:
+    """The position is the first 53 bits of HMAC-SHA256 keyed by the salt, so that anyone can repeat the split."""
+    digest = hmac.new(b"salt", b"17", hashlib.sha256).hexdigest()
+    assert splits.position("17", "salt") == int(bin(int(digest, 16))[2:].zfill(256)[:53], 2) / 2**53
+
+
+def test_the_test_digest_is_of_images_and_labels() -> None:
+    """The digest ignores the order of rows, and changes with an image, its bytes or one label."""
+    rows = pd.DataFrame(
+        {"image_id": ["a.png", "b.png"], "sha256": ["00", "11"], **{finding: [0, 1] for finding in FINDINGS}}
+    )
+    digest = splits.test_digest(rows)
+    assert splits.test_digest(rows[::-1]) == digest
+    assert splits.test_digest(rows[:1]) != digest
+    assert splits.test_digest(rows.assign(sha256=["00", "12"])) != digest
+    assert splits.test_digest(rows.assign(Hernia=[1, 1])) != digest
+    assert splits.test_digest(rows.assign(Hernia=pd.array([None, 1], dtype="Int64"))) != digest

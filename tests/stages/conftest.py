@@ -1,0 +1,31 @@
+"""A workspace with a small data set, as `open` leaves it."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from cxr_ops.params import Params
+from cxr_ops.stages import ingest
+
+
+@pytest.fixture
+def small_params() -> Params:
+    """Settings for data sets of a few dozen images."""
+    return Params.check(
+        {"validate": {"min_images": 20, "min_patients": 10}, "prepare": {"image_size": 32}}, "params of the test"
+    )
+
+
+@pytest.fixture
+def workspace(make_nih: Callable[..., Path], tmp_path: Path, project: Path) -> Path:
+    """Two batches, 60 images of 30 patients, at 48 x 48 pixels, and the expectations."""
+    root = tmp_path / "workspace"
+    shutil.copytree(project / "expectations", root / "expectations")
+    for name, patients, first in (("second", 10, 21), ("first", 20, 1)):
+        checked = ingest.check_folder(make_nih(name, patients=patients, first=first, size=48), name, processes=1)
+        ingest.build_batch(root / "dataset" / name, checked)
+    return root

@@ -1,0 +1,85 @@
+"""prepare: the packed pictures are those of the shards, without the test set."""
+
+from __future__ import annotations
+
+import json
+import tarfile
+from collections import namedtuple
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from cxr_ops.data import manifest
+from cxr_ops.data.decode import to_square
+from cxr_ops.errors import DataError, StorageError
+from cxr_ops.labels import FINDINGS
+from cxr_ops.params import Params
+from cxr_ops.records import sha256_file, tree_digest
+from cxr_ops.stages import prepare, split
+
+
+@pytest.fixture
+def divided(workspace: Path, small_params: Params) -> Path:
+    """A workspace whose data count as validated, and are split."""
+    frame, _ = manifest.read_dataset(workspace / "dataset")
+    (workspace / "validate").mkdir()
+    (workspace / "validate" / "manifest.csv").write_bytes(manifest.to_csv(frame, manifest.COLUMNS))
+    split.run(workspace, small_params)
+    return workspace
+
+
+def test_each_row_is_its_picture(divided: Path, small_params: Params) -> None:
+    """Row by row images.npy holds the pictures that Pillow reads from the source, resized; none is of the test set."""
+    prepare.run(divided, small_params)
+    index = pd.read_csv(divided / "prepare" / "index.csv", dtype={"patient_id": str})
+    images = np.load(divided / "prepare" / "images.npy", mmap_mode="r", allow_pickle=False)
+    sides = pd.read_csv(divided / "split" / "split.csv", dtype=str)
+    assert index["image_id"].tolist() == sides[sides["split"] != "test"]["image_id"].tolist()
+    assert images.shape == (len(index), 32, 32)
+    for row, image_id in enumerate(index["image_id"]):
+        batch = "first" if image_id < "00000021" else "second"
+        with Image.open(divided.parent / batch / "images" / image_id) as picture:
+            assert np.array_equal(images[row], to_square(np.asarray(picture), 32)), image_id
+    truth = pd.read_csv(divided / "validate" / "manifest.csv").set_index("image_id")
+    assert index[list(FINDINGS)].to_numpy().tolist() == truth.loc[index["image_id"], list(FINDINGS)].to_numpy().tolist()
+
+
+def test_the_record_describes_the_files(divided: Path, small_params: Params) -> None:
+    """prepare.json has both digests, and numpy's mean and deviation of the training rows; again, equal bytes."""
+    prepare.run(divided, small_params)
+    out = divided / "prepare"
+    record = json.loads((out / "prepare.json").read_bytes())
+    training = np.load(out / "images.npy")[(pd.read_csv(out / "index.csv")["split"] == "train").to_numpy()]
+    assert record["files"] == {name: sha256_file(out / name) for name in ("images.npy", "index.csv")}
+    assert (record["image_size"], record["rows"]) == (32, len(np.load(out / "images.npy")))
+    assert record["train_mean"] == pytest.approx(training.mean(), rel=1e-12)
+    assert record["train_std"] == pytest.approx(training.std(), rel=1e-12)
+    first = tree_digest(out)
+    prepare.run(divided, small_params)
+    assert tree_digest(out) == first
+
+
+def test_altered_bytes_stop_the_stage(divided: Path, small_params: Params) -> None:
+    """A picture in a shard that is not the one on record is an error, and no half-made array is left."""
+    shard = divided / "dataset" / "first" / "shard-00000.tar"
+    data = bytearray(shard.read_bytes())
+    with tarfile.open(shard) as tar:
+        for member in tar:
+            data[member.offset_data + 40] ^= 1
+    shard.write_bytes(data)
+    with pytest.raises(DataError, match="not those on record"):
+        prepare.run(divided, small_params)
+    assert not (divided / "prepare").exists()
+
+
+def test_too_little_disk_is_noticed_first(divided: Path, small_params: Params, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without room for the array nothing is written, and the message says what to change."""
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr("shutil.disk_usage", lambda path: usage(10, 9, 1))
+    with pytest.raises(StorageError, match="MiB free") as caught:
+        prepare.run(divided, small_params)
+    assert "prepare.image_size" in str(caught.value)
+    assert not (divided / "prepare").exists()

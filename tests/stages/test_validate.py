@@ -1,0 +1,78 @@
+"""validate: the whole data set, or nothing."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from cxr_ops.data import manifest
+from cxr_ops.errors import DataError
+from cxr_ops.params import Params
+from cxr_ops.records import Batch, sha256_file, tree_digest
+from cxr_ops.stages import validate
+
+
+def plant(root: Path, batch: str, old: str, new: str) -> None:
+    """Alter a batch's manifest, and its record so that only the expectations can notice."""
+    folder = root / "dataset" / batch
+    text = (folder / "manifest.csv").read_text(encoding="utf-8")
+    assert old in text
+    (folder / "manifest.csv").write_text(text.replace(old, new, 1), encoding="utf-8")
+    record = Batch.read(folder / "batch.json")
+    files = {**record.files, "manifest.csv": sha256_file(folder / "manifest.csv")}
+    record.model_copy(update={"files": files}).write(folder / "batch.json")
+
+
+def test_sound_data_make_one_manifest(workspace: Path, small_params: Params) -> None:
+    """Batches are joined in canonical order; the record and the page say that the data passed; again, equal bytes."""
+    validate.run(workspace, small_params)
+    out = workspace / "validate"
+    assert {path.name for path in out.iterdir()} == {"manifest.csv", "boxes.csv", "validation.json", "validation.html"}
+    frame = manifest.read_manifest(out / "manifest.csv")
+    assert frame["batch"].tolist() == ["first"] * 40 + ["second"] * 20
+    assert frame["image_id"].is_monotonic_increasing
+    assert len(manifest.read_boxes(out / "boxes.csv")) == 2
+    record = json.loads((out / "validation.json").read_bytes())
+    assert (record["passed"], record["images"], record["patients"]) == (True, 60, 30)
+    assert 'Data validation: <span class="ok">passed' in (out / "validation.html").read_text(encoding="utf-8")
+    first = tree_digest(out)
+    validate.run(workspace, small_params)
+    assert tree_digest(out) == first
+
+
+def test_a_failing_batch_leaves_a_page_and_no_output(workspace: Path, small_params: Params) -> None:
+    """A planted error ends the stage with its row named; the page is left, and no output to take for success."""
+    validate.run(workspace, small_params)
+    plant(workspace, "second", ",PA,", ",LL,")
+    with pytest.raises(DataError, match="The view position is PA or AP") as caught:
+        validate.run(workspace, small_params)
+    assert "second:2  00000021_000.png" in str(caught.value)
+    page = workspace / "failed" / "validate" / "validation.html"
+    assert str(page) in str(caught.value)
+    assert "second:2" in page.read_text(encoding="utf-8")
+    assert "00000021" not in page.read_text(encoding="utf-8")
+    assert not (workspace / "validate").exists()
+    plant(workspace, "second", ",LL,", ",PA,")
+    validate.run(workspace, small_params)
+    assert not page.exists()
+
+
+def test_too_few_images_fail(workspace: Path) -> None:
+    """The least number of images is a setting, and it is kept."""
+    params = Params.check({"validate": {"min_images": 61, "min_patients": 10}}, "test")
+    with pytest.raises(DataError, match=r"at least 61 images\. Not so: 60 images"):
+        validate.run(workspace, params)
+
+
+def test_images_and_rows_must_match(workspace: Path, small_params: Params) -> None:
+    """A data set whose shards lack an image of the manifest is refused, and so is one without any batch."""
+    (workspace / "dataset" / "second" / "shard-00000.tar").unlink()
+    with pytest.raises(DataError, match="20 images stand in the shards or in the manifests, but not in both"):
+        validate.run(workspace, small_params)
+    shutil.rmtree(workspace / "dataset")
+    with pytest.raises(DataError, match="no data set"):
+        validate.run(workspace, small_params)
+    assert not (workspace / "validate").exists()
