@@ -1,0 +1,69 @@
+"""Probabilities of the 14 findings from source pixels, through a package's own preprocessing and network.
+
+Shape suffixes: N images, S side of the picture in pixels, K findings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from cxr_ops.errors import DataError
+from cxr_ops.labels import FINDINGS
+from cxr_ops.model.package import LoadedModel
+
+
+def score(
+    model: LoadedModel,
+    pixels: Iterable[npt.NDArray[np.uint8]],
+    *,
+    batch_size: int = 64,
+    device: str = "cpu",
+    progress: Callable[[int], None] | None = None,
+) -> npt.NDArray[np.float32]:
+    """Score decoded radiographs, in float32 whatever precision the model was trained in.
+
+    The same list gives the same bits. In other company an image's probability may differ in the last digits (by less
+    than 1e-5), because a processor sums in another order.
+
+    Args:
+        model: a loaded package.
+        pixels: uint8 H x W each, 0 black, in their own size; read once, a batch at a time.
+        batch_size: images at a time.
+        device: `cpu` or `cuda`.
+        progress: called with the number of images done after each batch.
+
+    Returns:
+        (N, 14) float32 probabilities in [0, 1], in the order of `FINDINGS`.
+
+    Raises:
+        DataError: an image is not grey 8-bit, or a probability is not a number.
+
+    Example:
+        score(package.load(folder, digest), (decode_grey(reader.read(i)) for i in ids))
+    """
+    scores = [np.empty((0, len(FINDINGS)), np.float32)]
+    done = 0
+    net = model.net.to(device)
+    for x_N1SS in batches(model, pixels, batch_size):
+        with torch.inference_mode():
+            scores_NK = torch.sigmoid(net(x_N1SS.to(device)).float()).cpu().numpy()
+        if not np.isfinite(scores_NK).all():
+            raise DataError(f"the model gives no number for an image among {done} to {done + len(scores_NK) - 1}")
+        scores.append(scores_NK)
+        done += len(scores_NK)
+        if progress is not None:
+            progress(done)
+    return np.concatenate(scores)
+
+
+def batches(model: LoadedModel, pixels: Iterable[npt.NDArray[np.uint8]], batch_size: int) -> Iterator[torch.Tensor]:
+    """Prepare images in the package's own way: normalised, N x 1 x S x S, `batch_size` at a time and the rest."""
+    stream = iter(pixels)
+    while prepared := [model.preprocess(image) for image in islice(stream, batch_size)]:
+        x_N1SS = model.to_tensor(torch.from_numpy(np.stack(prepared)))
+        yield x_N1SS.contiguous(memory_format=torch.channels_last)

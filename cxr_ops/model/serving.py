@@ -1,0 +1,161 @@
+"""The model as MLflow serves it: a script that MLflow keeps beside the model and runs to get it back.
+
+It stands alone: whatever else it needs comes with the model, in the package that the evaluation scored. A row goes in
+as one column `image`, the bytes of a PNG file (or their base64 text); 14 probabilities come out, a column a finding.
+Nothing is unpickled, and no byte of the package is used before the package has shown the digest that it was registered
+with.
+
+    mlflow.pyfunc.load_model("models:/cxr-densenet121@champion").predict(pandas.DataFrame({"image": [png]}))
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import io
+import json
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import torch
+from mlflow.models import set_model
+from mlflow.pyfunc import PythonModel
+from PIL import Image, UnidentifiedImageError
+from safetensors.torch import load
+
+FILES: Final = ("weights.safetensors", "model.json", "network.py", "patients.txt")
+MAX_BYTES: Final = 64 * 2**20
+MAX_PIXELS: Final = 50_000_000
+BATCH: Final = 32  # rows in memory at a time
+
+
+class ChestXrayClassifier(PythonModel):  # type: ignore[misc] # MLflow publishes no types
+    """DenseNet121 with its preprocessing, as packaged by the training that made it. Not a medical device."""
+
+    def load_context(self, context: Any) -> None:
+        """Check the package and build the network from it; MLflow calls this once.
+
+        Raises:
+            ValueError: the package is not the one that was registered.
+        """
+        files = read_package(Path(context.artifacts["package"]))
+        digest = package_digest(files)
+        if digest != context.model_config["package"]:
+            raise ValueError(
+                f"the package has digest {digest}, and {context.model_config['package']} was registered: it was altered"
+            )
+        self.contract = json.loads(files["model.json"])
+        # Compiled from the bytes that were checked: an import would prefer a cached file that nobody checks.
+        self.network = ModuleType(f"cxr_packaged_network_{digest[:16]}")
+        sys.modules[self.network.__name__] = self.network
+        exec(compile(files["network.py"], "network.py", "exec"), self.network.__dict__)  # noqa: S102
+        self.model = self.network.build(self.contract)
+        self.model.load_state_dict(load(files["weights.safetensors"]))
+        self.model.eval().to(memory_format=torch.channels_last)
+
+    def predict(self, context: Any, model_input: pd.DataFrame, params: Any = None) -> pd.DataFrame:
+        """Score radiographs.
+
+        Args:
+            context: MLflow's; not used.
+            model_input: a column `image` with a PNG file a row, as bytes or base64 text.
+            params: MLflow's; not used.
+
+        Returns:
+            Probabilities in [0, 1], float64: a column a finding, a row for each row that came in, with its index.
+
+        Raises:
+            ValueError: a row is not a grey 8-bit PNG; no row is scored then, and the first bad one is named.
+        """
+        del context, params
+        images = list(model_input["image"])
+        parts = [self._score(images[first : first + BATCH], first) for first in range(0, len(images), BATCH)]
+        findings = self.contract["findings"]
+        values = np.concatenate(parts) if parts else np.empty((0, len(findings)))
+        return pd.DataFrame(values, columns=findings, index=model_input.index)
+
+    def _score(self, images: Iterable[object], first: int) -> npt.NDArray[np.float64]:
+        pictures = []
+        for row, image in enumerate(images, first):
+            try:
+                pictures.append(self.network.preprocess(decode_grey(image), self.contract))
+            except ValueError as error:
+                raise ValueError(f"row {row}: {error}") from error
+        with torch.inference_mode():
+            logits = self.model(self.network.to_tensor(torch.from_numpy(np.stack(pictures)), self.contract))
+            return logits.float().sigmoid().double().numpy()  # type: ignore[no-any-return]
+
+
+def read_package(folder: Path) -> dict[str, bytes]:
+    """Read the files of a package.
+
+    Raises:
+        ValueError: a file is missing.
+    """
+    try:
+        return {name: (folder / name).read_bytes() for name in FILES}
+    except FileNotFoundError as error:
+        raise ValueError(f"the package lacks {error.filename}") from error
+
+
+def package_digest(files: Mapping[str, bytes]) -> str:
+    """SHA-256 over the canonical JSON of each file's SHA-256, as `cxr_ops.records.tree_digest`."""
+    digests = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
+    return hashlib.sha256(json.dumps(digests, sort_keys=True, indent=2).encode() + b"\n").hexdigest()
+
+
+def decode_grey(image: object) -> npt.NDArray[np.uint8]:
+    """Decode a PNG that nobody vouches for to its stored grey values; what has no one grey value is refused.
+
+    Returns:
+        uint8, height x width. The same as `cxr_ops.data.decode.decode_grey`, by another decoder.
+
+    Raises:
+        ValueError: not a PNG, damaged, too large, more or fewer than 8 bits a value, with colours or transparency.
+    """
+    data = _as_bytes(image)
+    if len(data) > MAX_BYTES:
+        raise ValueError(f"the file has {len(data):,} bytes; up to {MAX_BYTES:,} are read")
+    if data[:8] != b"\x89PNG\r\n\x1a\n" or len(data) < 33:
+        raise ValueError("this is not a PNG file")
+    width, height = int.from_bytes(data[16:20]), int.from_bytes(data[20:24])
+    if not 0 < width * height <= MAX_PIXELS:
+        raise ValueError(f"the picture is {width} x {height}; up to {MAX_PIXELS:,} pixels are read")
+    if data[24] != 8:
+        raise ValueError(f"the picture has {data[24]} bits a value; export it with 8")
+    try:
+        with Image.open(io.BytesIO(data), formats=["PNG"]) as picture:
+            picture.load()
+            transparent = "transparency" in picture.info
+            pixels = np.asarray(picture.convert("RGB") if picture.mode == "P" else picture)
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise ValueError(f"the picture does not decode: {error}") from error
+    if pixels.ndim == 2:
+        pixels = pixels[..., None]
+    grey, alpha = pixels[..., 0], pixels[..., -1] if pixels.shape[2] in (2, 4) else None
+    if transparent or (alpha is not None and alpha.min() != 255):
+        raise ValueError("the picture is transparent in places")
+    if pixels.shape[2] >= 3 and not (pixels[..., :3] == grey[..., None]).all():
+        raise ValueError("the picture has colours; a radiograph has grey values only")
+    return np.ascontiguousarray(grey)
+
+
+def _as_bytes(image: object) -> bytes:
+    if isinstance(image, bytes | bytearray | memoryview):
+        return bytes(image)
+    if isinstance(image, str):
+        try:
+            return base64.b64decode("".join(image.split()), validate=True)
+        except (binascii.Error, ValueError) as error:
+            raise ValueError("this text is not base64") from error
+    raise ValueError(f"an image is bytes or base64 text, not {type(image).__name__}")
+
+
+set_model(ChestXrayClassifier())

@@ -1,0 +1,54 @@
+"""Probabilities from source pixels."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from cxr_ops.data import decode
+from cxr_ops.errors import DataError
+from cxr_ops.model import network, package, scoring
+
+
+def test_scores_are_the_networks(
+    package_folder: Path, net: network.ChestNet, terms: dict, radiographs: list[np.ndarray]
+) -> None:
+    """Scores are the sigmoid of the network's logits of each picture, resized and normalised as the contract says."""
+    scores = scoring.score(package.load(package_folder), iter(radiographs), batch_size=2)
+    small = np.stack([decode.to_square(pixels, 64) for pixels in radiographs])
+    logits = net(torch.from_numpy((small[:, None] / 255 - 0.449) / 0.226).float()).numpy()
+    assert scores.shape == (5, 14)
+    assert scores.dtype == np.float32
+    assert np.allclose(scores, 1 / (1 + np.exp(-logits)), atol=1e-5)
+
+
+def test_the_same_list_gives_the_same_bits(package_folder: Path, radiographs: list[np.ndarray]) -> None:
+    """Scored twice, a list has the same bits; in batches of another size it has the same probabilities to 1e-5."""
+    model = package.load(package_folder)
+    together = scoring.score(model, radiographs, batch_size=4)
+    assert np.array_equal(together, scoring.score(model, radiographs, batch_size=4))
+    alone = [scoring.score(model, [pixels]) for pixels in radiographs]
+    assert np.abs(together - np.concatenate(alone)).max() < 1e-5
+
+
+def test_progress_counts_images(package_folder: Path, radiographs: list[np.ndarray]) -> None:
+    """Progress names the images done so far; no images give an empty table."""
+    done: list[int] = []
+    model = package.load(package_folder)
+    scoring.score(model, radiographs, batch_size=2, progress=done.append)
+    assert done == [2, 4, 5]
+    assert scoring.score(model, []).shape == (0, 14)
+
+
+def test_refuses_what_is_not_a_number(package_folder: Path, radiographs: list[np.ndarray]) -> None:
+    """A model that gives no number is refused, and so is an image that is not grey 8-bit."""
+    model = package.load(package_folder)
+    with pytest.raises(DataError, match="cannot read this image"):
+        scoring.score(model, [radiographs[0].astype(np.float64)])
+    model.net.classifier.bias[3] = float("nan")
+    with pytest.raises(DataError, match="gives no number"):
+        scoring.score(replace(model), radiographs)

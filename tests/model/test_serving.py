@@ -1,0 +1,185 @@
+"""What MLflow runs to serve the model: the package's own checks, decoding and scoring."""
+
+from __future__ import annotations
+
+import base64
+import io
+import pickle
+import shutil
+import struct
+import zlib
+from pathlib import Path
+from types import SimpleNamespace
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+from finished import png
+from PIL import Image
+
+from cxr_ops.contract import PACKAGE_FILES
+from cxr_ops.data import decode
+from cxr_ops.errors import DataError
+from cxr_ops.labels import FINDINGS
+from cxr_ops.model import package, scoring, serving
+
+
+def served(folder: Path, digest: str) -> serving.ChestXrayClassifier:
+    """The model as MLflow makes it from the registered artifacts."""
+    model = serving.ChestXrayClassifier()
+    model.load_context(SimpleNamespace(artifacts={"package": str(folder)}, model_config={"package": digest}))
+    return model
+
+
+@pytest.fixture(scope="module")
+def model(packages: dict[str, Path]) -> serving.ChestXrayClassifier:
+    return served(packages["a"], package.digest(packages["a"]))
+
+
+def pictures(count: int) -> list[np.ndarray]:
+    rng = np.random.default_rng(1)
+    return [rng.integers(0, 256, (50 + i, 60), dtype=np.uint8) for i in range(count)]
+
+
+def frame(images: list[object]) -> pd.DataFrame:
+    return pd.DataFrame({"image": images}, index=[f"row-{i}" for i in range(len(images))])
+
+
+def test_files_are_those_of_a_package() -> None:
+    """The script stands alone and repeats the names of a package's files; they are the same everywhere."""
+    assert set(serving.FILES) == set(package.FILES) == set(PACKAGE_FILES)
+    assert (serving.MAX_BYTES, serving.MAX_PIXELS) == (decode.MAX_BYTES, decode.MAX_PIXELS)
+
+
+def test_digest_is_the_one_on_record(packages: dict[str, Path]) -> None:
+    """The script's digest of a package is the digest that the rest of the project computes."""
+    assert serving.package_digest(serving.read_package(packages["a"])) == package.digest(packages["a"])
+
+
+def test_probabilities_are_those_of_the_evaluation(
+    model: serving.ChestXrayClassifier, packages: dict[str, Path]
+) -> None:
+    """Served probabilities equal the evaluation's, over more rows than a batch holds, with the rows' index kept."""
+    images = pictures(serving.BATCH + 3)
+    found = model.predict(None, frame([png(image) for image in images]))
+    assert tuple(found.columns) == FINDINGS
+    assert list(found.index) == [f"row-{i}" for i in range(len(images))]
+    np.testing.assert_allclose(found, scoring.score(package.load(packages["a"]), images), atol=1e-6)
+
+
+def test_base64_text_is_read_like_bytes(model: serving.ChestXrayClassifier) -> None:
+    """A row as base64 text, as JSON brings it, with line breaks, gives what its bytes give."""
+    data = png(pictures(1)[0])
+    text = base64.encodebytes(data).decode()
+    pd.testing.assert_frame_equal(model.predict(None, frame([text])), model.predict(None, frame([data])))
+
+
+def test_no_rows_give_no_rows(model: serving.ChestXrayClassifier) -> None:
+    """An empty request gets an empty answer with the 14 columns."""
+    assert model.predict(None, frame([])).shape == (0, 14)
+
+
+@pytest.mark.parametrize("name", package.FILES)
+def test_altered_package_is_not_loaded(packages: dict[str, Path], tmp_path: Path, name: str) -> None:
+    """A changed byte in any file stops the load before the package's code has run."""
+    digest = package.digest(packages["a"])
+    folder = shutil.copytree(packages["a"], tmp_path / "package")
+    mark = tmp_path / "code-ran"
+    extra = f"\nopen({str(mark)!r}, 'w')\n".encode() if name == "network.py" else b" "
+    (folder / name).write_bytes((folder / name).read_bytes() + extra)
+    with pytest.raises(ValueError, match="it was altered"):
+        served(folder, digest)
+    assert not mark.exists()
+
+
+def test_missing_file_is_named(packages: dict[str, Path], tmp_path: Path) -> None:
+    """A package without its weights is refused by the name of what is missing."""
+    folder = shutil.copytree(packages["a"], tmp_path / "package")
+    (folder / "weights.safetensors").unlink()
+    with pytest.raises(ValueError, match=r"lacks .*weights\.safetensors"):
+        served(folder, "0" * 64)
+
+
+def test_cached_bytecode_beside_the_network_is_not_run(packages: dict[str, Path], tmp_path: Path) -> None:
+    """A forged `__pycache__` of the right time and size is not preferred to the checked source, and none is made."""
+    folder = shutil.copytree(packages["a"], tmp_path / "package")
+    served(folder, package.digest(packages["a"]))
+    assert sorted(path.name for path in folder.iterdir()) == sorted(PACKAGE_FILES)
+    mark = tmp_path / "code-ran"
+    source = folder / "network.py"
+    forged = compile(f"open({str(mark)!r}, 'w')", "network.py", "exec")
+    import importlib.util
+    import marshal
+
+    cache = Path(importlib.util.cache_from_source(str(source)))
+    cache.parent.mkdir()
+    stamp = struct.pack("<III", 0, int(source.stat().st_mtime), source.stat().st_size)
+    cache.write_bytes(importlib.util.MAGIC_NUMBER + stamp + marshal.dumps(forged))
+    served(folder, package.digest(packages["a"]))
+    assert not mark.exists()
+
+
+def encode(mode: str, pixels: np.ndarray, **options: object) -> bytes:
+    data = io.BytesIO()
+    Image.fromarray(pixels).convert(mode).save(data, "PNG", **options)
+    return data.getvalue()
+
+
+GREY = np.random.default_rng(2).integers(0, 256, (20, 30), dtype=np.uint8)
+RGBA = cv2.cvtColor(GREY, cv2.COLOR_GRAY2RGBA)
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "LA", "P"])
+def test_grey_in_any_encoding_is_the_same_grey(mode: str) -> None:
+    """Grey in one to four channels or as a palette decodes to the stored values, as in the pipeline."""
+    data = encode("L", GREY) if mode == "L" else encode(mode, GREY)
+    np.testing.assert_array_equal(serving.decode_grey(data), GREY)
+    np.testing.assert_array_equal(decode.decode_grey(data), GREY)
+
+
+def with_gamma(data: bytes) -> bytes:
+    """The same PNG with a gAMA chunk behind its header, as some NIH files have."""
+    body = b"gAMA" + struct.pack(">I", 45455)
+    chunk = struct.pack(">I", 4) + body + struct.pack(">I", zlib.crc32(body))
+    return data[:33] + chunk + data[33:]
+
+
+def test_gamma_changes_no_grey_value() -> None:
+    """A gAMA chunk in an RGBA file leaves the stored values as they are."""
+    np.testing.assert_array_equal(serving.decode_grey(with_gamma(encode("RGBA", GREY))), GREY)
+
+
+def damaged(position: int) -> bytes:
+    data = bytearray(png(GREY))
+    data[position] ^= 255
+    return bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("image", "why"),
+    [
+        pytest.param(b"", "not a PNG", id="empty"),
+        pytest.param(b"<html>", "not a PNG", id="web page"),
+        pytest.param(encode("RGB", np.dstack([GREY, GREY, 255 - GREY])), "colours", id="colours"),
+        pytest.param(encode("RGBA", np.dstack([GREY, GREY, GREY, GREY])), "transparent", id="transparent"),
+        pytest.param(encode("L", GREY, transparency=0), "transparent", id="transparent grey"),
+        pytest.param(cv2.imencode(".png", GREY.astype(np.uint16) * 257)[1].tobytes(), "16 bits", id="16 bits"),
+        pytest.param(encode("1", GREY), "1 bits", id="1 bit"),
+        pytest.param(png(GREY)[:-30], "does not decode", id="cut short"),
+        pytest.param(damaged(60), "does not decode", id="one corrupt byte"),
+        pytest.param(cv2.imencode(".jpg", GREY)[1].tobytes(), "not a PNG", id="JPEG"),
+        pytest.param(pickle.dumps(GREY), "not a PNG", id="pickle"),
+        pytest.param("no base64!", "not base64", id="text"),
+        pytest.param(None, "not NoneType", id="nothing"),
+        pytest.param(png(GREY)[:16] + struct.pack(">II", 14_000, 14_000) + png(GREY)[24:], "14000 x 14000", id="bomb"),
+    ],
+)
+def test_what_is_no_radiograph_is_refused(model: serving.ChestXrayClassifier, image: object, why: str) -> None:
+    """Each bad image is refused with its row and its reason, and its neighbour is not scored either."""
+    with pytest.raises(ValueError, match=why) as caught:
+        model.predict(None, frame([png(GREY), image]))
+    assert str(caught.value).startswith("row 1: ")
+    if isinstance(image, bytes):
+        with pytest.raises(DataError):
+            decode.decode_grey(image)
