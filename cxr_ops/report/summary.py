@@ -1,0 +1,209 @@
+"""The end of a run for people in a terminal: the 14 AUCs, the verdict and its reasons, and where to look.
+
+Everything is read from files of the run, so that the same summary can be had again later. It fits 80 columns and does
+not rely on colour; what it prints is ASCII but for text that comes from the files.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from cxr_ops import contract
+from cxr_ops.records import Estimate, Evaluation, Figure, Result, Verdict
+from cxr_ops.report.page import undefined_figures
+
+if TYPE_CHECKING:
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+_STYLES: Final = {
+    contract.PROMOTE: "bold green",
+    contract.REJECT: "bold red",
+    contract.INSUFFICIENT: "bold yellow",
+    contract.NO_CHANGE: "bold",
+}
+# A reason for each of 14 findings would push the table off the screen; the report has them all.
+_REASONS_SHOWN: Final = 8
+
+
+def read(run_folder: Path) -> tuple[Result, Evaluation | None, Verdict | None]:
+    """Read how a run ended; a run that ended NO_CHANGE has no evidence and no verdict of the gate.
+
+    Raises:
+        DataError: a file is missing or is not what it should be.
+    """
+    result = Result.read(run_folder / "result.json")
+    if result.verdict == contract.NO_CHANGE:
+        return result, None, None
+    workspace = run_folder / "workspace"
+    return (
+        result,
+        Evaluation.read(workspace / "evaluate" / "evaluation.json"),
+        Verdict.read(workspace / "gate" / "verdict.json"),
+    )
+
+
+def render(run_folder: Path) -> Group:
+    """Make the summary of a finished run, to be printed with rich.
+
+    Args:
+        run_folder: `$CXR_HOME/runs/<run>`.
+
+    Raises:
+        DataError: as `read`.
+    """
+    from rich.console import Group
+
+    result, evaluation, verdict = read(run_folder)
+    parts: list[Table | Text] = [_headline(result, verdict)]
+    if evaluation is not None:
+        parts += [_findings(evaluation), _footnotes(evaluation)]
+    parts += [_reasons(result), _places(result, run_folder)]
+    return Group(*parts)
+
+
+def as_json(run_folder: Path) -> dict[str, Any]:
+    """Give the same as plain values: `result`, and `evaluation` and `verdict` where there are any.
+
+    Raises:
+        DataError: as `read`.
+    """
+    records = zip(("result", "evaluation", "verdict"), read(run_folder), strict=True)
+    return {name: record.model_dump(mode="json") for name, record in records if record is not None}
+
+
+def outcome(result: Result) -> str:
+    """Say in a sentence what a run came to.
+
+    >>> outcome(Result(run="r", verdict="PROMOTE", model_version="3", promotion="ab"))
+    'Version 3 of cxr-densenet121 is the champion now.'
+    """
+    version = f"version {result.model_version} of {contract.MODEL_NAME}" if result.model_version else "the challenger"
+    if result.verdict == contract.NO_CHANGE:
+        return (
+            f"Nothing has changed since {_champion(result)} was trained, so nothing was trained and no look was spent."
+        )
+    if result.promotion:
+        return f"{version.capitalize()} is the champion now."
+    if result.verdict == contract.PROMOTE and result.approvals:
+        people = "one person's approval" if result.approvals == 1 else f"the approval of {result.approvals} persons"
+        return f"{version.capitalize()} may become the champion, and waits for {people}."
+    if result.verdict == contract.PROMOTE:
+        return f"{version.capitalize()} may become the champion, and is not promoted yet."
+    stays = f"{_champion(result)} stays in use" if result.champion.package else "no model is in use"
+    return f"{version.capitalize()} was not promoted; {stays}."
+
+
+def _champion(result: Result) -> str:
+    return f"version {result.champion.version}" if result.champion.version else "the champion"
+
+
+def _headline(result: Result, verdict: Verdict | None) -> Text:
+    from rich.text import Text
+
+    text = Text("\n")
+    text.append(result.verdict, _STYLES[result.verdict])
+    text.append(f"  {outcome(result)}\n")
+    if verdict is not None:
+        marked = "" if verdict.clinical_use else ", NOT FOR CLINICAL USE"
+        text.append(f"plan {verdict.plan.name}{marked}\n")
+    return text
+
+
+def _findings(evaluation: Evaluation) -> Table:
+    from rich import box
+    from rich.table import Table
+
+    with_champion = evaluation.champion is not None
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=0, show_footer=True)
+    table.add_column("AUC by finding", f"mean of {len(evaluation.macro_over)}", no_wrap=True)
+    table.add_column("challenger", _interval(evaluation.macro_challenger), no_wrap=True)
+    if with_champion:
+        table.add_column("champion", _value(evaluation.macro_champion), justify="right", no_wrap=True)
+        table.add_column("difference", _signed(evaluation.macro_difference), no_wrap=True)
+    table.add_column("positive", justify="right", no_wrap=True)
+    for one in evaluation.findings:
+        row = [one.finding.replace("_", " "), _interval(one.challenger)]
+        if with_champion:
+            row += [_value(one.champion), _signed(one.difference)]
+        table.add_row(*row, f"{one.support.positives}/{one.support.positive_patients}")
+    return table
+
+
+def _footnotes(evaluation: Evaluation) -> Text:
+    from rich.text import Text
+
+    text = Text("\n")
+    levels = {one.challenger.level for one in evaluation.findings if isinstance(one.challenger, Estimate)}
+    level = f"{100 * levels.pop():g} % " if len(levels) == 1 else ""
+    text.append(
+        f"{level}intervals, clustered by patient; positive: images/patients, of {evaluation.test_images} images of "
+        f"{evaluation.test_patients} patients in the locked test set\n",
+        "dim",
+    )
+    for name, which, why in undefined_figures(evaluation):
+        text.append(f"{name.replace('_', ' ')}: not evaluable ({', '.join(which)}), because {why.reason}\n", "dim")
+    return text
+
+
+def _reasons(result: Result) -> Table:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, show_header=bool(result.reasons), padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
+    table.add_column("why", no_wrap=True)
+    table.add_column("")
+    shown = sorted(result.reasons, key=lambda reason: reason.finding is not None)  # what concerns all comes first
+    for reason in shown[:_REASONS_SHOWN]:
+        table.add_row("  -", Text.assemble(reason.sentence, " ", (f"[{reason.code}]", "dim")))
+    if len(shown) > _REASONS_SHOWN:
+        table.add_row("  -", f"and {len(shown) - _REASONS_SHOWN} more, in the report")
+    return table
+
+
+def _places(result: Result, run_folder: Path) -> Text:
+    from rich.text import Text
+
+    rows: list[tuple[str, str]] = []
+    if result.report:
+        rows.append(("report", _near(Path(result.report))))
+    if result.model_version:
+        rows.append(("registry", f"{contract.MODEL_NAME} version {result.model_version}"))
+    if result.mlflow_run_id:
+        rows.append(("MLflow", f"make ui, then run {result.mlflow_run_id}"))
+    if result.airflow_run_id:
+        rows.append(("Airflow", f"make ui, then run {result.airflow_run_id}"))
+    if result.run_commit:
+        rows.append(("DVC", f"run commit {result.run_commit}"))
+        rows.append(("", f"in {_near(run_folder.parent.parent / 'store.git')}"))
+        rows.append(("", f"cd {_near(run_folder / 'workspace')} && dvc metrics show"))
+    rows.append(("lineage", f"cxr-ops lineage {result.run}"))
+    text = Text("\n", overflow="fold")  # never cut: it must be possible to copy them
+    text.append("where to look\n", "bold")
+    for name, place in rows:
+        text.append(f"  {name:<9}{place}\n")
+    return text
+
+
+def _near(path: Path) -> str:
+    """Write a path below the current folder relative to it: short enough for one line."""
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
+
+
+def _interval(figure: Figure | None) -> str:
+    if not isinstance(figure, Estimate):
+        return "not evaluable"
+    return f"{figure.value:.3f} [{figure.low:.3f},{figure.high:.3f}]"
+
+
+def _value(figure: Figure | None) -> str:
+    return f"{figure.value:.3f}" if isinstance(figure, Estimate) else "-"
+
+
+def _signed(figure: Figure | None) -> str:
+    """Write a difference without the zeros before the points: 80 columns are few."""
+    if not isinstance(figure, Estimate):
+        return "-"
+    return f"{figure.value:+.3f} [{figure.low:+.3f},{figure.high:+.3f}]".replace("0.", ".")
