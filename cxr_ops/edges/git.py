@@ -1,0 +1,110 @@
+"""Git, called so that neither the user's settings nor an environment left by a hook changes what it does.
+
+The machine may have no identity set, and in a container the files may belong to another user: both are settled by a
+configuration file of the installation's own.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+
+from cxr_ops.edges.home import Home
+from cxr_ops.errors import StorageError
+from cxr_ops.records import write_atomic
+
+BOT_NAME = "cxr-ops"
+BOT_EMAIL = "cxr-ops@localhost"
+
+_CONFIG = f"""\
+# Written by cxr-ops; the user's own git settings are not read.
+[user]
+    name = {BOT_NAME}
+    email = {BOT_EMAIL}
+[safe]
+    directory = *
+[core]
+    hooksPath = {os.devnull}
+    fsmonitor = false
+    autocrlf = false
+    quotePath = false
+    filesRefLockTimeout = 10000
+[commit]
+    gpgSign = false
+[gc]
+    auto = 0
+[advice]
+    detachedHead = false
+"""
+
+
+class GitError(StorageError):
+    """Git refused or failed; `returncode` is its exit code."""
+
+    def __init__(self, what: str, *, where: object, returncode: int) -> None:
+        super().__init__(what, where=where)
+        self.returncode = returncode
+
+
+def environment(home: Home) -> dict[str, str]:
+    """The environment in which git, and DVC where it calls git, behaves the same for everybody."""
+    config = home.root / "gitconfig"
+    if not config.is_file() or config.read_text(encoding="utf-8") != _CONFIG:
+        write_atomic(config, _CONFIG.encode())
+    # GIT_DIR, GIT_INDEX_FILE and the like stand in the environment of whatever a git hook starts.
+    env = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
+    return env | {
+        "GIT_CONFIG_GLOBAL": str(config),
+        "GIT_CONFIG_NOSYSTEM": "1",
+        "GIT_TERMINAL_PROMPT": "0",
+        "GIT_OPTIONAL_LOCKS": "0",
+        "GIT_AUTHOR_NAME": BOT_NAME,
+        "GIT_AUTHOR_EMAIL": BOT_EMAIL,
+        "GIT_COMMITTER_NAME": BOT_NAME,
+        "GIT_COMMITTER_EMAIL": BOT_EMAIL,
+        "LC_ALL": "C",
+    }
+
+
+def git(
+    home: Home, folder: Path, *arguments: str, extra: Mapping[str, str] | None = None, stdin: bytes | None = None
+) -> str:
+    """Run git in a folder and return what it prints, without the final newline.
+
+    Args:
+        home: the installation.
+        folder: where git runs.
+        arguments: its arguments.
+        extra: variables added to the environment.
+        stdin: bytes for its standard input.
+
+    Raises:
+        GitError: git ended with another code than 0, or is not installed.
+    """
+    return git_bytes(home, folder, *arguments, extra=extra, stdin=stdin).decode(errors="replace").rstrip("\n")
+
+
+def git_bytes(
+    home: Home, folder: Path, *arguments: str, extra: Mapping[str, str] | None = None, stdin: bytes | None = None
+) -> bytes:
+    """Run git and return the bytes that it prints; see `git`."""
+    try:
+        done = subprocess.run(
+            ["git", *arguments],
+            cwd=folder,
+            env=environment(home) | dict(extra or {}),
+            input=stdin,
+            stdin=subprocess.DEVNULL if stdin is None else None,
+            capture_output=True,
+            check=False,
+        )
+    except OSError as error:
+        fix = None if shutil.which("git") else "install git, and put it on PATH"
+        raise StorageError(f"git cannot be started: {error.strerror}", where=folder, fix=fix) from error
+    if done.returncode:
+        text = done.stderr.decode(errors="replace").strip().removeprefix("fatal: ")
+        raise GitError(f"git {arguments[0]} failed: {text}", where=folder, returncode=done.returncode)
+    return done.stdout

@@ -1,0 +1,69 @@
+"""What a run does around a deterministic stage: it records a look before `evaluate`, and says what came out.
+
+XCom carries what is returned here: identifiers and digests, and the verdict's word.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from cxr_ops.contract import CHAMPION, PACKAGE, PACKAGE_FILES
+from cxr_ops.edges.home import Home
+from cxr_ops.edges.ledger import record_look
+from cxr_ops.edges.supervisor import supervise
+from cxr_ops.errors import DataError
+from cxr_ops.records import Champion, Verdict, tree_digest
+
+
+def run_stage(home: Home, run: str, stage: str) -> dict[str, Any]:
+    """Run a deterministic stage of a run; see `supervisor.supervise` for the errors.
+
+    Returns:
+        What `supervise` returns; after `train` also `package` and `no_change` (the challenger is the champion, bit by
+        bit), after `gate` also `verdict` and `approvals`.
+    """
+    workspace = home.workspace(run)
+
+    def look() -> None:
+        # On the ledger before the scores exist. The champion's first look at a test set that grew counts as well.
+        champion = _champion(workspace).package
+        test_digest = _test_digest(workspace)
+        for model in dict.fromkeys((challenger_digest(workspace), champion)):
+            if model is not None:
+                record_look(home, model, test_digest, run)
+
+    result = supervise(home, run, stage, before=look if stage == "evaluate" else None)
+    if stage == "train":
+        package = challenger_digest(workspace)
+        result |= {"package": package, "no_change": package == _champion(workspace).package}
+    elif stage == "gate":
+        verdict = Verdict.read(workspace / "gate" / "verdict.json")
+        result |= {"verdict": verdict.verdict, "approvals": verdict.approvals}
+    return result
+
+
+def challenger_digest(workspace: Path) -> str:
+    """Digest of the package that `train` made.
+
+    Raises:
+        DataError: there is none.
+    """
+    package = workspace / "train" / PACKAGE
+    try:
+        return tree_digest(package, PACKAGE_FILES)
+    except FileNotFoundError as error:
+        raise DataError("the challenger's package is missing or not whole", where=package, fix="run train") from error
+
+
+def _champion(workspace: Path) -> Champion:
+    return Champion.read(workspace / CHAMPION / f"{CHAMPION}.json")
+
+
+def _test_digest(workspace: Path) -> str:
+    path = workspace / "split" / "split.json"
+    try:
+        return str(json.loads(path.read_text(encoding="utf-8"))["test_digest"])
+    except (OSError, KeyError, ValueError) as error:
+        raise DataError("split.json does not name the test set", where=path, fix="run split") from error

@@ -1,0 +1,340 @@
+"""open: pin all that a run depends on, and make the folder that it works in.
+
+With a run's name, that is a clone of the code in `$CXR_HOME/runs/<run>/workspace`; without one, the checkout that the
+person is in, for `dvc repro`. Both get the data set, the champion, and `inputs.json`: what DVC cannot see.
+
+A run whose recipe is the champion's own would make the champion again, so it ends here with NO_CHANGE.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+
+from cxr_ops import contract
+from cxr_ops.edges import dvc, store, supervisor
+from cxr_ops.edges.home import Home
+from cxr_ops.edges.ledger import Ledger
+from cxr_ops.errors import DataError, SettingsError
+from cxr_ops.labels import nearest
+from cxr_ops.params import Params
+from cxr_ops.plan import identify
+from cxr_ops.records import Champion, Code, DataRevision, Inputs, Result, canonical_json, write_atomic
+
+# What `open` itself writes stands in a recipe under names of its own.
+_STATE: Final = (contract.DATASET, contract.INPUTS, contract.IMAGE, contract.CHAMPION)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpenResult:
+    """What `open` pinned.
+
+    `inputs` is the digest of `inputs.json`, None for a run that ends here; `champion` the package of the model in use,
+    None before the first release.
+    """
+
+    run: str | None
+    code: str
+    code_dirty: bool
+    data: str
+    recipe: str
+    no_change: bool
+    inputs: str | None
+    champion: str | None
+
+    def as_xcom(self) -> dict[str, Any]:
+        """Identifiers and digests, for Airflow."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        """What a person wants to know of it."""
+        lines = [
+            f"code      {self.code[:12]}" + (" (uncommitted changes)" if self.code_dirty else ""),
+            f"data      {self.data[:12]}",
+            f"champion  {self.champion[:12] if self.champion else 'none'}",
+            f"recipe    {self.recipe[:12]}" + (", the champion's own: nothing would change" if self.no_change else ""),
+        ]
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Forecast:
+    """What a retraining would do now, and why: one sentence a reason."""
+
+    data: DataRevision | None
+    champion: Champion
+    no_change: bool
+    reasons: tuple[str, ...]
+
+
+def run(
+    home: Home,
+    *,
+    run: str | None = None,
+    airflow_run_id: str | None = None,
+    requested_by: str | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    force: bool = False,
+) -> OpenResult:
+    """Open a run, or make this checkout ready for `dvc repro`.
+
+    Opening a run again starts it anew, with the data, code and champion of now.
+
+    Args:
+        home: the installation.
+        run: the run's name; None for the checkout.
+        airflow_run_id: Airflow's id of the run.
+        requested_by: who asked for it, where that is known.
+        overrides: settings for this run only, by dotted key such as `train.epochs`.
+        force: go on even when nothing that training depends on has changed.
+
+    Raises:
+        BusyError: the run is being worked on.
+        DataError: there is no data set, or what arrives of it is not what was ingested.
+        SettingsError: an override, `params.yaml` or the plan is wrong.
+        StorageError: a store does not answer, the ledger is damaged, or the champion's package is lost.
+    """
+    data = store.data_revision(home)
+    if data is None:
+        raise _no_data()
+    if run is None:
+        return _open_checkout(home, data, overrides or {})
+    params_of(home.project, overrides or {})  # a wrong setting is told before anything is made
+    with supervisor.hold_workspace(home, run):
+        opened = home.run(run) / supervisor.OPENED
+        opened.unlink(missing_ok=True)
+        shutil.rmtree(home.workspace(run), ignore_errors=True)
+        code = store.snapshot(home)
+        if code.dirty:
+            sys.stderr.write("uncommitted changes were copied into the run; a production plan does not promote them\n")
+        workspace = home.workspace(run)
+        store.make_workspace(home, workspace, run, code, data)
+        params = _apply(workspace, overrides or {})
+        parts = recipe_parts(workspace, params, data, home.image)
+        recipe = store.save_recipe(home, parts)
+        write_atomic(workspace / store.RECIPE, canonical_json(parts))
+        champion = champion_on_record(home)
+        no_change = champion.recipe == recipe and not force
+        inputs = None
+        if no_change:
+            Result(
+                run=run,
+                airflow_run_id=airflow_run_id,
+                verdict=contract.NO_CHANGE,
+                champion=champion,
+                package=champion.package,
+                model_version=champion.version,
+                data_revision=data.revision,
+                code_commit=code.commit,
+            ).write(home.run(run) / "result.json")
+        else:
+            (home.run(run) / "result.json").unlink(missing_ok=True)
+            store.pull(home, workspace, data)
+            inputs = _write_inputs(home, workspace, params, code, data, recorded=True)
+            champion = inputs.champion
+            dvc.write_plots_template(home, workspace)
+            store.commit_workspace(home, workspace, f"Open {run}")
+        facts = {
+            "run": run,
+            "airflow_run_id": airflow_run_id,
+            "requested_by": requested_by,
+            "opened_at": datetime.now(UTC).isoformat(timespec="seconds"),
+            "overrides": dict(overrides or {}),
+            "force": force,
+            "no_change": no_change,
+            "code": code.model_dump(mode="json"),
+            "data": data.model_dump(mode="json"),
+            "champion": champion.model_dump(mode="json"),
+            "recipe": recipe,
+            "recipe_parts": parts,
+        }
+        write_atomic(opened, canonical_json(facts))
+    return OpenResult(
+        run=run,
+        code=code.commit,
+        code_dirty=code.dirty,
+        data=data.revision,
+        recipe=recipe,
+        no_change=no_change,
+        inputs=inputs.digest() if inputs else None,
+        champion=champion.package,
+    )
+
+
+def plan(home: Home, overrides: Mapping[str, Any] | None = None) -> Forecast:
+    """Say what a retraining would do now and why, without doing any of it.
+
+    Raises:
+        SettingsError: an override or `params.yaml` is wrong.
+        StorageError: the ledger is damaged.
+    """
+    data = store.data_revision(home)
+    champion = champion_on_record(home)
+    params = params_of(home.project, overrides or {})
+    if data is None:
+        return Forecast(data=None, champion=champion, no_change=False, reasons=("no data set has been ingested yet",))
+    parts = recipe_parts(home.project, params, data, home.image)
+    if champion.package is None:
+        reasons: tuple[str, ...] = ("there is no champion yet: this would be judged as a first release",)
+    elif champion.recipe is None or (old := store.read_recipe(home, champion.recipe)) is None:
+        reasons = ("what the champion was trained from is not known here",)
+    else:
+        reasons = tuple(explain_change(old, parts))
+    return Forecast(data=data, champion=champion, no_change=not reasons, reasons=reasons)
+
+
+def champion_on_record(home: Home) -> Champion:
+    """The champion as the ledger names it; its files are not fetched."""
+    entry = Ledger(home.ledger).champion()
+    if entry is None:
+        return Champion()
+    promotion = entry.promotion
+    return Champion(
+        package=promotion.package, version=promotion.model_version, entry=entry.digest(), recipe=promotion.recipe
+    )
+
+
+def params_of(folder: Path, overrides: Mapping[str, Any]) -> Params:
+    """Read `params.yaml` and put overrides in their places.
+
+    Raises:
+        SettingsError: a key does not exist (the nearest one is named), or a value does not fit.
+    """
+    document = dvc.read_params(folder)
+    where = folder / dvc.PARAMS
+    Params.check(document, where)
+    missing = [section for section in contract.DETERMINISTIC if not isinstance(document.get(section), dict)]
+    if missing:
+        raise SettingsError(
+            f"params.yaml has no section {missing[0]}", where=where, fix=f"add the section {missing[0]}"
+        )
+    for key, value in overrides.items():
+        section, _, name = key.partition(".")
+        if section not in document or not name or "." in name:
+            guess = nearest(section, document)
+            hint = f"; did you mean {guess!r}?" if guess and guess != section else ""
+            raise SettingsError(f"{key} is not a setting{hint}", where="--set", fix="for example --set train.epochs=3")
+        document[section] = {**document[section], name: value}
+    return Params.check(document, "--set" if overrides else where)
+
+
+def recipe_parts(folder: Path, params: Params, data: DataRevision, image: str | None) -> dict[str, Any]:
+    """All that the challenger is made from: code, settings, data and image, but not who is champion nor the plan."""
+    stages = dvc.read_pipeline(folder)
+    making = [stages[name] for name in dvc.upstream(stages, "train")]
+    sources = {dep for stage in making for dep in stage.deps if dvc.maker_of(stages, dep) is None} - set(_STATE)
+    settings = params.model_dump(mode="json", by_alias=True)
+    return {
+        "code": {source: dvc.source_digest(folder, source) for source in sorted(sources)},
+        "params": {section: settings[section] for stage in making for section in stage.params},
+        "batches": data.batches,
+        "image": image,
+    }
+
+
+def explain_change(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Say, a sentence each, what differs between two recipes.
+
+    >>> explain_change({"params": {"train": {"epochs": 9}}}, {"params": {"train": {"epochs": 3}}})
+    ['train.epochs was 9 and is now 3']
+    """
+    reasons: list[str] = []
+    before, after = old.get("batches", {}), new.get("batches", {})
+    reasons += [f"batch {name} is new" for name in sorted(after.keys() - before)]
+    reasons += [f"batch {name} is gone" for name in sorted(before.keys() - after)]
+    reasons += [f"batch {name} has changed" for name in sorted(after) if before.get(name, after[name]) != after[name]]
+    was, now = _flat(old.get("params", {})), _flat(new.get("params", {}))
+    reasons += [
+        f"{key} was {was.get(key, 'not set')} and is now {now.get(key, 'not set')}"
+        for key in sorted(was.keys() | now)
+        if was.get(key) != now.get(key)
+    ]
+    code, recent = old.get("code", {}), new.get("code", {})
+    files = [path for path in sorted(code.keys() | recent) if code.get(path) != recent.get(path)]
+    if files:
+        more = f" and {len(files) - 3} more" if len(files) > 3 else ""
+        reasons.append(f"code that training depends on has changed: {', '.join(files[:3])}{more}")
+    if old.get("image") != new.get("image"):
+        reasons.append(f"the image was {old.get('image') or 'none'} and is now {new.get('image') or 'none'}")
+    return reasons
+
+
+def _flat(sections: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    return {f"{section}.{key}": value for section, values in sections.items() for key, value in values.items()}
+
+
+def _open_checkout(home: Home, data: DataRevision, overrides: Mapping[str, Any]) -> OpenResult:
+    if overrides:
+        raise SettingsError(
+            "--set is for a run of its own; this checkout's settings are yours", fix=f"edit {home.project / dvc.PARAMS}"
+        )
+    params = params_of(home.project, {})
+    code = store.snapshot(home)
+    store.write_pointers(home, home.project, data)
+    store.pull(home, home.project, data)
+    parts = recipe_parts(home.project, params, data, home.image)
+    recipe = store.save_recipe(home, parts)
+    write_atomic(home.project / store.RECIPE, canonical_json(parts))
+    inputs = _write_inputs(home, home.project, params, code, data, recorded=False)
+    dvc.write_plots_template(home, home.project)
+    if not dvc.write_local_config(home, home.project):
+        sys.stderr.write(".dvc/config.local is yours and was left as it is; dvc may use another cache than cxr-ops\n")
+    return OpenResult(
+        run=None,
+        code=code.commit,
+        code_dirty=code.dirty,
+        data=data.revision,
+        recipe=recipe,
+        no_change=inputs.champion.recipe == recipe,
+        inputs=inputs.digest(),
+        champion=inputs.champion.package,
+    )
+
+
+def _write_inputs(
+    home: Home, folder: Path, params: Params, code: Code, data: DataRevision, *, recorded: bool
+) -> Inputs:
+    """Fetch the champion and write what DVC cannot see."""
+    from cxr_ops.edges.registry import fetch_champion
+
+    champion = fetch_champion(home, folder / contract.CHAMPION)
+    inputs = Inputs(
+        code=code,
+        data=data,
+        champion=champion,
+        ledger=Ledger(home.ledger).state() if recorded else None,
+        plan=identify(folder, params.gate.plan),
+        image=home.image,
+    )
+    write_atomic(folder / contract.IMAGE, canonical_json({"image": home.image}))
+    inputs.write(folder / contract.INPUTS)
+    return inputs
+
+
+def _apply(workspace: Path, overrides: Mapping[str, Any]) -> Params:
+    """Write overrides into the workspace's `params.yaml`, so that the run commit shows what was run."""
+    params = params_of(workspace, overrides)
+    if overrides:
+        checked = params.model_dump(mode="json", by_alias=True)
+        document = dvc.read_params(workspace)
+        for key in overrides:
+            section, _, name = key.partition(".")
+            document[section][name] = checked[section][name]
+        head = f"# With settings of this run: {', '.join(sorted(overrides))}.\n"
+        write_atomic(workspace / dvc.PARAMS, (head + yaml.safe_dump(document, sort_keys=False)).encode())
+    return params
+
+
+def _no_data() -> DataError:
+    return DataError(
+        "no data set has been ingested",
+        fix="cxr-ops ingest nih FOLDER --batch NAME "
+        "(or make one: cxr-ops data synth --out FOLDER --images 2000, then ingest it)",
+    )

@@ -1,0 +1,218 @@
+"""Make a run's challenger the champion: the only way in which that happens.
+
+Nothing is taken on trust that can be looked up. The verdict must be the one on the ledger, its files the ones that were
+decided on, the look recorded before, the run commit and its outs in the store, the package in the registry the one
+that was judged, enough people other than the requester agreed, and the champion still the one that the challenger was
+judged against. The ledger's entry is the promotion; the alias in MLflow follows it, and is repaired from it by doing
+this again.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+from cxr_ops import plan as plans
+from cxr_ops.contract import MODEL_NAME, PACKAGE, PROMOTE
+from cxr_ops.edges import registry, store
+from cxr_ops.edges.home import Home
+from cxr_ops.edges.ledger import (
+    Approval,
+    Decision,
+    Entry,
+    Ledger,
+    Promotion,
+    find_decision,
+    find_promotion,
+    last_promotion,
+)
+from cxr_ops.errors import ConflictError, RefusedError
+from cxr_ops.stages.publish import Outputs, check_unchanged, finish, read_outputs
+
+# Who answers in an Airflow that lets everybody in is nobody.
+NOBODY: Final = ("", "anonymous")
+# How Airflow names the runs of a backfill: an old date must not bring an old model back.
+BACKFILL: Final = "backfill__"
+
+
+def run(home: Home, run: str, approvals: Sequence[str | Mapping[str, str]] = ()) -> dict[str, Any]:
+    """Promote the challenger of a published run.
+
+    Args:
+        home: the installation.
+        run: the run's name.
+        approvals: who agreed: a name, or a mapping with `by` and `at` (ISO 8601).
+
+    Returns:
+        `model_version`, `promotion` (the ledger's entry), `champion` (whether this is the champion now), `already`
+        (whether the promotion was on record before).
+
+    Raises:
+        RefusedError: the record or the plan does not allow it.
+        ConflictError: another model has become champion since the decision.
+        StorageError: the ledger, the store or the registry cannot be read, or has lost or altered what it kept.
+    """
+    ledger = Ledger(home.ledger)
+    entries = ledger.entries()
+    promotion = find_promotion(entries, run)
+    already = promotion is not None
+    if promotion is None:
+        promotion = _promote(home, run, ledger, entries, [_read_approval(approval) for approval in approvals])
+    registry.reconcile(home)
+    finish(home, run)
+    current = ledger.champion()
+    return {
+        "model_version": promotion.promotion.model_version,
+        "promotion": promotion.digest(),
+        "champion": current is not None and current.digest() == promotion.digest(),
+        "already": already,
+    }
+
+
+def _promote(home: Home, run: str, ledger: Ledger, entries: list[Entry], approvals: list[dict[str, str]]) -> Entry:
+    entry = find_decision(entries, run)
+    if entry is None:
+        raise RefusedError(f"there is no decision on {run}", where=home.ledger, fix=f"cxr-ops publish --run {run}")
+    decision = entry.decision
+    if decision.verdict != PROMOTE:
+        raise RefusedError(
+            f"the gate decided {decision.verdict} on {run}",
+            where=f"entry {entry.seq} of the ledger",
+            fix=f"read the reasons in {home.reports / f'{run}.html'}; a verdict is changed by new evidence alone",
+        )
+    if (decision.airflow_run_id or "").startswith(BACKFILL):
+        raise RefusedError(f"{run} is a backfill, and a backfill never moves the champion", fix="retrain in a new run")
+    outputs = read_outputs(home, run)
+    check_unchanged(outputs, decision)
+    _check_record(ledger, entries, entry, outputs)
+    _check_plan(outputs, entry, decision, approvals)
+    _check_champion(entries, decision)
+    _check_stored(home, run, decision)
+    signed = [_approve(ledger, entry, approval) for approval in approvals]
+    body = Promotion(
+        run=run,
+        decision=entry.digest(),
+        approvals=[approval.digest() for approval in signed],
+        package=decision.package,
+        recipe=decision.recipe,
+        model_version=decision.model_version,
+        run_commit=decision.run_commit,
+        replaces=decision.champion,
+    )
+
+    def decide(now: list[Entry]) -> Promotion | Entry:
+        done = find_promotion(now, run)
+        if done is None:
+            _check_champion(now, decision)
+        return done or body
+
+    return ledger.append_if("promotion", decide)
+
+
+def _check_record(ledger: Ledger, entries: list[Entry], entry: Entry, outputs: Outputs) -> None:
+    """The ledger must be the one that the run was opened with, and hold the look before the decision."""
+    decision = entry.decision
+    if outputs.inputs.ledger is None:
+        raise RefusedError(
+            f"{decision.run} was opened without a ledger, so its look at the test set is unrecorded",
+            fix="retrain with cxr-ops retrain",
+        )
+    ledger.verify(outputs.inputs.ledger)
+    look = (decision.package, decision.test_digest)
+    if look not in [(e.look.model, e.look.test_digest) for e in entries[: entry.seq] if e.kind == "look"]:
+        raise RefusedError(
+            f"no look of {decision.run} at the test set was recorded before the decision",
+            where=f"test set {decision.test_digest[:12]}, package {decision.package[:12]}",
+            fix="retrain in a new run; evaluate must be started with cxr-ops stage evaluate --run RUN",
+        )
+
+
+def _check_plan(outputs: Outputs, entry: Entry, decision: Decision, approvals: list[dict[str, str]]) -> None:
+    """The plan must be the one that was executed, and what it asks for besides the evidence must be there."""
+    plan = plans.load_bound(outputs.root, outputs.inputs.plan.path, outputs.inputs.plan)
+    if decision.plan_sha256 != outputs.inputs.plan.sha256:
+        raise RefusedError("the decision was made under another plan", fix="retrain in a new run")
+    if plan.require_clean_code and decision.code_dirty:
+        raise RefusedError(
+            f"{decision.run} ran uncommitted code, and the plan {plan.name} asks for committed code",
+            where=f"code snapshot {decision.code_commit[:12]}",
+            fix="commit the changes and retrain",
+        )
+    requester = (decision.requested_by or "").strip().casefold()
+    people: set[str] = set()
+    for approval in approvals:
+        person = approval["by"].strip().casefold()
+        if person in NOBODY:
+            raise RefusedError(
+                f"an approval by {approval['by']!r} is nobody's",
+                fix="let people sign in to Airflow under their own names; one that lets everybody in cannot approve",
+            )
+        if person == requester:
+            raise RefusedError(
+                f"{approval['by']} requested {decision.run} and cannot approve it", fix="ask another person to approve"
+            )
+        if not _is_time(approval["at"]):
+            raise RefusedError(f"the time of {approval['by']}'s approval is not ISO 8601: {approval['at']!r}")
+        people.add(person)
+    asked = max(plan.approvals, decision.approvals)
+    if len(people) < asked:
+        raise RefusedError(
+            f"the plan {plan.name} asks for {asked} approval{'s' if asked > 1 else ''}, and {len(people)} came",
+            where=f"decision {entry.seq} of the ledger",
+            fix=f"answer the request in Airflow, or: cxr-ops promote --run {decision.run} --approved-by NAME",
+        )
+
+
+def _check_champion(entries: list[Entry], decision: Decision) -> None:
+    """The champion must be the one that the challenger was judged against."""
+    current = last_promotion(entries)
+    if (current.digest() if current else None) == decision.champion:
+        return
+    champion = f"{MODEL_NAME}/{current.promotion.model_version}" if current else "no model"
+    raise ConflictError(
+        f"{champion} is the champion, and {decision.run} was judged against another",
+        where=f"entry {current.seq} of the ledger" if current else None,
+        fix="judge against the new champion: cxr-ops retrain --force",
+    )
+
+
+def _check_stored(home: Home, run: str, decision: Decision) -> None:
+    """The run commit, its outs and the package must be where they can be had again, whole."""
+    if not store.run_pushed(home, run, decision.run_commit):
+        raise RefusedError(
+            f"the run commit {decision.run_commit[:12]} or some of its outs are not in the store",
+            where=home.store,
+            fix=f"cxr-ops publish --run {run}, then promote again",
+        )
+    with tempfile.TemporaryDirectory() as aside:
+        registry.fetch_package(home, decision.model_version, decision.package, Path(aside) / PACKAGE)
+
+
+def _approve(ledger: Ledger, entry: Entry, approval: dict[str, str]) -> Entry:
+    """Put an approval on record, unless this person's approval of this decision stands there already."""
+    body = Approval(run=entry.decision.run, decision=entry.digest(), by=approval["by"], at=approval["at"])
+
+    def decide(now: list[Entry]) -> Approval | Entry:
+        known = (
+            e for e in now if e.kind == "approval" and (e.approval.decision, e.approval.by) == (body.decision, body.by)
+        )
+        return next(known, body)
+
+    return ledger.append_if("approval", decide)
+
+
+def _read_approval(approval: str | Mapping[str, str]) -> dict[str, str]:
+    if isinstance(approval, str):
+        return {"by": approval, "at": datetime.now(UTC).isoformat(timespec="seconds")}
+    return {"by": str(approval.get("by") or ""), "at": str(approval.get("at") or "")}
+
+
+def _is_time(text: str) -> bool:
+    try:
+        datetime.fromisoformat(text)
+    except ValueError:
+        return False
+    return True

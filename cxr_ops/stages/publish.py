@@ -1,0 +1,448 @@
+"""Put a finished run on record: MLflow, run commit, ledger, published report.
+
+Every step can be done again. What a step has made is found by the run's name, by the package's digest or in the ledger,
+so a run whose publishing was cut off at any point is published by publishing it again. The decision in the ledger is
+the point of no return: outputs that no longer are what was decided on are refused from then on.
+"""
+
+from __future__ import annotations
+
+import csv
+import html
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from cxr_ops.contract import DATASET, INPUTS, MODEL_NAME, PACKAGE, PACKAGE_FILES
+from cxr_ops.edges import registry, store
+from cxr_ops.edges.home import Home
+from cxr_ops.edges.ledger import Decision, Entry, Ledger, find_decision, find_promotion
+from cxr_ops.errors import DataError, RefusedError
+from cxr_ops.params import Params
+from cxr_ops.records import (
+    Batch,
+    Estimate,
+    Evaluation,
+    Figure,
+    Inputs,
+    Result,
+    Verdict,
+    sha256_file,
+    tree_digest,
+    write_atomic,
+)
+from cxr_ops.report.page import PUBLISHED_MARK
+
+# Files of the workspace that the MLflow run holds, in folders of the same names.
+_ARTIFACTS: Final = (
+    INPUTS,
+    "params.yaml",
+    "dvc.lock",
+    "validate/validation.html",
+    "validate/validation.json",
+    "split/split.json",
+    "train/history.csv",
+    "train/train.json",
+    "evaluate/evaluation.json",
+    "gate/verdict.json",
+    "report/report.html",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outputs:
+    """What the deterministic stages of a run left, read and found to belong together.
+
+    `opened` is what `open` wrote about the run, outside the workspace.
+    """
+
+    root: Path
+    inputs: Inputs
+    evaluation: Evaluation
+    verdict: Verdict
+    package: str
+    opened: Mapping[str, Any]
+
+    def digest(self, name: str) -> str:
+        """SHA-256 of a file of the workspace."""
+        return sha256_file(self.root / name)
+
+
+def run(home: Home, run: str) -> dict[str, Any]:
+    """Publish a finished run.
+
+    Args:
+        home: the installation.
+        run: the run's name.
+
+    Returns:
+        `mlflow_run_id`, `model_version`, `run_commit`, `report` (where the published page stands), `verdict`,
+        `approvals` (how many the plan asks for) and `decision` (the ledger's entry).
+
+    Raises:
+        DataError: an output is missing, or outputs do not belong together.
+        RefusedError: the run is published already, with other outputs.
+        StorageError: MLflow, the store or the ledger cannot be read or written; publish again afterwards.
+    """
+    outputs = read_outputs(home, run)
+    decision = Ledger(home.ledger).decision(run)
+    if decision is None:
+        mlflow_run_id = registry.log_run(home, _content(home, run, outputs))
+        version = registry.register(home, outputs.root / "train" / PACKAGE, mlflow_run_id, _version_tags(run, outputs))
+        commit = store.commit_run(home, run, _message(run, outputs, mlflow_run_id, version))
+        decision = _decide(home, run, outputs, mlflow_run_id, version, commit)
+    check_unchanged(outputs, decision.decision)
+    registry.reconcile(home)
+    result = finish(home, run)
+    return {
+        "mlflow_run_id": result.mlflow_run_id,
+        "model_version": result.model_version,
+        "run_commit": result.run_commit,
+        "report": result.report,
+        "verdict": result.verdict,
+        "approvals": result.approvals,
+        "decision": result.decision,
+    }
+
+
+def read_outputs(home: Home, run: str) -> Outputs:
+    """Read what the stages of a run left, and check that each belongs to the next.
+
+    Raises:
+        DataError: an output is missing, is not what its record says, or stems from another input than the next one.
+    """
+    root = home.workspace(run)
+    package = root / "train" / PACKAGE
+    for path in (*(package / name for name in PACKAGE_FILES), root / "report" / "report.html"):
+        if not path.is_file():
+            raise DataError(f"{path.name} is missing", where=path, fix=_again(run, "report"))
+    outputs = Outputs(
+        root=root,
+        inputs=Inputs.read(root / INPUTS),
+        evaluation=Evaluation.read(root / "evaluate" / "evaluation.json"),
+        verdict=Verdict.read(root / "gate" / "verdict.json"),
+        package=tree_digest(package, PACKAGE_FILES),
+        opened=_opened(home, run),
+    )
+    verdict, evaluation = outputs.verdict, outputs.evaluation
+    for what, said, found in (
+        ("gate/verdict.json judges another package than train/package", verdict.challenger, outputs.package),
+        (
+            "evaluate/evaluation.json is about another package than train/package",
+            evaluation.challenger,
+            outputs.package,
+        ),
+        ("gate/verdict.json stems from another evaluation", verdict.evaluation, evaluation.digest()),
+        ("gate/verdict.json stems from another inputs.json", verdict.inputs, outputs.inputs.digest()),
+        ("gate/verdict.json names another champion than inputs.json", verdict.champion, outputs.inputs.champion),
+        ("evaluate/evaluation.json names another champion", evaluation.champion, verdict.champion.package),
+        ("gate/verdict.json names another plan than inputs.json", verdict.plan, outputs.inputs.plan),
+        ("gate/verdict.json names another test set", verdict.test_digest, evaluation.test_digest),
+    ):
+        if said != found:
+            raise DataError(what, where=root, fix=_again(run, "evaluate, gate and report"))
+    return outputs
+
+
+def check_unchanged(outputs: Outputs, decision: Decision) -> None:
+    """Compare a run's outputs with the decision on record.
+
+    Raises:
+        RefusedError: one of them is not what was decided on.
+    """
+    for name, said, found in (
+        ("train/package", decision.package, outputs.package),
+        ("evaluate/evaluation.json", decision.evaluation, outputs.digest("evaluate/evaluation.json")),
+        ("gate/verdict.json", decision.verdict_digest, outputs.digest("gate/verdict.json")),
+        (INPUTS, decision.inputs, outputs.digest(INPUTS)),
+        ("report/report.html", decision.report, outputs.digest("report/report.html")),
+        ("the verdict", decision.verdict, outputs.verdict.verdict),
+    ):
+        if said != found:
+            raise RefusedError(
+                f"{name} is not what the ledger's decision on {decision.run} is about",
+                where=outputs.root,
+                fix=f"retrain in a new run; what was decided on is commit {decision.run_commit[:12]} of the store",
+            )
+
+
+def finish(home: Home, run: str) -> Result:
+    """Write all that follows from the ledger's entries about a run: published report, tags of its MLflow run, result.
+
+    `promote` calls this again, so that the page and the result show the promotion.
+    """
+    entries = Ledger(home.ledger).entries()
+    entry = find_decision(entries, run)
+    assert entry is not None, "finish follows a decision"  # noqa: S101 - our own invariant
+    decision, promotion = entry.decision, find_promotion(entries, run)
+    root = home.workspace(run)
+    verdict = Verdict.read(root / "gate" / "verdict.json")
+    page = publish_page((root / "report" / "report.html").read_text(encoding="utf-8"), entry, promotion, entries)
+    published = home.reports / f"{run}.html"
+    published.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(published, page.encode())
+    registry.add_text(home, decision.mlflow_run_id, "report/published.html", page)
+    tags = {
+        "cxr.decision": entry.digest(),
+        "cxr.run_commit": decision.run_commit,
+        "cxr.model_version": decision.model_version,
+    }
+    registry.tag_run(home, decision.mlflow_run_id, tags | ({"cxr.promotion": promotion.digest()} if promotion else {}))
+    result = Result(
+        run=run,
+        airflow_run_id=decision.airflow_run_id,
+        verdict=decision.verdict,
+        reasons=verdict.reasons,
+        approvals=decision.approvals,
+        champion=verdict.champion,
+        package=decision.package,
+        mlflow_run_id=decision.mlflow_run_id,
+        model_version=decision.model_version,
+        run_commit=decision.run_commit,
+        data_revision=decision.data_revision,
+        code_commit=decision.code_commit,
+        report=str(published),
+        decision=entry.digest(),
+        promotion=promotion.digest() if promotion else None,
+    )
+    result.write(home.run(run) / "result.json")
+    return result
+
+
+def publish_page(report: str, decision: Entry, promotion: Entry | None, entries: list[Entry]) -> str:
+    """Put a block of identifiers in front of a report.
+
+    Args:
+        report: the report as it was made, `report/report.html`.
+        decision: the ledger's decision on the run.
+        promotion: the ledger's promotion of the run's model, if there is one.
+        entries: the ledger, for the approvals.
+
+    Returns:
+        The page. Taking the block out again gives the bytes whose digest the block states.
+    """
+    body = decision.decision
+    approvals = [
+        f"{entry.approval.by}, {entry.approval.at}"
+        for entry in entries
+        if entry.kind == "approval" and entry.approval.decision == decision.digest()
+    ]
+    facts = {
+        "Run": body.run,
+        "Airflow run": body.airflow_run_id or "none: not started by Airflow",
+        "Requested by": body.requested_by or "not recorded",
+        "MLflow run": body.mlflow_run_id,
+        "Model version": f"{MODEL_NAME}/{body.model_version}",
+        "DVC revision of the run": body.run_commit,
+        "Data revision": body.data_revision,
+        "Code": body.code_commit + (" (a snapshot of uncommitted changes)" if body.code_dirty else ""),
+        "Image": body.image or "none: not run in a container",
+        "Decision": f"entry {decision.seq} of the ledger, {decision.at}, sha256 {decision.digest()}",
+        "Approvals": "; ".join(approvals) or ("none yet" if body.approvals else "none asked for by the plan"),
+        "Promotion": (
+            f"entry {promotion.seq} of the ledger, {promotion.at}, sha256 {promotion.digest()}" if promotion else "none"
+        ),
+        "This report without this block": f"sha256 {body.report}",
+    }
+    rows = "".join(
+        f"<div><dt>{html.escape(key)}</dt><dd>{html.escape(value)}</dd></div>" for key, value in facts.items()
+    )
+    block = f'<section class="published" aria-label="Published record"><dl class="facts">{rows}</dl></section>'
+    mark = PUBLISHED_MARK if PUBLISHED_MARK in report else "<body>"
+    before, found, after = report.partition(mark)
+    if not found:
+        raise DataError("report/report.html has no <body>", where=body.run, fix=_again(body.run, "report"))
+    return f"{before}{found}{block}{after}"
+
+
+def _opened(home: Home, run: str) -> Mapping[str, Any]:
+    path = home.run(run) / "run.json"
+    try:
+        opened = json.loads(path.read_bytes())
+    except FileNotFoundError as error:
+        raise DataError(
+            f"there is no run {run}", where=path, fix="ls $CXR_HOME/runs shows the runs there are"
+        ) from error
+    except json.JSONDecodeError as error:
+        raise DataError("run.json is not JSON", where=path, fix="open a new run") from error
+    return opened if isinstance(opened, dict) else {}
+
+
+def _again(run: str, stages: str) -> str:
+    return f"run {stages} again: cxr-ops stage VERB --run {run}"
+
+
+def _decide(home: Home, run: str, outputs: Outputs, mlflow_run_id: str, version: str, commit: str) -> Entry:
+    """Append the decision, unless another process that published the same run was faster."""
+    inputs, verdict = outputs.inputs, outputs.verdict
+    body = Decision(
+        run=run,
+        airflow_run_id=outputs.opened.get("airflow_run_id"),
+        requested_by=outputs.opened.get("requested_by"),
+        verdict=verdict.verdict,
+        plan=verdict.plan.name,
+        plan_sha256=verdict.plan.sha256,
+        approvals=verdict.approvals,
+        package=outputs.package,
+        recipe=outputs.opened.get("recipe"),
+        champion=verdict.champion.entry,
+        test_digest=verdict.test_digest,
+        evaluation=outputs.digest("evaluate/evaluation.json"),
+        verdict_digest=outputs.digest("gate/verdict.json"),
+        inputs=outputs.digest(INPUTS),
+        report=outputs.digest("report/report.html"),
+        data_revision=inputs.data.revision,
+        code_commit=inputs.code.commit,
+        code_dirty=inputs.code.dirty,
+        image=inputs.image,
+        run_commit=commit,
+        mlflow_run_id=mlflow_run_id,
+        model_version=version,
+    )
+    return Ledger(home.ledger).append_if("decision", lambda entries: find_decision(entries, run) or body)
+
+
+def _message(run: str, outputs: Outputs, mlflow_run_id: str, version: str) -> str:
+    verdict = outputs.verdict
+    trailers = {
+        "Run": run,
+        "Airflow-Run": outputs.opened.get("airflow_run_id"),
+        "MLflow-Run": mlflow_run_id,
+        "Model-Version": f"{MODEL_NAME}/{version}",
+        "Package": outputs.package,
+        "Report": outputs.digest("report/report.html"),
+    }
+    lines = "\n".join(f"{key}: {value}" for key, value in trailers.items() if value)
+    return f"{verdict.verdict}: {run}\n\n{lines}\n"
+
+
+# ------------------------------------------------------------------------------------------------- for MLflow
+
+
+def _content(home: Home, run: str, outputs: Outputs) -> registry.RunContent:
+    root, inputs = outputs.root, outputs.inputs
+    params = Params.load(root / "params.yaml").model_dump(mode="json", by_alias=True)
+    files = [root / name for name in _ARTIFACTS] + [root / inputs.plan.path]
+    pictures = sorted((root / "explain").glob("*.png"))
+    return registry.RunContent(
+        run=run,
+        tags=_tags(outputs),
+        params={f"{section}.{key}": str(value) for section, keys in params.items() for key, value in keys.items()},
+        metrics=_metrics(outputs.evaluation),
+        history=_history(root / "train" / "history.csv"),
+        datasets=_datasets(home, outputs),
+        artifacts=[
+            (path.parent.relative_to(root).as_posix().strip("."), path)
+            for path in (*files, *pictures)
+            if path.is_file()
+        ],
+        note=_note(run, outputs),
+    )
+
+
+def _tags(outputs: Outputs) -> dict[str, str]:
+    inputs, verdict = outputs.inputs, outputs.verdict
+    tags = {
+        "cxr.airflow_run_id": outputs.opened.get("airflow_run_id"),
+        "cxr.verdict": verdict.verdict,
+        "cxr.plan": verdict.plan.name,
+        "cxr.plan_sha256": verdict.plan.sha256,
+        "cxr.clinical_use": str(verdict.clinical_use).lower(),
+        "cxr.data_revision": inputs.data.revision,
+        "cxr.code_commit": inputs.code.commit,
+        "cxr.code_dirty": str(inputs.code.dirty).lower(),
+        "cxr.image": inputs.image,
+        "cxr.inputs": outputs.digest(INPUTS),
+        "cxr.package": outputs.package,
+        "cxr.champion": verdict.champion.entry,
+        "cxr.test_digest": verdict.test_digest,
+        "cxr.evaluation": outputs.digest("evaluate/evaluation.json"),
+        "cxr.verdict_digest": outputs.digest("gate/verdict.json"),
+        "cxr.report": outputs.digest("report/report.html"),
+        "mlflow.source.name": "cxr-ops",
+        "mlflow.source.git.commit": inputs.code.commit,
+    }
+    return {key: value for key, value in tags.items() if value}
+
+
+def _version_tags(run: str, outputs: Outputs) -> dict[str, str]:
+    keys = ("cxr.verdict", "cxr.plan", "cxr.clinical_use", "cxr.data_revision", "cxr.code_commit", "cxr.report")
+    tags = _tags(outputs)
+    return {"cxr.run": run} | {key: tags[key] for key in keys}
+
+
+def _metrics(evaluation: Evaluation) -> dict[str, float]:
+    """AUC of challenger and champion and their difference, with bounds; what is undefined is left out."""
+    rows: list[tuple[str, Figure | None, Figure | None, Figure | None]] = [
+        (row.finding, row.challenger, row.champion, row.difference) for row in evaluation.findings
+    ]
+    rows.append(("macro", evaluation.macro_challenger, evaluation.macro_champion, evaluation.macro_difference))
+    metrics: dict[str, float] = {}
+    for finding, *figures in rows:
+        for name, figure in zip(("auc", "champion_auc", "difference"), figures, strict=True):
+            if isinstance(figure, Estimate):
+                metrics[f"{name}/{finding}"] = figure.value
+                metrics[f"{name}_low/{finding}"] = figure.low
+                metrics[f"{name}_high/{finding}"] = figure.high
+    return metrics
+
+
+def _history(path: Path) -> list[tuple[int, dict[str, float]]]:
+    if not path.is_file():
+        raise DataError(f"{path.name} is missing", where=path, fix="run train again")
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    history = []
+    for row in rows:
+        values = {key: float(value) for key, value in row.items() if key != "epoch" and value}
+        history.append((int(row["epoch"]), {key: value for key, value in values.items() if math.isfinite(value)}))
+    return history
+
+
+def _datasets(home: Home, outputs: Outputs) -> list[registry.Dataset]:
+    data, evaluation = outputs.inputs.data, outputs.evaluation
+    found = []
+    for name, digest in data.batches.items():
+        batch = Batch.read(outputs.root / DATASET / name / "batch.json")
+        found.append(
+            registry.Dataset(
+                name=name,
+                digest=digest,
+                source=f"{home.store}@{data.revision}:{DATASET}/{name}.dvc",
+                context="batch",
+                profile={"images": batch.images, "patients": batch.patients},
+            )
+        )
+    found.append(
+        registry.Dataset(
+            name="test",
+            digest=evaluation.test_digest,
+            source=f"{home.store}@{data.revision}:{DATASET}",
+            context="test",
+            profile={"images": evaluation.test_images, "patients": evaluation.test_patients},
+        )
+    )
+    return found
+
+
+def _note(run: str, outputs: Outputs) -> str:
+    """The description that MLflow shows beside the run, in Markdown."""
+    inputs, verdict = outputs.inputs, outputs.verdict
+    rows = {
+        "Run": run,
+        "Airflow run": outputs.opened.get("airflow_run_id"),
+        "Plan": verdict.plan.name,
+        "Data revision": inputs.data.revision,
+        "Code": inputs.code.commit,
+        "Image": inputs.image,
+        "Package": outputs.package,
+        "Champion judged against": verdict.champion.version and f"{MODEL_NAME}/{verdict.champion.version}",
+    }
+    lines = [f"**{verdict.verdict}**" + ("" if verdict.clinical_use else ", not for clinical use"), ""]
+    lines += [f"* {reason.sentence}" for reason in verdict.reasons]
+    lines += ["", "| | |", "|-|-|", *(f"| {key} | `{value}` |" for key, value in rows.items() if value)]
+    lines += ["", f"The report is the artifact `report/published.html`. All identifiers: `cxr-ops lineage {run}`."]
+    return "\n".join(lines)

@@ -1,0 +1,296 @@
+"""Real runs of the DAGs in a process of their own, with a stand-in for the command that they start.
+
+The DAGs, Airflow and its database are real. Only `python -m cxr_ops stage ...` answers from a script, because each way
+through the graph would otherwise take a training. What the command really does is tested beside its code, and the whole
+loop by `make retrain`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+import threading
+import time
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from importlib import import_module
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+PROJECT = Path(__file__).resolve().parents[1]
+USERS = {"dr_lee": "lee's password", "dr_ito": "ito's password"}
+
+# Answers with what `scenario.json` says for its verb, and keeps how it was called.
+STAND_IN = """
+import json, os, pathlib, signal, sys, time
+
+project, verb = pathlib.Path(os.environ["CXR_PROJECT"]), sys.argv[2]
+told = json.loads((project / "scenario.json").read_text()).get(verb, {})
+earlier = [json.loads(line)["verb"] for line in (project / "calls.jsonl").read_text().splitlines()]
+secrets = [name for name in os.environ if name.startswith("AIRFLOW__")]
+with (project / "calls.jsonl").open("a") as file:
+    file.write(json.dumps({"verb": verb, "arguments": sys.argv[3:], "pid": os.getpid(), "secrets": secrets}) + "\\n")
+
+def stop(*_):
+    time.sleep(told.get("checkpoint", 0))
+    print("checkpoint saved", file=sys.stderr, flush=True)
+    (project / f"{verb}.stopped").touch()
+    sys.exit(143)
+
+signal.signal(signal.SIGTERM, stop)
+print("a line that is no result")
+time.sleep(told.get("seconds", 0))
+code = dict(enumerate(told.get("exit_codes", []))).get(earlier.count(verb), 0)
+if code:
+    print(f"error: {verb} was told to fail", file=sys.stderr)
+    sys.exit(code)
+result = {"open": {"no_change": False}, "train": {"no_change": False}}.get(verb, {})
+if verb == "publish":
+    result = {"verdict": "PROMOTE", "approvals": 0, "model_version": "1", "mlflow_run_id": "ab12", "report": "r.html"}
+result |= told.get("result", {})
+if verb == "open" and result["no_change"]:
+    run = sys.argv[4]
+    folder = pathlib.Path(os.environ["CXR_HOME"], "runs", run)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "result.json").write_text(json.dumps({"run": run, "verdict": "NO_CHANGE"}))
+print(told.get("last_line") or json.dumps(result))
+print("a warning after the result", file=sys.stderr)
+"""
+
+
+def make_project(folder: Path) -> Path:
+    """Make a project with the DAGs as they are, in which the command is the stand-in."""
+    for name in ("cxr_ops", "dags"):
+        shutil.copytree(PROJECT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("params.yaml", "dvc.yaml"):
+        shutil.copy(PROJECT / name, folder / name)
+    (folder / "cxr_ops" / "__main__.py").write_text(STAND_IN, encoding="utf-8")
+    script(folder, {})
+    return folder
+
+
+def script(project: Path, scenario: dict[str, Any]) -> None:
+    """Tell the stand-in what to answer, by verb: `exit_codes` by attempt, `result`, `last_line`, `seconds`."""
+    (project / "scenario.json").write_text(json.dumps(scenario), encoding="utf-8")
+    (project / "calls.jsonl").write_text("", encoding="utf-8")
+
+
+def calls(project: Path) -> list[dict[str, Any]]:
+    """How the stand-in was called since its script was written."""
+    return [json.loads(line) for line in (project / "calls.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended: its id and state, the states and results of its tasks, its events, and the stand-in's calls."""
+
+    run_id: str
+    state: str
+    states: dict[str, str]
+    results: dict[str, Any]
+    asset_events: list[dict[str, Any]]
+    calls: list[dict[str, Any]]
+
+    def called(self, verb: str) -> list[list[str]]:
+        """The arguments of each call of a verb."""
+        return [call["arguments"] for call in self.calls if call["verb"] == verb]
+
+    @property
+    def skipped(self) -> set[str]:
+        return {task for task, state in self.states.items() if state == "skipped"}
+
+
+class Runs:
+    """Runs DAGs, one after the other, in a process that is set up for one project."""
+
+    def __init__(self, root: Path, **environ: str) -> None:
+        self.project = make_project(root / "project")
+        self.home = root / "home"
+        self.home.mkdir()
+        environment = {
+            "CXR_PROJECT": str(self.project),
+            "CXR_HOME": str(self.home),
+            "AIRFLOW_HOME": str(root / "airflow"),
+            "AIRFLOW__CORE__DAGS_FOLDER": str(self.project / "dags"),
+            "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+            "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS": ",".join(f"{user}:op" for user in USERS),
+            "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(root / "passwords.json"),
+            "AIRFLOW__API_AUTH__JWT_SECRET": "a secret of the tests, which is longer than sixty-four bytes " * 2,
+            "AIRFLOW__USAGE_DATA_COLLECTION__ENABLED": "False",
+            **environ,
+        }
+        (root / "passwords.json").write_text(json.dumps(USERS), encoding="utf-8")
+        self._pool = ProcessPoolExecutor(
+            1, mp_context=get_context("spawn"), initializer=_set_up, initargs=(environment,)
+        )
+
+    def run(
+        self,
+        dag_id: str = "cxr_retrain",
+        conf: dict[str, Any] | None = None,
+        *,
+        run_type: str = "manual",
+        all_admins: bool = False,
+        answer: tuple[str, str] | None = None,
+        **scenario: Any,
+    ) -> Outcome:
+        """Run a DAG to its end; `answer` is who answers the question for an approval, and how."""
+        script(self.project, scenario)
+        told = self._pool.submit(_run, dag_id, conf or {}, run_type, all_admins, answer).result(timeout=240)
+        return Outcome(**told, calls=calls(self.project))
+
+    def call(self, function: str, *arguments: Any) -> Any:
+        """Call a function of the DAGs' modules, named as `module.function`.
+
+        Returns:
+            What it returns, or the name of the class and the message of what it raises.
+        """
+        return self._pool.submit(_call, function, arguments).result(timeout=120)
+
+    def describe(self, **environ: str) -> tuple[dict[str, Any], list[str]]:
+        """What the DAGs declare, by id, when their files are read in an environment; and why files cannot be read."""
+        return self._pool.submit(_describe, environ).result(timeout=120)
+
+    def close(self) -> None:
+        self._pool.shutdown()
+
+
+def _set_up(environment: dict[str, str]) -> None:
+    os.environ.update(environment)
+    sys.path[:0] = [environment["CXR_PROJECT"], environment["AIRFLOW__CORE__DAGS_FOLDER"]]
+    from airflow.utils import db
+
+    db.initdb()
+
+
+def _dags() -> dict[str, Any]:
+    from airflow.dag_processing.dagbag import DagBag
+
+    bag = DagBag()
+    assert not bag.import_errors, bag.import_errors
+    return dict(bag.dags)
+
+
+def _call(function: str, arguments: tuple[Any, ...]) -> Any:
+    module, _, name = function.rpartition(".")
+    try:
+        return getattr(import_module(module), name)(*arguments)
+    except Exception as error:  # noqa: BLE001 - the caller has no Airflow to make it of
+        return type(error).__name__, str(error)
+
+
+def _describe(environ: dict[str, str]) -> tuple[dict[str, Any], list[str]]:
+    from unittest.mock import patch
+
+    from airflow.dag_processing.dagbag import DagBag
+    from airflow.serialization.serialized_objects import DagSerialization
+
+    for module in ("cxr_launch", "cxr_docker"):
+        sys.modules.pop(module, None)
+    with patch.dict(os.environ, environ):
+        bag = DagBag()
+        told = {
+            dag_id: {**_facts(dag), "as_shown": str(DagSerialization.to_dict(dag))} for dag_id, dag in bag.dags.items()
+        }
+    return told, list(bag.import_errors.values())
+
+
+def _facts(dag: Any) -> dict[str, Any]:
+    timetable, condition = dag.timetable, getattr(dag.timetable, "asset_condition", None)
+    return {
+        "doc": dag.doc_md,
+        "tags": sorted(dag.tags),
+        "catchup": dag.catchup,
+        "max_active_runs": dag.max_active_runs,
+        "params": {name: dict(dag.params.get_param(name).schema) for name in dag.params},
+        "cron": timetable.timetable.expression if hasattr(timetable, "timetable") else None,
+        "waits_for": [asset.uri for asset in condition.objects] if condition else [],
+        "tasks": {task.task_id: _task_facts(task) for task in dag.tasks},
+    }
+
+
+def _task_facts(task: Any) -> dict[str, Any]:
+    limits = (getattr(task, name, None) for name in ("execution_timeout", "response_timeout"))
+    return {
+        "owner": task.owner,
+        "retries": task.retries,
+        "pool": task.pool,
+        "updates": [asset.uri for asset in task.outlets],
+        "limits": [limit.total_seconds() for limit in limits if limit],
+        "default_answer": getattr(task, "defaults", None),
+        "user": getattr(task, "user", None),
+        "mounts": [(mount["Source"], mount["Target"], mount["ReadOnly"]) for mount in getattr(task, "mounts", [])],
+        "temporary_mount": getattr(task, "mount_tmp_dir", False),
+        "gpus": [dict(request) for request in getattr(task, "device_requests", None) or []],
+        "environment": getattr(task, "environment", {}),
+        "private": getattr(task, "_private_environment", {}),
+    }
+
+
+def _run(
+    dag_id: str, conf: dict[str, Any], run_type: str, all_admins: bool, answer: tuple[str, str] | None
+) -> dict[str, Any]:
+    from datetime import timedelta
+
+    from airflow.models.asset import AssetEvent
+    from airflow.models.dagrun import DagRun
+    from airflow.models.xcom import XComModel
+    from airflow.utils.session import create_session
+    from sqlalchemy import event
+
+    os.environ["AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS"] = str(all_admins)
+    dag = _dags()[dag_id]
+    for task in dag.tasks:
+        task.retry_delay = timedelta(0)
+    if answer:
+        threading.Thread(target=_answer, args=(dag_id, *answer), daemon=True).start()
+
+    def set_type(_mapper: Any, _connection: Any, run: Any) -> None:
+        run.run_type = run_type
+
+    event.listen(DagRun, "before_insert", set_type)  # `dag.test` makes manual runs only
+    try:
+        run = dag.test(logical_date=None, run_conf=conf)
+    finally:
+        event.remove(DagRun, "before_insert", set_type)
+    with create_session() as session:
+        run = session.get(DagRun, run.id)
+        results = session.query(XComModel).filter_by(run_id=run.run_id, key="return_value")
+        return {
+            "run_id": run.run_id,
+            "state": str(run.state),
+            "states": {task.task_id: str(task.state) for task in run.get_task_instances(session=session)},
+            "asset_events": [
+                {"uri": event.uri, "extra": event.extra}
+                for event in session.query(AssetEvent).filter_by(source_run_id=run.run_id)
+            ],
+            "results": {row.task_id: XComModel.deserialize_value(row) for row in results},
+        }
+
+
+def _answer(dag_id: str, user: str, option: str) -> None:
+    """Answer the question for an approval as a person does: log in, look for it, choose."""
+    from airflow.api_fastapi.app import create_app
+    from fastapi.testclient import TestClient
+
+    client = TestClient(create_app(apps="core"), base_url="http://localhost")
+    login = client.post("/auth/token", json={"username": user, "password": USERS[user]})
+    client.headers["Authorization"] = f"Bearer {login.json()['access_token']}"
+    question = None
+    while question is None:
+        time.sleep(0.2)
+        waiting = client.get(f"/api/v2/dags/{dag_id}/dagRuns/~/hitlDetails?response_received=false").json()
+        question = next((detail for detail in waiting["hitl_details"]), None)
+    task = question["task_instance"]
+    path = f"/api/v2/dags/{dag_id}/dagRuns/{task['dag_run_id']}/taskInstances/{task['task_id']}/-1/hitlDetails"
+    client.patch(path, json={"chosen_options": [option], "params_input": {}}).raise_for_status()
+
+
+def check_params(dag_id: str, conf: dict[str, Any]) -> None:
+    """Check a run's params as Airflow does when it is triggered."""
+    params = _dags()[dag_id].params
+    params.update(conf)
+    params.validate()

@@ -1,0 +1,79 @@
+"""lineage: from any identifier of a run to all the others."""
+
+from __future__ import annotations
+
+import pytest
+from finished import AIRFLOW, RUN
+
+from cxr_ops.contract import MODEL_NAME
+from cxr_ops.edges.home import Home
+from cxr_ops.edges.ledger import Decision, Ledger
+from cxr_ops.edges.lineage import trace
+from cxr_ops.errors import DataError
+
+FIRST, SECOND = RUN["first"], RUN["second"]
+
+
+def test_every_identifier_leads_to_every_other(champion: Home) -> None:
+    """Airflow run, MLflow run, DVC revision, version, package, report and ledger entries all give the same lineage."""
+    ledger = Ledger(champion.ledger)
+    entry, promotion = ledger.decision(FIRST), ledger.champion()
+    body = entry.decision
+    found = trace(champion, FIRST)
+    assert (found.run, found.airflow_run_id, found.mlflow_run_id) == (FIRST, AIRFLOW["first"], body.mlflow_run_id)
+    assert (found.model_version, found.package) == (f"{MODEL_NAME}/1", body.package)
+    assert (found.run_commit, found.data_revision, found.code_commit) == (body.run_commit, "d" * 40, "c" * 40)
+    assert (found.report, found.verdict) == (body.report, "PROMOTE")
+    assert (found.decision, found.promotion, found.champion) == (entry.digest(), promotion.digest(), True)
+    assert found.report_page == str(champion.reports / f"{FIRST}.html")
+    for identifier in (
+        AIRFLOW["first"],
+        body.mlflow_run_id,
+        body.run_commit,
+        body.run_commit[:7],
+        f"{MODEL_NAME}/1",
+        body.package,
+        f"  {body.package[:12]}\n",
+        entry.digest(),
+        promotion.digest()[:20],
+    ):
+        assert trace(champion, identifier) == found
+
+
+def test_other_run_is_not_the_champion(champion: Home) -> None:
+    """A run that was decided on and not promoted says so."""
+    found = trace(champion, f"{MODEL_NAME}/2")
+    assert (found.run, found.champion, found.promotion) == (SECOND, False, None)
+
+
+def test_identifier_of_several_runs_gives_the_promoted_one_and_names_the_others(champion: Home) -> None:
+    """A data revision or report that two runs share leads to the promoted run, and to the other by name."""
+    for shared in ("d" * 40, Ledger(champion.ledger).decision(FIRST).decision.report):
+        found = trace(champion, shared)
+        assert (found.run, found.also) == (FIRST, [SECOND])
+
+
+def test_beginning_of_several_digests_is_asked_for_more(published: Home) -> None:
+    """A beginning that fits two different digests names both instead of taking one."""
+    ledger = Ledger(published.ledger)
+    body = ledger.decision(FIRST).decision.model_dump()
+    for run, commit in (("x", "abcdef01" + "0" * 32), ("y", "abcdef02" + "0" * 32)):
+        ledger.append("decision", Decision(**{**body, "run": run, "run_commit": commit}))
+    assert trace(published, "abcdef01").run == "x"
+    with pytest.raises(DataError, match=r"beginning of several: abcdef01.*abcdef02.*"):
+        trace(published, "abcdef0")
+
+
+@pytest.mark.parametrize("identifier", ["nobody-knows-this", "", "d" * 6, f"{MODEL_NAME}/99", RUN["third"]])
+def test_unknown_identifier_is_said_so(published: Home, identifier: str) -> None:
+    """What belongs to no published run, or is too short to tell, is a DataError with a next step."""
+    with pytest.raises(DataError, match="no published run") as caught:
+        trace(published, identifier)
+    assert "ledger show" in str(caught.value)
+
+
+def test_lineage_reads_as_text(champion: Home) -> None:
+    """For people it is a line an identifier."""
+    lines = str(trace(champion, FIRST)).splitlines()
+    assert lines[0].split() == ["run", FIRST]
+    assert f"{MODEL_NAME}/1, the champion" in "\n".join(lines)

@@ -1,0 +1,314 @@
+"""What MLflow holds of a run, and what is believed of what it hands back."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import pandas as pd
+import pytest
+from finished import Case, make_home, png
+from mlflow import MlflowClient
+
+from cxr_ops.contract import MODEL_NAME, PACKAGE_FILES
+from cxr_ops.edges import registry
+from cxr_ops.edges.home import Home
+from cxr_ops.edges.ledger import Ledger
+from cxr_ops.errors import StorageError
+from cxr_ops.labels import FINDINGS
+from cxr_ops.model import package, scoring
+from cxr_ops.records import Champion
+
+FIRST = Case(name="first").run
+SECOND = Case(name="second").run
+
+
+@pytest.fixture
+def client(installation: Home) -> MlflowClient:
+    return MlflowClient(installation.mlflow_uri, installation.mlflow_uri)
+
+
+def run_of(home: Home, client: MlflowClient, name: str) -> mlflow.entities.Run:
+    return client.get_run(Ledger(home.ledger).decision(name).decision.mlflow_run_id)
+
+
+def artifacts(client: MlflowClient, version: str) -> Path:
+    """Where the local artifact store keeps a version's package."""
+    return Path(client.get_model_version_download_uri(MODEL_NAME, version)) / "artifacts" / "package"
+
+
+def replace(path: Path, data: bytes) -> None:
+    """Put another file in the place of one that may be a link to a shared one."""
+    path.unlink()
+    path.write_bytes(data)
+
+
+def test_run_holds_what_is_needed_to_find_everything_again(published: Home, client: MlflowClient) -> None:
+    """Params, metrics with bounds, curves, data sets, digests, artifacts and a note are in the MLflow run."""
+    run = run_of(published, client, FIRST)
+    decision = Ledger(published.ledger).decision(FIRST)
+    assert run.data.params["train.epochs"] == "9"
+    assert run.data.params["split.salt"] == "cxr-ops-1"
+    assert [run.data.metrics[f"{name}/Mass"] for name in ("auc", "auc_low", "auc_high")] == [0.8, 0.76, 0.84]
+    assert "auc/macro" in run.data.metrics
+    assert "auc/Hernia" not in run.data.metrics  # undefined is left out, not 0
+    assert [(m.step, m.value) for m in client.get_metric_history(run.info.run_id, "train_loss")] == [
+        (1, 0.5),
+        (2, 0.25),
+    ]
+    assert [(m.step, m.value) for m in client.get_metric_history(run.info.run_id, "validation_auc")] == [(2, 0.75)]
+    data = {entry.dataset.name: entry for entry in run.inputs.dataset_inputs}
+    assert data.keys() == {"batch-1", "test"}
+    assert json.loads(data["test"].dataset.source)["digest"] == decision.decision.test_digest
+    assert data["test"].dataset.digest == decision.decision.test_digest[:36]
+    tags = run.data.tags
+    for key, value in {
+        "cxr.run": FIRST,
+        "cxr.airflow_run_id": "manual__2026-03-01T04:05:06+00:00",
+        "cxr.run_commit": decision.decision.run_commit,
+        "cxr.data_revision": "d" * 40,
+        "mlflow.source.git.commit": "c" * 40,
+        "cxr.decision": decision.digest(),
+        "cxr.report": decision.decision.report,
+    }.items():
+        assert tags[key] == value
+    assert "Every finding is above its floor." in tags["mlflow.note.content"]
+    names = {
+        file.path
+        for folder in ("", "report", "gate", "explain")
+        for file in client.list_artifacts(run.info.run_id, folder)
+    }
+    assert names >= {"inputs.json", "params.yaml", "gate/verdict.json", "report/report.html", "report/published.html"}
+    assert "explain/case-1.png" in names
+    assert run.info.status == "FINISHED"
+
+
+def test_version_is_served_as_it_was_scored_without_a_pickle(champion: Home, client: MlflowClient, monkeypatch) -> None:
+    """The champion loads by its alias with unpickling forbidden, holds no pickle, and says what its package says."""
+    monkeypatch.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
+    stored = artifacts(client, "1").parents[1]
+    names = {path.name for path in stored.rglob("*") if path.is_file()}
+    assert names >= {"weights.safetensors", "serving.py", "input_example.json", "MLmodel"}
+    assert not [name for name in names if name.endswith((".pkl", ".pickle", ".pt", ".pth", ".bin", ".joblib"))]
+
+    model = mlflow.pyfunc.load_model(f"models:/{MODEL_NAME}@champion")
+    assert model.metadata.signature.inputs.input_names() == ["image"]
+    assert tuple(model.metadata.signature.outputs.input_names()) == FINDINGS
+    assert {column.type.name for column in model.metadata.signature.outputs} == {"double"}
+
+    rng = np.random.default_rng(0)
+    pictures = [rng.integers(0, 256, shape, dtype=np.uint8) for shape in ((64, 64), (40, 90), (32, 32))]
+    served = model.predict(pd.DataFrame({"image": [png(picture) for picture in pictures]}))
+    assert tuple(served.columns) == FINDINGS
+    np.testing.assert_allclose(served, scoring.score(package.load(artifacts(client, "1")), pictures), atol=1e-6)
+
+
+def test_run_that_is_logged_again_is_the_same_run(published: Home, client: MlflowClient) -> None:
+    """Logging the same run twice keeps its id and doubles no metric, data set or artifact."""
+    content = registry.RunContent(
+        run="again",
+        tags={"k": "v"},
+        params={"p": "1"},
+        metrics={"auc/Mass": 0.5},
+        history=[(step, {"loss": 1 / step}) for step in range(1, 150)],
+        datasets=[registry.Dataset(name="d", digest="e" * 64, source="s", context="test", profile={})],
+        artifacts=[("gate", published.workspace(FIRST) / "gate" / "verdict.json")],
+    )
+    first = registry.log_run(published, content)
+    assert registry.log_run(published, content) == first
+    run = client.get_run(first)
+    assert len(client.get_metric_history(first, "loss")) == 149
+    assert len(client.get_metric_history(first, "auc/Mass")) == 1
+    assert len(run.inputs.dataset_inputs) == 1
+    assert [file.path for file in client.list_artifacts(first, "gate")] == ["gate/verdict.json"]
+
+
+def test_package_is_registered_once(published: Home, client: MlflowClient, packages: dict[str, Path]) -> None:
+    """The same bytes are the same version, whichever run brings them; without their bytes a version does not count."""
+    run_id = run_of(published, client, SECOND).info.run_id
+    assert registry.register(published, packages["a"], run_id, {}) == "1"
+    assert registry.register(published, packages["b"], run_id, {}) == "2"
+    (artifacts(client, "1") / "weights.safetensors").unlink()
+    assert registry.register(published, packages["a"], run_id, {}) == "3"
+    assert registry.register(published, packages["a"], run_id, {}) == "3"
+
+
+def test_no_promotion_means_no_champion(published: Home, tmp_path: Path) -> None:
+    """Before the first release there is a champion.json that names nobody, and no package."""
+    assert registry.fetch_champion(published, tmp_path / "champion") == Champion()
+    assert Champion.read(tmp_path / "champion" / "champion.json") == Champion()
+    assert [path.name for path in (tmp_path / "champion").iterdir()] == ["champion.json"]
+
+
+def test_installation_without_anything_has_no_champion_and_no_database(tmp_path: Path) -> None:
+    """Asking a fresh installation for its champion answers without making an MLflow store."""
+    home = make_home(tmp_path)
+    assert registry.fetch_champion(home, tmp_path / "champion") == Champion()
+    assert registry.reconcile(home) is False
+    assert not (home.root / "mlflow").exists()
+
+
+def test_champion_is_fetched_with_the_bytes_that_were_judged(champion: Home, tmp_path: Path) -> None:
+    """The package comes back with the digest on the ledger, over whatever stood in the folder."""
+    (tmp_path / "champion" / "package").mkdir(parents=True)
+    (tmp_path / "champion" / "package" / "old").touch()
+    found = registry.fetch_champion(champion, tmp_path / "champion")
+    entry = Ledger(champion.ledger).champion()
+    assert (found.version, found.entry, found.package) == ("1", entry.digest(), entry.promotion.package)
+    assert package.load(tmp_path / "champion" / "package", found.package).digest == found.package
+    assert Champion.read(tmp_path / "champion" / "champion.json") == found
+
+
+@pytest.mark.parametrize("name", PACKAGE_FILES)
+def test_altered_champion_is_not_handed_out(champion: Home, client: MlflowClient, tmp_path: Path, name: str) -> None:
+    """One changed byte in any file of the registered package is a StorageError, and nothing is left to use."""
+    path = artifacts(client, "1") / name
+    data = path.read_bytes()
+    replace(path, data[:-1] + bytes([data[-1] ^ 1]))
+    with pytest.raises(StorageError, match="digest is not the one on record"):
+        registry.fetch_champion(champion, tmp_path / "champion")
+    assert not (tmp_path / "champion" / "package").exists()
+
+
+def test_lost_champion_is_not_the_same_as_none(champion: Home, client: MlflowClient, tmp_path: Path) -> None:
+    """A version whose files or whose entry are gone is a StorageError that says so, never 'no champion'."""
+    shutil.rmtree(artifacts(client, "1"))
+    with pytest.raises(StorageError, match=f"{MODEL_NAME}/1 is not in the registry, or its files"):
+        registry.fetch_champion(champion, tmp_path / "champion")
+    client.delete_model_version(MODEL_NAME, "1")
+    with pytest.raises(StorageError, match=f"{MODEL_NAME}/1 is not in the registry"):
+        registry.fetch_champion(champion, tmp_path / "champion")
+    with pytest.raises(StorageError, match="is the champion, and is not in the registry"):
+        registry.reconcile(champion)
+
+
+def test_lost_ledger_is_not_the_same_as_a_new_one(champion: Home, tmp_path: Path) -> None:
+    """With the ledger gone, a registry that knows of a promotion stops the run instead of starting a first release."""
+    shutil.rmtree(champion.ledger)
+    for ask in (lambda: registry.fetch_champion(champion, tmp_path / "champion"), lambda: registry.reconcile(champion)):
+        with pytest.raises(StorageError, match="was promoted, and the ledger does not know"):
+            ask()
+
+
+@pytest.mark.parametrize("damage", ["deleted", "moved"])
+def test_alias_follows_the_ledger(champion: Home, client: MlflowClient, damage: str) -> None:
+    """An alias `champion` that was deleted or moved by hand is put back, once."""
+    if damage == "deleted":
+        client.delete_registered_model_alias(MODEL_NAME, "champion")
+    else:
+        client.set_registered_model_alias(MODEL_NAME, "champion", "2")
+    assert registry.reconcile(champion) is True
+    assert int(client.get_model_version_by_alias(MODEL_NAME, "champion").version) == 1
+    assert registry.reconcile(champion) is False
+
+
+def test_alias_without_a_promotion_is_taken_away(published: Home, client: MlflowClient) -> None:
+    """A `champion` that somebody made by hand in MLflow is no champion; the challenger is the last decided on."""
+    client.set_registered_model_alias(MODEL_NAME, "champion", "2")
+    assert registry.reconcile(published) is True
+    aliases = {alias: str(version) for alias, version in client.get_registered_model(MODEL_NAME).aliases.items()}
+    assert aliases == {"challenger": "2"}
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+def test_server_that_is_down_is_said_so_soon(tmp_path: Path) -> None:
+    """An MLflow server that does not answer is a StorageError within 30 seconds, without the password in it."""
+    home = make_home(tmp_path, mlflow_uri=f"http://somebody:secret-word@127.0.0.1:{free_port()}")
+    started = time.monotonic()
+    with pytest.raises(StorageError, match="MLflow or its artifact store failed") as caught:
+        registry.log_run(home, registry.RunContent(run="r", tags={}, params={}, metrics={}))
+    assert time.monotonic() - started < 30
+    assert "start the server" in str(caught.value)
+    assert "secret-word" not in str(caught.value)
+
+
+def through(home: Home, packages: dict[str, Path], tmp_path: Path) -> Path:
+    """Log, register and fetch with an installation's stores; returns the folder with the package that came back."""
+    note = tmp_path / "note.txt"
+    note.write_text("kept")
+    run_id = registry.log_run(
+        home, registry.RunContent(run="r", tags={}, params={}, metrics={}, artifacts=[("", note)])
+    )
+    version = registry.register(home, packages["a"], run_id, {})
+    assert registry.register(home, packages["a"], run_id, {}) == version
+    kept = mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path="note.txt", dst_path=str(tmp_path / "kept"))
+    assert Path(kept).read_text() == "kept"
+    registry.fetch_package(home, version, package.digest(packages["a"]), tmp_path / "back")
+    assert package.digest(tmp_path / "back") == package.digest(packages["a"])
+    return tmp_path / "back"
+
+
+def test_artifacts_stand_on_s3(s3_server, packages: dict[str, Path], tmp_path: Path, monkeypatch) -> None:
+    """With artifacts on a real S3 server the package goes there and comes back; altered or lost there, it does not."""
+    for key, value in s3_server.environ.items():
+        monkeypatch.setenv(key, value)
+    monkeypatch.setenv("MLFLOW_S3_ENDPOINT_URL", "http://not-ours")  # put back after the test
+    s3 = s3_server.client()
+    s3.create_bucket(Bucket="cxr-mlflow")
+    home = make_home(tmp_path, mlflow_artifacts="s3://cxr-mlflow/artifacts", s3_endpoint=s3_server.endpoint)
+    through(home, packages, tmp_path)
+    objects = s3.list_objects_v2(Bucket="cxr-mlflow")["Contents"]
+    [weights] = [item["Key"] for item in objects if item["Key"].endswith("weights.safetensors")]
+    assert not (home.root / "mlflow" / "artifacts").exists()
+    body = s3.get_object(Bucket="cxr-mlflow", Key=weights)["Body"].read()
+    s3.put_object(Bucket="cxr-mlflow", Key=weights, Body=body[:-1] + bytes([body[-1] ^ 1]))
+    with pytest.raises(StorageError, match="digest is not the one on record"):
+        registry.fetch_package(home, "1", package.digest(packages["a"]), tmp_path / "altered")
+    s3.delete_object(Bucket="cxr-mlflow", Key=weights)
+    with pytest.raises(StorageError, match="its files are not in the artifact store"):
+        registry.fetch_package(home, "1", package.digest(packages["a"]), tmp_path / "altered")
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[str]:
+    """A real MLflow server with a database and artifacts of its own."""
+    port = free_port()
+    where = [
+        "--backend-store-uri",
+        f"sqlite:///{tmp_path}/server.db",
+        "--artifacts-destination",
+        str(tmp_path / "served"),
+    ]
+    with (tmp_path / "server.log").open("wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "mlflow", "server", "--port", str(port), "--workers", "1", *where],
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+    url = f"http://127.0.0.1:{port}"
+    try:
+        for _ in range(600):
+            assert process.poll() is None, (tmp_path / "server.log").read_text()
+            try:
+                urllib.request.urlopen(f"{url}/health", timeout=2)
+            except OSError:
+                time.sleep(0.1)
+            else:
+                break
+        yield url
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait(timeout=20)
+
+
+def test_server_keeps_what_a_local_database_would(server: str, packages: dict[str, Path], tmp_path: Path) -> None:
+    """With MLFLOW_TRACKING_URI at a real server, runs, versions and packages go through it."""
+    through(make_home(tmp_path, mlflow_uri=server), packages, tmp_path)
+    assert list((tmp_path / "served").rglob("weights.safetensors"))

@@ -1,0 +1,61 @@
+"""The store with its large objects on a real S3 server: one installation ingests, another opens with an empty cache."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from projects import make_batch, make_home, make_project
+from services import S3Server
+
+from cxr_ops.edges import store, supervisor
+from cxr_ops.errors import DataError, StorageError
+from cxr_ops.records import tree_digest
+from cxr_ops.stages import open as stage
+
+
+def test_data_travel_by_s3_and_are_checked(
+    tmp_path: Path, s3_server: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What one machine ingests, another opens and publishes; altered and lost objects and wrong keys are refused."""
+    for name, value in s3_server.environ.items():
+        monkeypatch.setenv(name, value)
+    client = s3_server.client()
+    client.create_bucket(Bucket="cxr-data")
+    project = make_project(tmp_path / "project")
+    settings = {"CXR_DVC_REMOTE": "s3://cxr-data/dvc", "CXR_S3_ENDPOINT": s3_server.endpoint}
+    batch = make_batch(tmp_path, "one")
+
+    first = make_home(tmp_path / "first", project, **settings)
+    store.add_batch(first, batch)
+    assert not (first.root / "dvc-remote").exists()
+
+    second = make_home(tmp_path / "second", project, **settings)
+    shutil.copytree(first.store, second.store)
+    stage.run(second, run="run-1")
+    assert tree_digest(second.workspace("run-1") / "dataset" / "one") == tree_digest(batch)
+    supervisor.supervise(second, "run-1", "validate")
+    store.commit_run(second, "run-1", "Publish")
+    assert store.run_pushed(second, "run-1")
+
+    third = make_home(tmp_path / "third", project, **settings)
+    shutil.copytree(first.store, third.store)
+    (shard,) = [
+        item["Key"]
+        for item in client.list_objects_v2(Bucket="cxr-data")["Contents"]
+        if client.get_object(Bucket="cxr-data", Key=item["Key"])["Body"].read().startswith(b"one pixels")
+    ]
+    original = client.get_object(Bucket="cxr-data", Key=shard)["Body"].read()
+    client.put_object(Bucket="cxr-data", Key=shard, Body=original[:-1] + b"?")
+    with pytest.raises(DataError, match="not what its digest says"):
+        stage.run(third, run="run-1")
+    client.delete_object(Bucket="cxr-data", Key=shard)
+    with pytest.raises(DataError, match="missing from the store"):
+        stage.run(third, run="run-1")
+
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
+    with pytest.raises(StorageError) as error:
+        stage.run(third, run="run-1")
+    assert "AWS_ACCESS_KEY_ID" in str(error.value.fix)
+    assert "wrong" not in str(error.value)

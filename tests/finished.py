@@ -1,0 +1,286 @@
+"""Runs whose deterministic stages have ended, made in a second or two: what `publish` and `promote` are tested on.
+
+Real: the network and its package (random weights, 32 px), the store, the workspace's DVC project, the MLflow database.
+Made up: the numbers of the evidence, and the stages' other outputs, which are small files.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cxr_ops import plan as plans
+from cxr_ops.contract import slug
+from cxr_ops.edges import git, store
+from cxr_ops.edges.dvc import command, environment
+from cxr_ops.edges.home import Home
+from cxr_ops.edges.ledger import Ledger, record_look
+from cxr_ops.labels import FINDINGS
+from cxr_ops.records import (
+    Batch,
+    Champion,
+    Code,
+    DataRevision,
+    Estimate,
+    Evaluation,
+    FindingEvidence,
+    Inputs,
+    Reason,
+    Support,
+    Undefined,
+    Verdict,
+    canonical_json,
+    sha256_bytes,
+    tree_digest,
+)
+
+# `restore` puts another database in the place of one that is in use: no connection may outlive a call.
+os.environ["MLFLOW_SQLALCHEMYSTORE_POOLCLASS"] = "NullPool"
+
+PROJECT = Path(__file__).resolve().parents[1]
+TEST_DIGEST = sha256_bytes(b"test set")
+AIRFLOW = {name: f"manual__2026-03-0{i}T04:05:06+00:00" for i, name in enumerate(("first", "second", "third"), 1)}
+RUN = {name: slug(run_id) for name, run_id in AIRFLOW.items()}
+REPORT = '<!DOCTYPE html><html lang="en"><body><!-- cxr:published -->\n<h1>Report & more</h1></body></html>\n'
+PIPELINE = """\
+stages:
+  gate:
+    cmd: "true"
+    deps: [inputs.json]
+    outs:
+      - train/package
+      - report/report.html
+      - evaluate/evaluation.json: {cache: false}
+      - gate/verdict.json: {cache: false}
+"""
+
+
+@dataclass(frozen=True)
+class Case:
+    """What a finished run is like; each test changes what it is about."""
+
+    name: str = "first"
+    package: str = "a"
+    verdict: str = "PROMOTE"
+    plan: str = "pccp.demo.yaml"
+    champion: Champion = field(default_factory=Champion)
+    dirty: bool = False
+    recorded_look: bool = True
+    with_ledger: bool = True
+    airflow_run_id: str | None = None
+    requested_by: str | None = "dr_ruiz"
+
+    @property
+    def run(self) -> str:
+        return RUN[self.name]
+
+
+@pytest.fixture(scope="session")
+def packages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Packages `a`, `b` and `c` of the real network with random weights; they differ in the head's bias."""
+    import torch
+
+    from cxr_ops.model import network, package
+
+    terms = package.contract(image_size=32, mean=0.5, std=0.25, training={"seed": 0})
+    torch.manual_seed(0)
+    state = network.build(terms).state_dict()
+    folder = tmp_path_factory.mktemp("packages")
+    for name, shift in (("a", 0.0), ("b", 0.1), ("c", 0.2)):
+        changed = {**state, "classifier.bias": state["classifier.bias"] + shift}
+        package.write(folder / name, state=changed, contract=terms, patients={package.patient_key("s", "1")})
+    return {name: folder / name for name in "abc"}
+
+
+def make_home(root: Path, **changes: Any) -> Home:
+    """An installation under a folder, with everything local."""
+    (root / "project").mkdir(parents=True, exist_ok=True)
+    environ = {"CXR_HOME": str(root / "home"), "CXR_PROJECT": str(root / "project")}
+    return replace(Home.find(environ), **changes)
+
+
+def finish(home: Home, packages: dict[str, Path], case: Case, *, tracked: bool = True) -> str:
+    """Make the workspace of a run whose stages have ended; returns the run's name.
+
+    Without `tracked` it is a folder of files only, no repository and no DVC project, which takes no time.
+    """
+    root = home.workspace(case.run)
+    shutil.rmtree(home.run(case.run), ignore_errors=True)
+    root.mkdir(parents=True)
+    state = Ledger(home.ledger).state()
+    for name in ("pccp.yaml", "pccp.demo.yaml", "params.yaml"):
+        shutil.copyfile(PROJECT / name, root / name)
+    plan = plans.load(root / case.plan)
+    (root / "dvc.yaml").write_text(PIPELINE)
+    write(
+        root / "dataset/batch-1/batch.json",
+        batch := Batch(name="batch-1", source="nih", images=9, patients=4, files={}),
+    )
+    inputs = Inputs(
+        code=Code(commit="c" * 40, dirty=case.dirty),
+        data=DataRevision(revision="d" * 40, batches={"batch-1": batch.digest()}),
+        champion=case.champion,
+        ledger=state if case.with_ledger else None,
+        plan=plans.identify(root, case.plan),
+    )
+    write(root / "inputs.json", inputs)
+    shutil.copytree(packages[case.package], root / "train/package", copy_function=_link_large)
+    digest = tree_digest(root / "train/package")
+    evaluation = make_evaluation(digest, case.champion.package)
+    write(root / "evaluate/evaluation.json", evaluation)
+    verdict = Verdict(
+        verdict=case.verdict,
+        evidence_says=case.verdict,
+        reasons=[Reason(code="FLOORS_MET", sentence="Every finding is above its floor.", numbers={"floor": 0.5})],
+        plan=inputs.plan,
+        approvals=plan.approvals,
+        clinical_use=plan.clinical_use,
+        challenger=digest,
+        champion=case.champion,
+        test_digest=TEST_DIGEST,
+        evaluation=evaluation.digest(),
+        inputs=inputs.digest(),
+    )
+    write(root / "gate/verdict.json", verdict)
+    write_text(root / "report/report.html", REPORT)
+    write_text(root / "train/history.csv", "epoch,train_loss,validation_auc\n1,0.5,\n2,0.25,0.75\n")
+    write_text(root / "validate/validation.html", "<p>valid</p>")
+    (root / "explain").mkdir()
+    (root / "explain/case-1.png").write_bytes(png(np.zeros((8, 8), np.uint8)))
+    if case.recorded_look:
+        record_look(home, digest, TEST_DIGEST, case.run)
+    opened = {
+        "airflow_run_id": case.airflow_run_id or AIRFLOW[case.name],
+        "recipe": sha256_bytes(case.package.encode()),
+        "requested_by": case.requested_by,
+    }
+    (home.run(case.run) / "run.json").write_bytes(canonical_json(opened))
+    if tracked:
+        _track(home, root, case.run)
+    return case.run
+
+
+def make_evaluation(challenger: str, champion: str | None) -> Evaluation:
+    """Evidence with one undefined finding."""
+    high = Estimate(value=0.8, se=0.02, low=0.76, high=0.84, level=0.95)
+    zero = Estimate(value=0.0, se=0.01, low=-0.02, high=0.02, level=0.95)
+    support = Support(positives=30, negatives=70, positive_patients=20, negative_patients=50)
+    rows = [
+        FindingEvidence(
+            finding=finding,
+            support=support,
+            challenger=Undefined(reason="no positive") if finding == "Hernia" else high,
+            champion=high if champion else None,
+            difference=zero if champion else None,
+        )
+        for finding in FINDINGS
+    ]
+    return Evaluation(
+        findings=rows,
+        macro_challenger=high,
+        macro_champion=high if champion else None,
+        macro_difference=zero if champion else None,
+        macro_over=[finding for finding in FINDINGS if finding != "Hernia"],
+        test_digest=TEST_DIGEST,
+        test_images=100,
+        test_patients=60,
+        challenger=challenger,
+        champion=champion,
+        problems=[],
+    )
+
+
+def png(pixels: np.ndarray) -> bytes:
+    """A PNG file."""
+    import cv2
+
+    return cv2.imencode(".png", pixels)[1].tobytes()
+
+
+def write(path: Path, record: Any) -> None:
+    record.write(path)
+
+
+def write_text(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
+def keep(home: Home, name: str) -> Path:
+    """Keep a copy of an installation, to return to."""
+    kept = home.root.with_name(name)
+    shutil.copytree(home.root, kept, symlinks=True, copy_function=_link_large)
+    return kept
+
+
+def restore(home: Home, kept: Path) -> Home:
+    """Return to a copy, in the same place: MLflow keeps absolute paths."""
+    shutil.rmtree(home.root)
+    shutil.copytree(kept, home.root, symlinks=True, copy_function=_link_large)
+    return home
+
+
+def _track(home: Home, root: Path, run: str) -> None:
+    """Make the workspace a DVC project on the run's branch, with a lock file, as `open` and the stages leave it."""
+    store.ensure_store(home)
+    git.git(home, root, "init", "--quiet", f"--initial-branch=runs/{run}")
+    git.git(home, root, "remote", "add", "origin", str(home.store))
+    (root / ".dvc").mkdir()
+    (root / ".dvc/config").touch()
+    write_text(root / ".gitignore", "/train\n/explain\n/validate\n/report\n/dataset\n")
+    subprocess.run(command("commit", "--quiet", "--force"), cwd=root, env=environment(home), check=True)
+    git.git(
+        home, root, "add", "--", "pccp.yaml", "pccp.demo.yaml", "params.yaml", "dvc.yaml", ".gitignore", ".dvc/config"
+    )
+    git.git(home, root, "commit", "--quiet", "-m", "Open")
+
+
+def _link_large(source: str, target: str) -> None:
+    """Weights are linked: whoever changes them must put another file in their place."""
+    if Path(source).stat().st_size > 1_000_000 and not source.endswith(".db"):
+        os.link(source, target)
+    else:
+        shutil.copy2(source, target)
+
+
+@pytest.fixture(scope="session")
+def installation(tmp_path_factory: pytest.TempPathFactory) -> Home:
+    """Where `published` and `champion` stand; tests ask for one of those."""
+    return make_home(tmp_path_factory.mktemp("installation"))
+
+
+@pytest.fixture(scope="session")
+def _published_copy(installation: Home, packages: dict[str, Path]) -> Path:
+    from cxr_ops.stages import publish
+
+    for name, package in (("first", "a"), ("second", "b")):
+        publish.run(installation, finish(installation, packages, Case(name=name, package=package)))
+    return keep(installation, "published")
+
+
+@pytest.fixture(scope="session")
+def _champion_copy(installation: Home, _published_copy: Path) -> Path:
+    from cxr_ops.stages import promote
+
+    restore(installation, _published_copy)
+    promote.run(installation, RUN["first"])
+    return keep(installation, "champion")
+
+
+@pytest.fixture
+def published(installation: Home, _published_copy: Path) -> Home:
+    """An installation with two published runs, `first` and `second`, both judged against no champion."""
+    return restore(installation, _published_copy)
+
+
+@pytest.fixture
+def champion(installation: Home, _champion_copy: Path) -> Home:
+    """The same after `first` was promoted."""
+    return restore(installation, _champion_copy)

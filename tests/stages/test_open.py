@@ -1,0 +1,311 @@
+"""Tests of cxr_ops.stages.open."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+from projects import Installation, commit_all, make_batch, make_home, make_project, run_git
+
+from cxr_ops.edges import dvc, store, supervisor
+from cxr_ops.edges.home import Home
+from cxr_ops.edges.ledger import Ledger, Promotion
+from cxr_ops.errors import BusyError, CxrError, DataError, SettingsError
+from cxr_ops.params import Params
+from cxr_ops.records import Champion, Inputs, Result, sha256_file, tree_digest
+from cxr_ops.stages import open as stage
+
+RUN = "run-1"
+
+
+@pytest.fixture
+def empty(tmp_path: Path) -> Home:
+    """An installation without data."""
+    return make_home(tmp_path / "home", make_project(tmp_path / "project"))
+
+
+@pytest.fixture
+def home(installed: Installation) -> Home:
+    """An installation with one batch."""
+    return installed.home
+
+
+def crown(home: Home, recipe: str) -> None:
+    """Put a promotion on the ledger, as far as `open` needs one."""
+    Ledger(home.ledger).append(
+        "promotion",
+        Promotion(
+            run="earlier",
+            decision="d" * 64,
+            approvals=[],
+            package="p" * 64,
+            recipe=recipe,
+            model_version="1",
+            run_commit="c" * 40,
+            replaces=None,
+        ),
+    )
+
+
+def recipe(home: Home) -> dict:
+    """What a run that is opened now is made from."""
+    return stage.recipe_parts(home.project, stage.params_of(home.project, {}), store.data_revision(home), home.image)
+
+
+def test_run_gets_a_workspace_with_all_that_it_depends_on(home: Home, tmp_path: Path) -> None:
+    """After `open`, the workspace holds code, data, champion and inputs.json, and git has nothing left to say."""
+    result = stage.run(home, run=RUN, airflow_run_id="manual__1", requested_by="dr_lee")
+
+    workspace = home.workspace(RUN)
+    inputs = Inputs.read(workspace / "inputs.json")
+    data = store.data_revision(home)
+    assert inputs.data == data
+    assert (inputs.code.commit, inputs.code.dirty) == (run_git(home.project, "rev-parse", "HEAD"), False)
+    assert (inputs.champion, inputs.image, inputs.reference) == (Champion(), None, None)
+    assert inputs.ledger is not None
+    assert (inputs.ledger.entries, inputs.ledger.head, inputs.ledger.looks) == (0, None, 0)
+    assert inputs.plan.sha256 == sha256_file(home.project / "pccp.demo.yaml")
+    assert Champion.read(workspace / "champion" / "champion.json") == Champion()
+    assert json.loads((workspace / "image.json").read_text()) == {"image": None}
+    assert tree_digest(workspace / "dataset" / "one") == tree_digest(tmp_path / "one")
+    assert run_git(workspace, "status", "--porcelain") == ""
+    assert not result.no_change
+    assert result.inputs == inputs.digest()
+    opened = json.loads((home.run(RUN) / "run.json").read_text())
+    assert (opened["airflow_run_id"], opened["requested_by"], opened["recipe"]) == (
+        "manual__1",
+        "dr_lee",
+        result.recipe,
+    )
+    assert store.read_recipe(home, result.recipe) == opened["recipe_parts"]
+    assert all(isinstance(value, str | bool | None) for value in result.as_xcom().values())
+
+
+def test_same_state_gives_the_same_inputs(home: Home) -> None:
+    """Two runs opened on the same state have the same inputs.json, byte for byte, and the same recipe."""
+    first = stage.run(home, run=RUN)
+    second = stage.run(home, run="run-2", airflow_run_id="another")
+
+    assert (first.inputs, first.recipe) == (second.inputs, second.recipe)
+    assert (home.workspace(RUN) / "inputs.json").read_bytes() == (home.workspace("run-2") / "inputs.json").read_bytes()
+
+
+def test_opened_run_can_be_worked_on(home: Home) -> None:
+    """The supervisor runs a stage in what `open` made, without an environment of its own."""
+    stage.run(home, run=RUN)
+
+    assert supervisor.supervise(home, RUN, "validate")["ran"]
+
+    names = (home.workspace(RUN) / "validate" / "names.txt").read_text().splitlines()
+    assert "dataset/one/manifest.csv" in names
+
+
+def test_opening_again_starts_anew(home: Home, tmp_path: Path) -> None:
+    """A run that is opened again gets the data of now and none of the old outputs; while it runs, that is refused."""
+    stage.run(home, run=RUN)
+    supervisor.supervise(home, RUN, "validate")
+    store.add_batch(home, make_batch(tmp_path, "two"))
+
+    with supervisor.hold_workspace(home, RUN), pytest.raises(BusyError):
+        stage.run(home, run=RUN)
+    stage.run(home, run=RUN)
+
+    assert sorted(Inputs.read(home.workspace(RUN) / "inputs.json").data.batches) == ["one", "two"]
+    assert not (home.workspace(RUN) / "validate").exists()
+    assert (home.workspace(RUN) / "dataset" / "two" / "shard-00000.tar").is_file()
+
+
+def test_uncommitted_code_is_run_and_said_so(home: Home, capsys: pytest.CaptureFixture) -> None:
+    """A run of uncommitted code runs that code, is marked, and the person is told."""
+    (home.project / "new.py").write_text("new = 1\n")
+
+    result = stage.run(home, run=RUN)
+
+    assert result.code_dirty
+    assert Inputs.read(home.workspace(RUN) / "inputs.json").code.dirty
+    assert (home.workspace(RUN) / "new.py").is_file()
+    assert "uncommitted changes" in capsys.readouterr().err
+
+
+def test_missing_data_set_says_what_to_type(empty: Home) -> None:
+    """Without a data set, the error names the command that adds one."""
+    with pytest.raises(DataError, match="no data set has been ingested") as error:
+        stage.run(empty, run=RUN)
+
+    assert error.value.fix.startswith("cxr-ops ingest nih FOLDER --batch NAME")
+    assert not empty.run(RUN).exists()
+
+
+# ------------------------------------------------------------------------------------------------ settings
+
+
+def test_overrides_reach_the_workspace_and_no_further(home: Home) -> None:
+    """A setting for one run stands in its params.yaml, typed as it should be; the project's file is as it was."""
+    before = (home.project / "params.yaml").read_bytes()
+
+    stage.run(home, run=RUN, overrides={"train.epochs": "3", "train.learning_rate": 1e-4, "validate.min_images": 7})
+
+    written = yaml.safe_load((home.workspace(RUN) / "params.yaml").read_text())
+    params = Params.load(home.workspace(RUN) / "params.yaml")
+    assert (written["train"]["epochs"], written["train"]["learning_rate"]) == (3, 1e-4)
+    assert (params.train.epochs, params.validate_.min_images, params.train.batch_size) == (3, 7, 32)
+    assert (home.project / "params.yaml").read_bytes() == before
+    assert run_git(home.workspace(RUN), "show", "HEAD:params.yaml").startswith("# With settings of this run:")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        ({"train.epoch": 3}, "did you mean 'epochs'"),
+        ({"trian.epochs": 3}, "did you mean 'train'"),
+        ({"train.epochs": 0}, "train.epochs"),
+        ({"train.epochs": "many"}, "train.epochs"),
+        ({"train": {}}, "train is not a setting"),
+        ({"train.epochs.x": 1}, "is not a setting"),
+        ({"gate.plan": "nothing.yaml"}, "plan is missing"),
+    ],
+)
+def test_wrong_override_is_named_before_anything_is_made(home: Home, overrides: dict, words: str) -> None:
+    """An unknown key names the nearest known one, a value out of range its key; no run exists afterwards."""
+    with pytest.raises(SettingsError, match=words):
+        stage.run(home, run=RUN, overrides=overrides)
+
+    assert not (home.run(RUN) / "run.json").exists()
+
+
+def test_settings_of_a_checkout_are_edited_not_overridden(home: Home) -> None:
+    """Without a run of its own there is nothing to override."""
+    with pytest.raises(SettingsError, match="this checkout's settings are yours"):
+        stage.run(home, overrides={"train.epochs": 3})
+
+
+def test_section_that_is_missing_is_named(home: Home) -> None:
+    """params.yaml has one section a stage: DVC tracks them by name."""
+    path = home.project / "params.yaml"
+    path.write_text(path.read_text().replace("report:\n  title: Chest X-ray retraining\n", ""))
+
+    with pytest.raises(SettingsError, match="no section report"):
+        stage.run(home, run=RUN)
+
+
+# ------------------------------------------------------------------------------------------- no change, and why
+
+
+def test_the_champions_own_recipe_ends_the_run(home: Home) -> None:
+    """When nothing that training depends on has changed, the run ends NO_CHANGE, unless it is forced."""
+    first = stage.run(home, run=RUN)
+    crown(home, first.recipe)
+
+    again = stage.run(home, run="run-2", airflow_run_id="manual__2")
+
+    assert (again.no_change, again.recipe, again.inputs) == (True, first.recipe, None)
+    result = Result.read(home.run("run-2") / "result.json")
+    assert (result.verdict, result.airflow_run_id, result.champion.package) == ("NO_CHANGE", "manual__2", "p" * 64)
+    assert stage.plan(home).no_change
+    # The package of this made-up champion is not in any registry, so going on fails later, and for that reason.
+    with pytest.raises(CxrError, match=r"registry|MLflow"):
+        stage.run(home, run="run-3", force=True)
+
+
+def test_what_training_does_not_depend_on_is_no_change(home: Home) -> None:
+    """Another plan, other settings of the gate, and other code than training's leave the recipe as it is."""
+    before = recipe(home)
+    plan = home.project / "pccp.demo.yaml"
+    plan.write_text(plan.read_text() + "# another plan\n")
+    (home.project / "cxr_ops" / "stages" / "gate.py").write_text("# other code\n")
+    params = home.project / "params.yaml"
+    params.write_text(params.read_text().replace("level: 0.95", "level: 0.9"))
+
+    assert recipe(home) == before
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ("data", "batch two is new"),
+        ("params", "train.epochs was 9 and is now 3"),
+        ("code", "code that training depends on has changed: cxr_ops/stages/train.py"),
+        ("image", "the image was none and is now sha256:abc"),
+    ],
+)
+def test_dry_run_says_what_has_changed(home: Home, tmp_path: Path, change: str, why: str) -> None:
+    """Against the champion's recipe, each kind of change is told in a sentence, and nothing is made."""
+    crown(home, store.save_recipe(home, recipe(home)))
+    overrides = {}
+    if change == "data":
+        store.add_batch(home, make_batch(tmp_path, "two"))
+    elif change == "params":
+        overrides = {"train.epochs": 3}
+    elif change == "code":
+        path = home.project / "cxr_ops" / "stages" / "train.py"
+        path.write_text(path.read_text() + "# x\n")
+    else:
+        home = make_home(home.root, home.project, CXR_IMAGE="sha256:abc")
+    before = sorted(home.root.rglob("*"))
+
+    forecast = stage.plan(home, overrides)
+
+    assert (forecast.no_change, forecast.reasons) == (False, (why,))
+    assert sorted(home.root.rglob("*")) == before
+
+
+def test_dry_run_without_data_says_so(empty: Home) -> None:
+    """Without data, that is the reason."""
+    assert stage.plan(empty).reasons == ("no data set has been ingested yet",)
+
+
+def test_dry_run_without_a_champion_says_so(home: Home) -> None:
+    """Before the first release, that is the reason."""
+    assert "first release" in stage.plan(home).reasons[0]
+
+
+# ---------------------------------------------------------------------------------------------- the checkout
+
+
+def test_checkout_is_made_ready_for_dvc(home: Home) -> None:
+    """On a laptop, a person's own `dvc repro` works after `open`; looks are unrecorded, and git is not touched."""
+    head = run_git(home.project, "rev-parse", "HEAD")
+
+    result = stage.run(home)
+
+    inputs = Inputs.read(home.project / "inputs.json")
+    assert (inputs.ledger, result.run) == (None, None)
+    assert run_git(home.project, "rev-parse", "HEAD") == head
+    assert run_git(home.project, "diff", "--name-only", "HEAD") == ""
+    env = dvc.environment(home)
+    for name in ("DVC_GLOBAL_CONFIG_DIR", "DVC_SYSTEM_CONFIG_DIR"):
+        env.pop(name)
+    done = subprocess.run(
+        dvc.command("repro", "validate"), cwd=home.project, env=env, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    again = subprocess.run(dvc.command("repro", "validate"), cwd=home.project, env=env, capture_output=True, text=True)
+    assert "Running stage" not in again.stdout
+    assert list(home.dvc_cache.glob("runs/*/*"))
+
+
+def test_checkout_and_run_have_the_same_inputs_but_for_the_ledger(home: Home) -> None:
+    """A checkout and a run of the same state differ in whether looks are recorded, and in nothing else."""
+    stage.run(home, run=RUN)
+    stage.run(home)
+
+    ours = Inputs.read(home.project / "inputs.json")
+    theirs = Inputs.read(home.workspace(RUN) / "inputs.json")
+
+    assert theirs.model_copy(update={"ledger": None}) == ours
+
+
+def test_checkout_follows_the_data(home: Home, tmp_path: Path) -> None:
+    """Opening a checkout again brings new batches in and leaves those that are there."""
+    stage.run(home)
+    store.add_batch(home, make_batch(tmp_path, "two"))
+    commit_all(home.project, "With pointers and inputs, as a person may want to keep them")
+
+    result = stage.run(home)
+
+    assert (home.project / "dataset" / "two" / "shard-00000.tar").is_file()
+    assert (home.project / "dataset" / "one" / "shard-00000.tar").is_file()
+    assert not result.code_dirty

@@ -1,0 +1,239 @@
+"""publish: everything of a run on record, once, however often it was cut off."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import mlflow.tracking._model_registry.fluent
+import pytest
+from finished import AIRFLOW, REPORT, RUN, Case, finish
+from mlflow import MlflowClient
+
+from cxr_ops.contract import MODEL_NAME
+from cxr_ops.edges import git, registry, store
+from cxr_ops.edges.home import Home
+from cxr_ops.edges.ledger import Ledger
+from cxr_ops.errors import DataError, RefusedError
+from cxr_ops.records import Evaluation, Result, Verdict, sha256_bytes, sha256_file
+from cxr_ops.stages import publish
+
+FIRST = RUN["first"]
+
+
+def decisions(home: Home, run: str) -> list:
+    return [entry for entry in Ledger(home.ledger).entries() if entry.kind == "decision" and entry.body["run"] == run]
+
+
+def versions(home: Home, digest: str) -> list[str]:
+    found = MlflowClient(home.mlflow_uri, home.mlflow_uri).search_model_versions(f"name = '{MODEL_NAME}'")
+    return [str(version.version) for version in found if version.tags.get("cxr.package") == digest]
+
+
+def mlflow_runs(home: Home, run: str) -> list[str]:
+    client = MlflowClient(home.mlflow_uri, home.mlflow_uri)
+    experiment = client.get_experiment_by_name("cxr-ops").experiment_id
+    return [found.info.run_id for found in client.search_runs([experiment], f"tags.`cxr.run` = '{run}'")]
+
+
+def test_decision_binds_everything_by_digest(published: Home) -> None:
+    """The decision holds the digest of each file that it was decided on, and where each record of the run is."""
+    root = published.workspace(FIRST)
+    [entry] = decisions(published, FIRST)
+    body = entry.decision
+    assert (body.run, body.airflow_run_id, body.requested_by) == (FIRST, AIRFLOW["first"], "dr_ruiz")
+    assert (body.verdict, body.champion, body.model_version) == ("PROMOTE", None, "1")
+    for said, path in (
+        (body.evaluation, "evaluate/evaluation.json"),
+        (body.verdict_digest, "gate/verdict.json"),
+        (body.inputs, "inputs.json"),
+        (body.report, "report/report.html"),
+        (body.plan_sha256, "pccp.demo.yaml"),
+    ):
+        assert said == sha256_file(root / path)
+    assert mlflow_runs(published, FIRST) == [body.mlflow_run_id]
+    assert versions(published, body.package) == ["1"]
+    assert Ledger(published.ledger).looks_spent() == 2
+
+
+def test_run_commit_names_the_airflow_and_the_mlflow_run(published: Home) -> None:
+    """The run commit stands in the store with its outs pushed, and its trailers lead back to Airflow and MLflow."""
+    body = decisions(published, FIRST)[0].decision
+    assert store.run_pushed(published, FIRST, body.run_commit)
+    trailers = git.git(published, published.store, "show", "-s", "--format=%(trailers:only)", body.run_commit)
+    assert dict(line.split(": ", 1) for line in trailers.splitlines() if line) == {
+        "Run": FIRST,
+        "Airflow-Run": AIRFLOW["first"],
+        "MLflow-Run": body.mlflow_run_id,
+        "Model-Version": f"{MODEL_NAME}/1",
+        "Package": body.package,
+        "Report": body.report,
+    }
+
+
+def test_published_report_is_the_report_and_a_block_of_identifiers(published: Home) -> None:
+    """The page states every identifier, and without its block it is the report whose digest it states."""
+    page = (published.reports / f"{FIRST}.html").read_text()
+    [block] = re.findall(r'<section class="published".*?</section>', page, re.DOTALL)
+    assert page.replace(block, "") == REPORT
+    entry = decisions(published, FIRST)[0]
+    facts = html.unescape(block)
+    body = entry.decision
+    assert sha256_bytes(REPORT.encode()) == body.report
+    for fact in (
+        FIRST,
+        AIRFLOW["first"],
+        body.mlflow_run_id,
+        f"{MODEL_NAME}/1",
+        body.run_commit,
+        "d" * 40,
+        body.report,
+    ):
+        assert fact in facts
+    assert entry.digest() in facts
+    stored = mlflow.artifacts.download_artifacts(run_id=body.mlflow_run_id, artifact_path="report/published.html")
+    assert Path(stored).read_text() == page
+
+
+def test_facts_in_the_page_are_escaped(published: Home) -> None:
+    """A run id with markup in it is text on the page, not markup."""
+    entry = decisions(published, FIRST)[0]
+    entry = entry.model_copy(update={"body": {**entry.body, "airflow_run_id": "<script>alert(1)</script>"}})
+    page = publish.publish_page(REPORT, entry, None, [entry])
+    assert "<script>" not in page
+    assert "&lt;script&gt;" in page
+    assert publish.publish_page("<body><p>no mark</p></body>", entry, None, [entry]).startswith("<body><section")
+
+
+def test_result_says_where_everything_is(published: Home) -> None:
+    """result.json holds verdict, reasons and every identifier, and promotes nothing by itself."""
+    result = Result.read(published.run(FIRST) / "result.json")
+    entry = decisions(published, FIRST)[0]
+    assert (result.verdict, result.decision, result.promotion) == ("PROMOTE", entry.digest(), None)
+    assert result.reasons[0].sentence == "Every finding is above its floor."
+    assert result.run_commit == entry.decision.run_commit
+    assert Path(result.report).is_file()
+
+
+def test_second_publish_adds_nothing(published: Home) -> None:
+    """Publishing a published run again gives the same answer, no entry, no version, and mends what was lost."""
+    before = Ledger(published.ledger).state()
+    (published.reports / f"{FIRST}.html").unlink()
+    (published.run(FIRST) / "result.json").unlink()
+    answer = publish.run(published, FIRST)
+    assert publish.run(published, FIRST) == answer
+    assert json.loads(json.dumps(answer)) == answer
+    assert Ledger(published.ledger).state() == before
+    assert Path(answer["report"]).is_file()
+    assert versions(published, decisions(published, FIRST)[0].decision.package) == ["1"]
+    # The challenger stays the run that was decided on last.
+    alias = MlflowClient(published.mlflow_uri).get_model_version_by_alias(MODEL_NAME, "challenger")
+    assert str(alias.version) == "2"
+
+
+def cut_after(monkeypatch: pytest.MonkeyPatch, owner: object, name: str) -> None:
+    """Let a step do its work, and end the process's work right after it."""
+    real: Callable = getattr(owner, name)
+
+    def step(*arguments: object, **options: object) -> None:
+        real(*arguments, **options)
+        raise KeyboardInterrupt(name)
+
+    monkeypatch.setattr(owner, name, step)
+
+
+def cut_before(monkeypatch: pytest.MonkeyPatch, owner: object, name: str) -> None:
+    """End the process's work right before a step."""
+
+    def step(*arguments: object, **options: object) -> None:
+        raise KeyboardInterrupt(name)
+
+    monkeypatch.setattr(owner, name, step)
+
+
+def test_publish_that_is_cut_off_anywhere_converges(published: Home, packages: dict[str, Path]) -> None:
+    """Cut off between any two effects and started again, a run has one MLflow run, version, commit and decision."""
+    run = finish(published, packages, Case(name="third", package="c"))
+    fluent = mlflow.tracking._model_registry.fluent
+    for cut, owner, name in (
+        (cut_after, registry, "_run"),  # an MLflow run without content
+        (cut_after, registry, "log_run"),
+        (cut_before, fluent, "_register_model"),  # the model's files without a version
+        (cut_after, registry, "register"),
+        (cut_after, store, "commit_workspace"),  # a commit that was not pushed
+        (cut_after, store, "commit_run"),
+        (cut_after, publish, "_decide"),
+        (cut_after, registry, "reconcile"),
+        (cut_before, registry, "add_text"),
+        (cut_before, registry, "tag_run"),
+        (cut_after, publish, "finish"),
+    ):
+        with pytest.MonkeyPatch.context() as monkeypatch:
+            cut(monkeypatch, owner, name)
+            with pytest.raises(KeyboardInterrupt, match=name):
+                publish.run(published, run)
+    answer = publish.run(published, run)
+    [entry] = decisions(published, run)
+    assert [answer["mlflow_run_id"]] == mlflow_runs(published, run) == [entry.decision.mlflow_run_id]
+    assert [answer["model_version"]] == versions(published, entry.decision.package)
+    assert store.run_pushed(published, run, answer["run_commit"])
+    log = git.git(published, published.workspace(run), "log", "--format=%s")
+    assert log.splitlines() == [f"PROMOTE: {run}", "Open"]
+    client = MlflowClient(published.mlflow_uri)
+    tags = client.get_run(answer["mlflow_run_id"]).data.tags
+    assert (tags["cxr.run_commit"], tags["cxr.decision"]) == (answer["run_commit"], entry.digest())
+    assert client.get_run(answer["mlflow_run_id"]).info.status == "FINISHED"
+    assert Result.read(published.run(run) / "result.json").decision == entry.digest()
+
+
+def test_rejected_run_is_on_record_too(published: Home, packages: dict[str, Path]) -> None:
+    """A REJECT is published like any other verdict, and the same package keeps its version."""
+    run = finish(published, packages, Case(name="third", package="a", verdict="REJECT"))
+    answer = publish.run(published, run)
+    assert (answer["verdict"], answer["model_version"], answer["approvals"]) == ("REJECT", "1", 0)
+    assert decisions(published, run)[0].decision.verdict == "REJECT"
+    assert Ledger(published.ledger).champion() is None
+
+
+def test_outputs_that_changed_after_the_decision_are_refused(published: Home) -> None:
+    """Once decided on, another report, verdict or package of the same run is not published over the old one."""
+    (published.workspace(FIRST) / "report/report.html").write_text(REPORT.replace("more", "better"))
+    with pytest.raises(RefusedError, match=r"report/report\.html is not what the ledger's decision"):
+        publish.run(published, FIRST)
+
+
+@pytest.mark.parametrize("what", ["package", "evaluation", "verdict", "inputs", "missing"])
+def test_outputs_that_do_not_belong_together_are_refused(published: Home, packages: dict[str, Path], what: str) -> None:
+    """Files of different runs of the stages are a DataError that says which, and nothing is recorded."""
+    run = finish(published, packages, Case(name="third", package="c"), tracked=False)
+    root = published.workspace(run)
+    if what == "package":
+        shutil.rmtree(root / "train/package")
+        shutil.copytree(packages["a"], root / "train/package")
+    elif what == "evaluation":
+        path = root / "evaluate/evaluation.json"
+        Evaluation.read(path).model_copy(update={"test_images": 101}).write(path)
+    elif what == "verdict":
+        path = root / "gate/verdict.json"
+        Verdict.read(path).model_copy(update={"challenger": "0" * 64}).write(path)
+    elif what == "inputs":
+        path = root / "inputs.json"
+        path.write_text(path.read_text().replace("d" * 40, "e" * 40))
+    else:
+        (root / "report/report.html").unlink()
+    before = Ledger(published.ledger).state()
+    with pytest.raises(DataError) as caught:
+        publish.run(published, run)
+    assert caught.value.fix
+    assert Ledger(published.ledger).state() == before
+    assert mlflow_runs(published, run) == []
+
+
+def test_unknown_run_is_said_so(published: Home) -> None:
+    """A run that was never opened is a DataError that says what is missing and where."""
+    with pytest.raises(DataError, match="is missing"):
+        publish.run(published, "never-opened")

@@ -1,0 +1,198 @@
+"""`cxr-ops retrain` and the embedded Airflow: its scheduler, DAG processor and API server, really started."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from airflow_runs import calls, make_project, script
+from projects import make_batch, make_home
+
+from cxr_ops import contract
+from cxr_ops.edges import airflow, store
+from cxr_ops.edges.home import Home
+from cxr_ops.errors import SettingsError
+from cxr_ops.retrain import _Progress
+
+pytestmark = [pytest.mark.airflow, pytest.mark.timeout(600)]  # Airflow starts in a minute on a busy machine
+
+PROJECT = Path(__file__).resolve().parents[1]
+NOTHING_NEW = {"open": {"result": {"no_change": True}}}
+
+
+def make_installation(root: Path) -> Home:
+    """An installation with a data set of one batch, whose stages answer from a script."""
+    project = make_project(root / "project")
+    for name in ("expectations", "requirements"):
+        shutil.copytree(PROJECT / name, project / name)
+    home = make_home(root / "home", project)
+    store.add_batch(home, make_batch(root, "first"))
+    return home
+
+
+def start(home: Home, *arguments: str) -> subprocess.Popen[str]:
+    """Start the command in the background."""
+    return subprocess.Popen(
+        [sys.executable, "-c", "from cxr_ops.cli import main; main()", "retrain", *arguments],
+        env=os.environ | {"CXR_HOME": str(home.root), "CXR_PROJECT": str(home.project)},
+        cwd=home.root,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def until(true: Callable[[], object], seconds: float = 240) -> None:
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+
+
+def called(home: Home) -> list[str]:
+    return [call["verb"] for call in calls(home.project)]
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
+    return make_installation(tmp_path_factory.mktemp("shared"))
+
+
+@pytest.fixture(scope="module")
+def api(home: Home) -> Iterator[airflow.Api]:
+    """An Airflow that stays up between the tests, as `make ui` keeps one up."""
+    with airflow.running(home) as session:
+        yield session.ready()
+        parts = json.loads((home.airflow / "instance.json").read_text())["parts"]
+    assert not any(psutil.pid_exists(part["pid"]) for part in parts.values())
+
+
+def test_one_at_a_time(home: Home, api: airflow.Api) -> None:
+    """A second command is refused with the run, the address and the logs of the first, which ends undisturbed."""
+    script(home.project, {"open": {"seconds": 8, "result": {"no_change": True}}})
+    first = start(home)
+    until(lambda: called(home) == ["open"])
+    (run_id,) = api.unfinished_runs(contract.DAG_ID)
+    second = start(home)
+    _, said = second.communicate(timeout=60)
+    assert second.returncode == contract.EXIT_BUSY
+    assert run_id in said
+    assert api.url in said
+    assert str(airflow.log_folder(home)) in said
+    summary, said = first.communicate(timeout=120)
+    assert first.returncode == 0, said
+    assert contract.NO_CHANGE in summary
+    assert f"using the Airflow at {api.url}" in said
+
+
+def test_a_failure_is_told(home: Home, api: airflow.Api) -> None:
+    """When a stage fails, the command names it, quotes the end of its log, says what to do, and ends with 1."""
+    script(home.project, {"validate": {"exit_codes": [contract.EXIT_DATA]}})
+    command = start(home)
+    _, said = command.communicate(timeout=240)
+    assert command.returncode == contract.EXIT_FAILED
+    assert "validate failed" in said
+    assert "error: validate was told to fail" in said
+    assert "next: mend the cause, then make retrain" in said
+    assert called(home) == ["open", "validate"]
+
+
+def test_new_data_start_a_run(home: Home, api: airflow.Api) -> None:
+    """The announcement of new data starts a run of the DAG in the Airflow that is up."""
+    script(home.project, NOTHING_NEW)
+    assert "cxr_retrain starts" in airflow.announce_dataset(home, "1f" * 20)
+    until(lambda: called(home))
+    (arguments,) = [call["arguments"] for call in calls(home.project)]
+    assert arguments[3].startswith("asset_triggered__")
+    until(lambda: not api.unfinished_runs(contract.DAG_ID))
+
+
+def test_wrong_params_are_refused(api: airflow.Api) -> None:
+    """A run is not made from params that its form would not take."""
+    with pytest.raises(SettingsError, match="epochs"):
+        api.trigger(contract.DAG_ID, {"epochs": 0})
+
+
+def test_nobody_is_told_where_no_airflow_runs(tmp_path: Path) -> None:
+    """Without an Airflow, the announcement says so and what to do next."""
+    home = make_home(tmp_path / "home", make_project(tmp_path / "project"))
+    assert "make retrain" in airflow.announce_dataset(home, "1f")
+
+
+def test_a_killed_command_is_taken_over_and_stopped_in_order(tmp_path: Path) -> None:
+    """After a `kill -9`, the next command follows the run; SIGTERM then lets training save, and leaves no process."""
+    home = make_installation(tmp_path)
+    script(home.project, {"train": {"seconds": 600, "checkpoint": 1}})
+    killed = start(home)
+    until(lambda: "train" in called(home))
+    killed.kill()
+    killed.wait()
+    second = start(home)
+    lines: list[str] = []
+    assert second.stderr is not None
+    for line in second.stderr:
+        lines.append(line)
+        if "run manual__" in line:
+            break
+    second.terminate()
+    said = "".join([*lines, second.stderr.read()])
+    assert second.wait(timeout=200) == contract.EXIT_STOPPED
+    assert "following it" in said
+    assert "goes on from its checkpoint" in said
+    assert called(home).count("train") == 1
+    assert (home.project / "train.stopped").exists()
+    stage = next(call["pid"] for call in calls(home.project) if call["verb"] == "train")
+    parts = json.loads((home.airflow / "instance.json").read_text())["parts"]
+    assert not any(psutil.pid_exists(pid) for pid in (stage, *(part["pid"] for part in parts.values())))
+
+
+def test_a_dry_run_says_what_and_why(tmp_path: Path) -> None:
+    """`--dry-run` names the data, the reasons and the stages, and starts nothing."""
+    home = make_installation(tmp_path)
+    command = start(home, "--dry-run")
+    told, _ = command.communicate(timeout=60)
+    assert command.returncode == 0
+    assert "(first)" in told
+    assert "there is no champion yet" in told
+    assert not home.airflow.exists()
+
+
+def test_the_secret_is_nobody_elses(tmp_path: Path) -> None:
+    """The secret that signs tokens has 64 bytes or more, stays the same, and only its owner may read it."""
+    home = make_home(tmp_path / "home", PROJECT)
+    home.airflow.mkdir()
+    first, second = (airflow.environment(home, 8080)["AIRFLOW__API_AUTH__JWT_SECRET"] for _ in range(2))
+    assert first == second
+    assert len(first) >= 64
+    assert (home.airflow / "secret").stat().st_mode & 0o777 == 0o600
+
+
+def test_other_airflows_settings_are_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the caller's environment says of an Airflow of their own does not reach the embedded one."""
+    monkeypatch.setenv("AIRFLOW__DATABASE__SQL_ALCHEMY_CONN", "postgresql://production")
+    monkeypatch.setenv("AIRFLOW_CONN_PRODUCTION", "secret")
+    home = make_home(tmp_path / "home", PROJECT)
+    home.airflow.mkdir()
+    env = airflow.environment(home, 8080)
+    assert env["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"] == f"sqlite:///{home.airflow}/airflow.db"
+    assert "AIRFLOW_CONN_PRODUCTION" not in env
+
+
+def test_progress_is_read_by_whole_lines(tmp_path: Path) -> None:
+    """The latest report of each stage counts; a line in the writing waits for its end."""
+    path = tmp_path / "progress.jsonl"
+    progress = _Progress(path)
+    assert progress.read() == {}
+    first, second = ({"stage": "train", "done": done, "total": 9, "unit": "", "text": ""} for done in (1, 2))
+    path.write_text(json.dumps(first) + "\n" + json.dumps(second)[:10])
+    assert progress.read() == {"train": first}
+    path.write_text(json.dumps(first) + "\n" + json.dumps(second) + "\n")
+    assert progress.read() == {"train": second}
