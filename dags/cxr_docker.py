@@ -1,0 +1,192 @@
+"""The `docker` launcher: a stage runs in a container of the image that `docker/` builds.
+
+`CXR_HOME` and the project stand in the container at the paths that they have outside, the first to write, the second to
+read, so that a path means the same on both sides. Settings, all from the environment of Airflow's workers:
+
+    CXR_IMAGE           the image by digest (`name@sha256:...`) or by id (`sha256:...`); never a tag, which can move
+    CXR_GPUS            `all`, a number, or device ids with commas between; without it a container gets no GPU
+    CXR_DOCKER_NETWORK  the container's network; Docker's own default without it
+    CXR_SHM_BYTES       the ceiling of /dev/shm; 8 GiB without it
+
+The container runs as the user who runs Airflow, or as the image's own user (10001) where that is root.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from airflow.providers.docker.exceptions import DockerContainerFailedException
+from airflow.providers.docker.operators.docker import DockerOperator
+from airflow.sdk import BaseOperator, Context
+from airflow.sdk.exceptions import AirflowFailException
+from docker.errors import APIError, ImageNotFound  # noqa: TID253 - this file is imported only for this launcher
+from docker.types import DeviceRequest, Mount  # noqa: TID253
+
+from cxr_launch import Arguments, announce, required, result_of, run_id_of
+from cxr_ops import contract
+
+IMAGE_USER = 10001
+SHM_BYTES = 8 * 2**30
+# What stages read. What may hold a secret goes through the private environment, which Airflow shows nowhere.
+PLAIN = (
+    "CXR_DVC_REMOTE",
+    "CXR_S3_ENDPOINT",
+    "CXR_MLFLOW_ARTIFACTS",
+    "AWS_DEFAULT_REGION",
+    "AWS_REGION",
+    "OMP_NUM_THREADS",
+)
+SECRET = (
+    "AWS_ACCESS_KEY_ID",
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_SESSION_TOKEN",
+    "MLFLOW_TRACKING_URI",
+    "MLFLOW_TRACKING_USERNAME",
+    "MLFLOW_TRACKING_PASSWORD",
+    "MLFLOW_TRACKING_TOKEN",
+)
+
+
+class DockerStage(DockerOperator):
+    """DockerOperator whose result is the last line of standard output, and whose failures keep their exit code.
+
+    The operator that it refines takes the last line of both streams mixed, and leaves or loses the container according
+    to the way in which the task ends. Here the container is kept until its output has been read, then removed.
+    """
+
+    template_fields = ("arguments", "mounts")
+
+    def __init__(self, *, verb: str, arguments: Arguments | list[str], **kwargs: Any) -> None:
+        super().__init__(mount_tmp_dir=False, auto_remove="never", labels={"cxr-ops.stage": verb}, **kwargs)
+        self.verb = verb
+        self.arguments = arguments
+
+    def execute(self, context: Context) -> dict[str, Any]:
+        """Run the container to its end and return the stage's result."""
+        check_owner(Path(required("CXR_HOME")), str(self.user))
+        self._normalize_mounts()
+        self.command = ["stage", self.verb, *self.arguments]
+        self.labels = {**self.labels, "cxr-ops.run": contract.slug(run_id_of(context))}
+        try:
+            if self._image_is_here():
+                self._run_image()
+            else:
+                super().execute(context)  # pulls first
+        except DockerContainerFailedException:
+            self.log.info("the container ended with an error")
+        state = self.cli.inspect_container(self.container["Id"])["State"]
+        stdout, stderr = (
+            self.cli.logs(self.container["Id"], stdout=out, stderr=not out).decode(errors="replace")
+            for out in (True, False)
+        )
+        self.cli.remove_container(self.container["Id"])
+        if state["OOMKilled"]:
+            stderr += "\nthe container ran out of memory"
+        result = result_of(self.verb, state["ExitCode"], stdout, stderr)
+        announce(self, context, result)
+        return result
+
+    def on_kill(self) -> None:
+        """Ask the stage's supervisor to stop; it ends the stage after a checkpoint, however long that takes."""
+        if self.container is None:
+            return
+        try:
+            self.cli.kill(self.container["Id"], signal="SIGTERM")
+        except APIError as error:
+            self.log.info("the container has ended already: %s", error)
+
+    def _image_is_here(self) -> bool:
+        try:
+            self.cli.inspect_image(self.image)
+        except ImageNotFound:
+            return False
+        return True
+
+
+def docker_stage(verb: str, *, arguments: Arguments, gpu: bool, reads: str | None, **task: Any) -> BaseOperator:
+    """Return the operator for a stage; see `cxr_launch.stage_operator`.
+
+    Raises:
+        ValueError: `CXR_IMAGE`, `CXR_HOME`, `CXR_PROJECT` or `CXR_GPUS` is missing or of no use.
+    """
+    image = os.environ.get("CXR_IMAGE", "")
+    digest = re.search(r"(?:^|@)(sha256:[0-9a-f]{64})$", image)
+    if digest is None:
+        raise ValueError(f"CXR_IMAGE is {image!r}: give the image by digest (name@sha256:...) or by id (sha256:...)")
+    folders = {name: os.environ.get(name, "") for name in ("CXR_HOME", "CXR_PROJECT")}
+    for name, folder in folders.items():
+        if not Path(folder).is_absolute():
+            raise ValueError(f"{name} is {folder!r}: set it to an absolute path, the same for every worker")
+    written = [folders["CXR_HOME"], *filter(_is_folder_of_ours, (os.environ.get(name, "") for name in PLAIN))]
+    read = [folders["CXR_PROJECT"], *([reads] if reads else [])]
+    return DockerStage(
+        task_id=verb,
+        verb=verb,
+        arguments=arguments,
+        image=image,
+        user=container_user(),
+        mounts=[
+            *(Mount(source=path, target=path, type="bind") for path in dict.fromkeys(written)),
+            *(Mount(source=path, target=path, type="bind", read_only=True) for path in read),
+        ],
+        environment={
+            **folders,
+            # The digest alone: the same image from another registry is the same image.
+            "CXR_IMAGE": digest.group(1),
+            **_from_environment(PLAIN),
+        },
+        private_environment=_from_environment(SECRET),
+        network_mode=os.environ.get("CXR_DOCKER_NETWORK") or None,
+        shm_size=int(os.environ.get("CXR_SHM_BYTES") or SHM_BYTES),
+        device_requests=device_requests(os.environ.get("CXR_GPUS", "")) if gpu else None,
+        **task,
+    )
+
+
+def container_user() -> str:
+    """The user and group that a container runs as: the caller's, or the image's own where the caller is root."""
+    return f"{os.getuid()}:{os.getgid()}" if os.getuid() else f"{IMAGE_USER}:{IMAGE_USER}"
+
+
+def check_owner(home: Path, user: str) -> None:
+    """Refuse a `CXR_HOME` in which the container could write nothing.
+
+    Raises:
+        AirflowFailException: another user owns the folder.
+    """
+    owner = home.stat()
+    if f"{owner.st_uid}:{owner.st_gid}" != user:
+        raise AirflowFailException(
+            f"CXR_HOME belongs to {owner.st_uid}:{owner.st_gid}, but containers run as {user}\n"
+            f"  where: {home}\n  next:  chown -R {user} {home}"
+        )
+
+
+def device_requests(gpus: str) -> list[DeviceRequest] | None:
+    """Read `CXR_GPUS`.
+
+    Raises:
+        ValueError: it is neither `all`, nor a number, nor device ids.
+    """
+    if not gpus:
+        return None
+    if gpus == "all":
+        return [DeviceRequest(count=-1, capabilities=[["gpu"]])]
+    if gpus.isdigit():
+        return [DeviceRequest(count=int(gpus), capabilities=[["gpu"]])]
+    ids = [part.strip() for part in gpus.split(",") if part.strip()]
+    if "," in gpus or gpus.startswith(("GPU-", "MIG-")):
+        return [DeviceRequest(device_ids=ids, capabilities=[["gpu"]])]
+    raise ValueError(f"CXR_GPUS is {gpus!r}: set it to 'all', to a number, or to device ids with commas between")
+
+
+def _from_environment(names: tuple[str, ...]) -> dict[str, str]:
+    return {name: os.environ[name] for name in names if os.environ.get(name)}
+
+
+def _is_folder_of_ours(value: str) -> bool:
+    """Whether a setting is a folder outside `CXR_HOME` that a container needs as well."""
+    return value.startswith("/") and not Path(value).is_relative_to(os.environ["CXR_HOME"])

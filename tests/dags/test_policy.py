@@ -1,0 +1,162 @@
+"""What holds for every DAG of this project, and for the files that they stand in."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from airflow_runs import Runs
+
+from cxr_ops import contract
+from cxr_ops.params import Train
+
+pytestmark = pytest.mark.airflow
+
+PROJECT = Path(__file__).resolve().parents[2]
+FILES = sorted((PROJECT / "dags").glob("*.py"))
+HEAVY = {
+    *("torch", "torchvision", "mlflow", "dvc", "great_expectations", "sklearn", "scipy", "pandas", "numpy", "cv2"),
+    *("PIL", "matplotlib", "boto3", "botocore", "docker"),
+}
+IMAGE = "registry.example.org/cxr-ops@sha256:" + "0f" * 32
+DOCKER = {"CXR_LAUNCHER": "docker", "CXR_HOME": "/srv/cxr", "CXR_PROJECT": "/srv/project", "CXR_IMAGE": IMAGE}
+
+
+@pytest.fixture(scope="module")
+def dags(runs: Runs) -> dict[str, Any]:
+    declared, errors = runs.describe()
+    assert not errors
+    return declared
+
+
+@pytest.mark.parametrize("file", [file for file in FILES if "DAG(" in file.read_text()], ids=lambda file: file.name)
+def test_a_dag_file_imports_nothing_heavy(file: Path, tmp_path: Path) -> None:
+    """A fresh interpreter that has imported a DAG file holds Airflow, the standard library and `cxr_ops.contract`."""
+    code = f"import sys, {file.stem}; print(*sys.modules)"
+    path = os.pathsep.join((str(file.parent), str(PROJECT)))
+    env = os.environ | {"AIRFLOW_HOME": str(tmp_path), "PYTHONPATH": path}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    modules = set(done.stdout.splitlines()[-1].split())
+    assert modules.isdisjoint(HEAVY)
+    assert {name for name in modules if name.startswith("cxr_ops")} == {"cxr_ops", "cxr_ops.contract"}
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
+def test_a_dag_file_names_no_date(file: Path) -> None:
+    """Runs that an asset or a person starts have no logical date, so no template asks for one."""
+    source = file.read_text(encoding="utf-8")
+    assert not re.search(r"\{\{\s*(ds|ts|data_interval|logical_date|prev_|next_)|execution_date", source)
+
+
+def test_dags_are_documented_and_bounded(dags: dict[str, Any]) -> None:
+    """Every DAG says what to do when it fails, has a tag, makes up no missed runs and limits those at a time."""
+    assert set(dags) == {contract.DAG_ID, contract.INGEST_DAG_ID}
+    for dag in dags.values():
+        assert "## When it fails" in dag["doc"]
+        assert dag["tags"] == ["cxr-ops"]
+        assert dag["catchup"] is False
+        assert dag["max_active_runs"] == 1
+
+
+def test_tasks_are_the_stages_and_end(dags: dict[str, Any]) -> None:
+    """Beside the stages there are three branches and a question; all have an owner, retries and a limit."""
+    tasks = {name: task for dag in dags.values() for name, task in dag["tasks"].items()}
+    assert set(tasks) == {*contract.STAGES, "changed", "differs", "route", "approve"}
+    for name, task in tasks.items():
+        assert task["owner"] == "cxr-ops"
+        assert task["retries"] == 2
+        assert len(task["limits"]) == 1, name
+
+
+def test_silence_is_no_approval(dags: dict[str, Any]) -> None:
+    """A question that nobody answers in time counts as rejected."""
+    assert dags[contract.DAG_ID]["tasks"]["approve"]["default_answer"] == ["Reject"]
+
+
+def test_the_form_takes_what_the_settings_take(dags: dict[str, Any]) -> None:
+    """The bounds of the form's shortcuts are those of the training's settings."""
+    known = Train.model_json_schema()["properties"]
+    bounds = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
+    for name in ("epochs", "learning_rate", "seed"):
+        schema = dags[contract.DAG_ID]["params"][name]
+        assert {bound: schema.get(bound) for bound in bounds} == {bound: known[name].get(bound) for bound in bounds}
+
+
+def test_retraining_waits_for_the_data_and_the_clock(dags: dict[str, Any]) -> None:
+    """`cxr_retrain` starts weekly, and when the asset is updated that `cxr_ingest` updates."""
+    assert dags[contract.DAG_ID]["cron"] == "0 3 * * 1"
+    assert dags[contract.DAG_ID]["waits_for"] == [contract.DATASET_URI]
+    assert dags[contract.INGEST_DAG_ID]["tasks"]["ingest"]["updates"] == [contract.DATASET_URI]
+
+
+def test_a_pool_is_used_where_one_is_named(runs: Runs) -> None:
+    """With CXR_GPU_POOL, what computes on the GPU waits for its slots, and nothing else does."""
+    declared, _ = runs.describe(CXR_GPU_POOL="gpu")
+    tasks = declared[contract.DAG_ID]["tasks"]
+    assert [name for name, task in tasks.items() if task["pool"] == "gpu"] == ["train", "evaluate", "explain"]
+
+
+def test_an_unknown_launcher_is_refused(runs: Runs) -> None:
+    """With a launcher that does not exist no DAG is read, and the errors name those that do."""
+    declared, errors = runs.describe(CXR_LAUNCHER="dokcer")
+    assert not declared
+    assert all("'process' or 'docker'" in error for error in errors)
+
+
+def test_containers_see_the_same_paths(runs: Runs) -> None:
+    """Home to write, the project and what is ingested to read, each at its own path; never as root."""
+    declared, _ = runs.describe(**DOCKER)
+    tasks = {name: task for dag in declared.values() for name, task in dag["tasks"].items() if task["mounts"]}
+    assert set(tasks) == set(contract.STAGES)
+    everywhere = [("/srv/cxr", "/srv/cxr", False), ("/srv/project", "/srv/project", True)]
+    folder = "{{ params.path }}"
+    assert tasks.pop("ingest")["mounts"] == [*everywhere, (folder, folder, True)]
+    for task in tasks.values():
+        assert task["mounts"] == everywhere
+        assert not task["user"].startswith("0:")
+        assert not task["temporary_mount"]
+
+
+def test_containers_keep_secrets_out_of_sight(runs: Runs) -> None:
+    """A secret reaches the container, and neither the environment that Airflow shows nor the stored DAG."""
+    declared, _ = runs.describe(**DOCKER, AWS_SECRET_ACCESS_KEY="canary-5f2e")
+    dag = declared[contract.DAG_ID]
+    assert dag["tasks"]["train"]["private"] == {"AWS_SECRET_ACCESS_KEY": "canary-5f2e"}
+    assert "canary-5f2e" not in str(dag["tasks"]["train"]["environment"])
+    assert "canary-5f2e" not in dag["as_shown"]
+    assert dag["tasks"]["train"]["environment"]["CXR_IMAGE"] == IMAGE.partition("@")[2]
+
+
+@pytest.mark.parametrize(
+    ("gpus", "count", "devices"), [("all", -1, []), ("2", 2, []), ("0,1", 0, ["0", "1"]), ("GPU-5f", 0, ["GPU-5f"])]
+)
+def test_gpus_go_to_what_computes(runs: Runs, gpus: str, count: int, devices: list[str]) -> None:
+    """CXR_GPUS becomes the device request of training, evaluation and explanation, and of nothing else."""
+    declared, _ = runs.describe(**DOCKER, CXR_GPUS=gpus)
+    found = {name: task["gpus"] for name, task in declared[contract.DAG_ID]["tasks"].items() if task["gpus"]}
+    assert list(found) == ["train", "evaluate", "explain"]
+    (request,) = found["train"]
+    assert (request["Count"], request["DeviceIDs"]) == (count, devices)
+    assert request["Capabilities"] == [["gpu"]]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ({"CXR_IMAGE": "cxr-ops:latest"}, "by digest"),
+        ({"CXR_HOME": "data"}, "absolute path"),
+        ({"CXR_GPUS": "most"}, "'all'"),
+    ],
+    ids=["a tag", "a relative home", "words for gpus"],
+)
+def test_what_a_container_cannot_run_with_is_refused(runs: Runs, wrong: dict[str, str], says: str) -> None:
+    """An image that can move, a path that differs inside and an unknown GPU request fail when the DAG is read."""
+    declared, errors = runs.describe(**DOCKER | wrong)
+    assert contract.DAG_ID not in declared
+    assert any(says in error for error in errors)
