@@ -1,0 +1,62 @@
+# Bare `make` lists the targets. All of them set up what they need: Python 3.11, git and make are enough.
+PYTHON ?= $(firstword $(shell command -v python3.11 python3 python 2>/dev/null))
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+# A virtual environment of the caller must not leak into ours; bytecode makes each start two to three times faster.
+unexport VIRTUAL_ENV PYTHONPATH PYTHONHOME PYTHONDONTWRITEBYTECODE
+
+.DEFAULT_GOAL := help
+.PHONY: help setup retrain ui test test-stack bench lint deps lock clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(READY) ## install everything from the lock file into .venv
+
+$(READY): requirements/all.lock requirements/uv.lock pyproject.toml
+	@test -n "$(PYTHON)" || { echo "error: no Python is on PATH; install Python 3.11, or: make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || { \
+	  echo "error: $(PYTHON) is not Python 3.11; type: make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@echo "installing from requirements/all.lock into $(VENV) (once; about 3 GB to download on Linux)"
+	@$(PYTHON) -m venv --clear $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --only-binary :all: -r requirements/uv.lock
+	@[ -t 2 ] && quiet= || quiet=--quiet; \
+	  $(BIN)/uv pip install $$quiet --python $(BIN)/python --require-hashes --compile-bytecode -r requirements/all.lock
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --offline --editable .
+	@touch $@
+
+retrain: $(READY) ## retrain once: data if there are none, Airflow, verdict, summary
+	@$(BIN)/cxr-ops retrain $(ARGS)
+
+ui: $(READY) ## open Airflow and MLflow on the same stores
+	@$(BIN)/cxr-ops ui
+
+test: lint ## all checks and tests that need no container engine
+	@$(BIN)/pytest -m "not stack" $(ARGS)
+
+test-stack: $(READY) ## the DAG with its stages in containers (needs a Docker engine)
+	@$(BIN)/pytest -m stack tests/stack $(ARGS)
+
+lint: $(READY) ## ruff, mypy, import-linter, generated dependencies
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+	@$(BIN)/python tools/stage_deps.py --check
+
+bench: $(READY) ## measure against named peers and write docs/benchmarks.md
+	@$(BIN)/python -m bench
+
+deps: $(READY) ## write each stage's code dependencies into dvc.yaml
+	@$(BIN)/python tools/stage_deps.py
+
+COMPILE := $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate --no-emit-index-url --python-version 3.11
+lock: $(READY) ## resolve the lock files again (UPGRADE=1 takes newer versions)
+	@$(COMPILE) $(if $(UPGRADE),--upgrade) --extra airflow --extra dev pyproject.toml -o requirements/all.lock
+	@$(COMPILE) -c requirements/all.lock pyproject.toml -o requirements/image.lock
+	@echo uv | $(COMPILE) $(if $(UPGRADE),--upgrade) - -o requirements/uv.lock
+
+clean: ## remove the environment and caches; runs, models and the ledger in .cxr stay
+	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
