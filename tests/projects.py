@@ -37,7 +37,7 @@ stages:
     cmd: python -m cxr_ops.stages gate
     deps: ["${gate.plan}", inputs.json, train, cxr_ops/stages/gate.py]
     params: [gate]
-    outs:
+    metrics:
       - gate/verdict.json: {cache: false}
 """
 

@@ -106,5 +106,6 @@ def git_bytes(
         raise StorageError(f"git cannot be started: {error.strerror}", where=folder, fix=fix) from error
     if done.returncode:
         text = done.stderr.decode(errors="replace").strip().removeprefix("fatal: ")
-        raise GitError(f"git {arguments[0]} failed: {text}", where=folder, returncode=done.returncode)
+        verb = next((word for word in arguments if not word.startswith("-") and "=" not in word), "")
+        raise GitError(f"git {verb} failed: {text}", where=folder, returncode=done.returncode)
     return done.stdout

@@ -9,12 +9,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-from cxr_ops.contract import CHAMPION, PACKAGE, PACKAGE_FILES
+from cxr_ops.contract import CHAMPION, NO_CHANGE, PACKAGE, PACKAGE_FILES
 from cxr_ops.edges.home import Home
 from cxr_ops.edges.ledger import record_look
-from cxr_ops.edges.supervisor import supervise
+from cxr_ops.edges.supervisor import OPENED, supervise
 from cxr_ops.errors import DataError
-from cxr_ops.records import Champion, Verdict, tree_digest
+from cxr_ops.records import Champion, Result, Verdict, tree_digest
 
 
 def run_stage(home: Home, run: str, stage: str) -> dict[str, Any]:
@@ -22,7 +22,7 @@ def run_stage(home: Home, run: str, stage: str) -> dict[str, Any]:
 
     Returns:
         What `supervise` returns; after `train` also `package` and `no_change` (the challenger is the champion, bit by
-        bit), after `gate` also `verdict` and `approvals`.
+        bit; that is then written down as the run's end), after `gate` also `verdict` and `approvals`.
     """
     workspace = home.workspace(run)
 
@@ -37,11 +37,30 @@ def run_stage(home: Home, run: str, stage: str) -> dict[str, Any]:
     result = supervise(home, run, stage, before=look if stage == "evaluate" else None)
     if stage == "train":
         package = challenger_digest(workspace)
-        result |= {"package": package, "no_change": package == _champion(workspace).package}
+        no_change = package == _champion(workspace).package
+        if no_change:
+            record_no_change(home, run)
+        result |= {"package": package, "no_change": no_change}
     elif stage == "gate":
         verdict = Verdict.read(workspace / "gate" / "verdict.json")
         result |= {"verdict": verdict.verdict, "approvals": verdict.approvals}
     return result
+
+
+def record_no_change(home: Home, run: str) -> None:
+    """Write how a run ended that made, or would make, the champion again."""
+    opened = json.loads((home.run(run) / OPENED).read_bytes())
+    champion = Champion.model_validate(opened["champion"])
+    Result(
+        run=run,
+        airflow_run_id=opened["airflow_run_id"],
+        verdict=NO_CHANGE,
+        champion=champion,
+        package=champion.package,
+        model_version=champion.version,
+        data_revision=opened["data"]["revision"],
+        code_commit=opened["code"]["commit"],
+    ).write(home.run(run) / "result.json")
 
 
 def challenger_digest(workspace: Path) -> str:

@@ -267,7 +267,9 @@ def snapshot(home: Home) -> Code:
         git(home, home.store, *fetch, str(home.project), f"{head}:refs/cxr/code/{head}")
     with _temporary(home) as folder:
         exclude = folder / "exclude"
-        exclude.write_bytes(_personal_excludes(home, in_repository=head is not None))
+        # Not by pathspecs: `git add` fails on an exclusion that names a path of .gitignore (seen with 2.39).
+        left_out = "".join(f"/{path}\n" for path in _no_code(home)).encode()
+        exclude.write_bytes(_personal_excludes(home, in_repository=head is not None) + b"\n" + left_out)
         index = {
             "GIT_INDEX_FILE": str(folder / "index"),
             "GIT_WORK_TREE": str(home.project),
@@ -279,9 +281,10 @@ def snapshot(home: Home) -> Code:
 
         if head is not None:
             in_project("read-tree", head)
-        paths = [".", *(f":(exclude,top){path}" for path in _no_code(home))]
-        _refuse_large(home, in_project("ls-files", "-z", "--others", "--exclude-standard", "--", *paths))
-        in_project("add", "--all", "--", *paths)
+        _refuse_large(home, in_project("ls-files", "-z", "--others", "--exclude-standard"))
+        in_project("add", "--all", "--", ".")
+        if head is not None:  # those that are tracked stay as they were committed
+            in_project("reset", "--quiet", head, "--", *_no_code(home))
         tree = in_project("write-tree")
     if head is not None and tree == git(home, home.store, "rev-parse", f"{head}^{{tree}}"):
         return Code(commit=head, dirty=False)

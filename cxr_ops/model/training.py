@@ -114,19 +114,21 @@ def reproducible(machine: Machine) -> Iterator[None]:
         torch.is_deterministic_algorithms_warn_only_enabled(),
         memory.fill_uninitialized_memory,
         torch.backends.cudnn.benchmark,
+        torch.backends.cudnn.allow_tf32,
     )
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it when it starts
     torch.set_num_threads(machine.threads)
     torch.use_deterministic_algorithms(mode=True, warn_only=machine.device == "cuda")
     memory.fill_uninitialized_memory = False  # a guard for debugging that costs a pass over memory
     torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.allow_tf32 = False  # fp32 means fp32: bf16 is a setting
     try:
         yield
     finally:
         torch.set_num_threads(before[0])
         torch.use_deterministic_algorithms(before[1], warn_only=before[2])
         memory.fill_uninitialized_memory = before[3]
-        torch.backends.cudnn.benchmark = before[4]
+        torch.backends.cudnn.benchmark, torch.backends.cudnn.allow_tf32 = before[4:]
 
 
 @contextmanager
@@ -337,7 +339,7 @@ def train(
             batches = epoch_batches(data.train, settings.batch_size, settings.seed, epoch)
             net.train()
             loss_sum = torch.tensor(standing.loss_sum, dtype=torch.float64, device=device)
-            while standing.step < len(batches) and not stop.is_set():
+            while standing.step < len(batches):
                 rows_N = batches[standing.step]
                 rate = learning_rate(epoch * len(batches) + standing.step, steps, settings.learning_rate)
                 for group in optimizer.param_groups:
@@ -354,18 +356,19 @@ def train(
                 standing.step += 1
                 standing.images += len(rows_N)
 
-                due = time.monotonic() - last_save > CHECKPOINT_SECONDS
-                if standing.step % LOOK_EVERY == 0 or standing.step == len(batches) or due or stop.is_set():
+                # Asked once a step: what is saved below must be of one moment.
+                asked, due = stop.is_set(), time.monotonic() - last_save > CHECKPOINT_SECONDS
+                if standing.step % LOOK_EVERY == 0 or standing.step == len(batches) or due or asked:
                     standing.loss_sum = _finite(loss_sum.item(), "training", settings, standing)
                     show(standing, (standing.images - images_before) / (time.monotonic() - began))
-                if due and not stop.is_set():
+                if asked:
+                    break
+                if due:
                     save()
                     last_save = time.monotonic()
 
-            validated = (
-                None if stop.is_set() else _validate(net, data, settings, contract, machine, positive_weight_K, stop)
-            )
-            if validated is None:  # a validation that was broken off is done again
+            validated = _validate(net, data, settings, contract, machine, positive_weight_K, stop)
+            if validated is None:  # stopped: a validation that was broken off is done again
                 save()
                 raise StoppedError(
                     f"training stopped on request in epoch {epoch + 1} after step {standing.step} of {len(batches)}",

@@ -37,7 +37,7 @@ RULE: Final = (
     "the lowest among false negatives."
 )
 KINDS: Final = ("true positive", "false positive", "false negative")
-SIDE: Final = 320  # of a picture in the report, in pixels
+SIDE: Final = 256  # of a picture in the report, in pixels
 BATCH: Final = 32
 BOX_COLOUR: Final = (255, 255, 0)  # cyan, in OpenCV's order: in no colour map of heat and in no radiograph
 Box = tuple[float, float, float, float]
@@ -157,7 +157,7 @@ def select(scores: pd.DataFrame, cases_per_finding: int) -> tuple[list[Case], li
 def point(finding: str, maps: Mapping[str, Map], material: Material) -> Pointing:
     """How often the peak of a finding's map falls in its box (the pointing game of Zhang et al., ECCV 2016).
 
-    An empty map points nowhere: it counts, and misses. A place of the map is the centre of its cell.
+    An empty map points nowhere: it counts, and misses. `cells_in_boxes` says when a peak is in a box.
     """
     hits, empty, chances = 0, 0, []
     for (image_id, of), boxes in sorted(material.boxes.items()):
@@ -180,7 +180,9 @@ def point(finding: str, maps: Mapping[str, Map], material: Material) -> Pointing
 
 
 def cells_in_boxes(boxes: Sequence[Box], cells: tuple[int, ...], shape: tuple[int, int]) -> npt.NDArray[np.bool_]:
-    """Which cells of a map have their centre in one of the boxes.
+    """Which cells of a map count as in one of the boxes: those whose centre is in it, and the cell of its own centre.
+
+    The latter is for boxes smaller than a cell: a map of 3 x 3 cells cannot point at them more closely.
 
     Args:
         boxes: (x, y, w, h) in source pixels.
@@ -189,13 +191,18 @@ def cells_in_boxes(boxes: Sequence[Box], cells: tuple[int, ...], shape: tuple[in
 
     >>> cells_in_boxes([(0, 0, 20, 20)], (2, 2), (40, 40)).astype(int).tolist()
     [[1, 0], [0, 0]]
+    >>> cells_in_boxes([(22, 2, 3, 3)], (2, 2), (40, 40)).astype(int).tolist()
+    [[0, 1], [0, 0]]
     """
     side, left, top = _square(shape)
-    x = (np.arange(cells[1]) + 0.5) * side / cells[1] - left
-    y = ((np.arange(cells[0]) + 0.5) * side / cells[0] - top)[:, None]
+    rows, columns = cells
+    x = (np.arange(columns) + 0.5) * side / columns - left
+    y = ((np.arange(rows) + 0.5) * side / rows - top)[:, None]
     inside = np.zeros(cells, np.bool_)
     for bx, by, bw, bh in boxes:
         inside |= (bx <= x) & (x < bx + bw) & (by <= y) & (y < by + bh)
+        row, column = (by + bh / 2 + top) * rows / side, (bx + bw / 2 + left) * columns / side
+        inside[min(max(int(row), 0), rows - 1), min(max(int(column), 0), columns - 1)] = True
     return inside
 
 

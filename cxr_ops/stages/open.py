@@ -19,14 +19,14 @@ from typing import Any, Final
 import yaml
 
 from cxr_ops import contract
-from cxr_ops.edges import dvc, store, supervisor
+from cxr_ops.edges import dvc, pipeline, store, supervisor
 from cxr_ops.edges.home import Home
 from cxr_ops.edges.ledger import Ledger
-from cxr_ops.errors import DataError, SettingsError
+from cxr_ops.errors import DataError, RefusedError, SettingsError
 from cxr_ops.labels import nearest
 from cxr_ops.params import Params
 from cxr_ops.plan import identify
-from cxr_ops.records import Champion, Code, DataRevision, Inputs, Result, canonical_json, write_atomic
+from cxr_ops.records import Champion, Code, DataRevision, Inputs, canonical_json, write_atomic
 
 # What `open` itself writes stands in a recipe under names of its own.
 _STATE: Final = (contract.DATASET, contract.INPUTS, contract.IMAGE, contract.CHAMPION)
@@ -85,7 +85,7 @@ def run(
 ) -> OpenResult:
     """Open a run, or make this checkout ready for `dvc repro`.
 
-    Opening a run again starts it anew, with the data, code and champion of now.
+    Opening a run again, before it is published, starts it anew with the data, code and champion of now.
 
     Args:
         home: the installation.
@@ -98,6 +98,7 @@ def run(
     Raises:
         BusyError: the run is being worked on.
         DataError: there is no data set, or what arrives of it is not what was ingested.
+        RefusedError: the run is published.
         SettingsError: an override, `params.yaml` or the plan is wrong.
         StorageError: a store does not answer, the ledger is damaged, or the champion's package is lost.
     """
@@ -106,6 +107,8 @@ def run(
         raise _no_data()
     if run is None:
         return _open_checkout(home, data, overrides or {})
+    if Ledger(home.ledger).decision(run) is not None:
+        raise RefusedError(f"the run {run} is on record with a decision, and is not made again", fix="start a new run")
     params_of(home.project, overrides or {})  # a wrong setting is told before anything is made
     with supervisor.hold_workspace(home, run):
         opened = home.run(run) / supervisor.OPENED
@@ -123,19 +126,8 @@ def run(
         champion = champion_on_record(home)
         no_change = champion.recipe == recipe and not force
         inputs = None
-        if no_change:
-            Result(
-                run=run,
-                airflow_run_id=airflow_run_id,
-                verdict=contract.NO_CHANGE,
-                champion=champion,
-                package=champion.package,
-                model_version=champion.version,
-                data_revision=data.revision,
-                code_commit=code.commit,
-            ).write(home.run(run) / "result.json")
-        else:
-            (home.run(run) / "result.json").unlink(missing_ok=True)
+        (home.run(run) / "result.json").unlink(missing_ok=True)
+        if not no_change:
             store.pull(home, workspace, data)
             inputs = _write_inputs(home, workspace, params, code, data, recorded=True)
             champion = inputs.champion
@@ -156,6 +148,8 @@ def run(
             "recipe_parts": parts,
         }
         write_atomic(opened, canonical_json(facts))
+        if no_change:
+            pipeline.record_no_change(home, run)
     return OpenResult(
         run=run,
         code=code.commit,

@@ -235,6 +235,23 @@ def test_home_inside_the_project_is_no_code(tmp_path: Path) -> None:
     assert not store.snapshot(home).dirty
 
 
+def test_ignored_folders_of_ours_do_not_hinder_a_snapshot(tmp_path: Path) -> None:
+    """With our folders in .gitignore, as they are, an uncommitted change is copied all the same."""
+    project = make_project(tmp_path / "project")
+    (project / ".gitignore").write_text("/.cxr\n/validate\n")
+    (project / "validate").mkdir()
+    (project / "validate" / "manifest.csv").write_text("image_id\n")
+    home = make_home(project / ".cxr", project)
+    (project / "new.py").write_text("x = 1\n")
+
+    code = store.snapshot(home)
+
+    assert code.dirty
+    names = run_git(home.store, "ls-tree", "-r", "--name-only", code.commit).split()
+    assert "new.py" in names
+    assert not [name for name in names if name.startswith((".cxr", "validate"))]
+
+
 def test_file_too_large_for_code_is_refused_by_name(home: Home) -> None:
     """Data left in the checkout, neither tracked nor ignored, are not copied but named."""
     with (home.project / "images.bin").open("wb") as file:

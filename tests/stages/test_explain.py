@@ -70,7 +70,7 @@ def test_ties_are_broken_by_the_image_id() -> None:
 
 @pytest.mark.parametrize("shape", [(64, 64), (40, 64), (64, 40)])
 def test_cells_lie_where_the_network_sees_them(shape: tuple[int, int]) -> None:
-    """A cell is in a box exactly when its centre, in the padded square that the network sees, is in the padded box."""
+    """A cell is in a box when its centre is, or when it holds the box's centre, in the square that the network sees."""
     rng = np.random.default_rng(0)
     side = max(shape)
     left, top = (side - shape[1]) // 2, (side - shape[0]) // 2
@@ -79,8 +79,9 @@ def test_cells_lie_where_the_network_sees_them(shape: tuple[int, int]) -> None:
         w, h = int(rng.integers(1, shape[1] - x)), int(rng.integers(1, shape[0] - y))
         mask = np.zeros((side, side), bool)
         mask[top + y : top + y + h, left + x : left + x + w] = True
-        centres = mask[8::16, 8::16]  # 4 x 4 cells of 16 pixels
-        assert np.array_equal(explain.cells_in_boxes([(x, y, w, h)], (4, 4), shape), centres)
+        expected = mask[8::16, 8::16].copy()  # 4 x 4 cells of 16 pixels
+        expected[int(top + y + h / 2) // 16, int(left + x + w / 2) // 16] = True
+        assert np.array_equal(explain.cells_in_boxes([(x, y, w, h)], (4, 4), shape), expected)
 
 
 def test_pointing_counts_hits_misses_and_empty_maps() -> None:

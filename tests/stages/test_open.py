@@ -12,8 +12,8 @@ from projects import Installation, commit_all, make_batch, make_home, make_proje
 
 from cxr_ops.edges import dvc, store, supervisor
 from cxr_ops.edges.home import Home
-from cxr_ops.edges.ledger import Ledger, Promotion
-from cxr_ops.errors import BusyError, CxrError, DataError, SettingsError
+from cxr_ops.edges.ledger import Decision, Ledger, Promotion
+from cxr_ops.errors import BusyError, CxrError, DataError, RefusedError, SettingsError
 from cxr_ops.params import Params
 from cxr_ops.records import Champion, Inputs, Result, sha256_file, tree_digest
 from cxr_ops.stages import open as stage
@@ -137,6 +137,16 @@ def test_missing_data_set_says_what_to_type(empty: Home) -> None:
 
     assert error.value.fix.startswith("cxr-ops ingest nih FOLDER --batch NAME")
     assert not empty.run(RUN).exists()
+
+
+def test_published_run_is_not_opened_again(home: Home) -> None:
+    """A run with a decision on the ledger keeps its workspace: a new one needs a new name."""
+    words = {name: "x" for name, field in Decision.model_fields.items() if field.annotation in (str, str | None)}
+    body = Decision(**words | {"run": RUN, "verdict": "REJECT", "approvals": 0, "code_dirty": False})
+    Ledger(home.ledger).append("decision", body)
+
+    with pytest.raises(RefusedError, match="on record with a decision"):
+        stage.run(home, run=RUN)
 
 
 # ------------------------------------------------------------------------------------------------ settings

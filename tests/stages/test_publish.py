@@ -190,6 +190,15 @@ def test_publish_that_is_cut_off_anywhere_converges(published: Home, packages: d
     assert Result.read(published.run(run) / "result.json").decision == entry.digest()
 
 
+def test_publisher_that_was_overtaken_adds_no_second_decision(published: Home) -> None:
+    """Of two processes that publish the same run, the later one is handed the decision that stands."""
+    before = Ledger(published.ledger).state()
+    outputs = publish.read_outputs(published, FIRST)
+    late = publish._decide(published, FIRST, outputs, mlflow_run_id="other", version="9", commit="f" * 40)
+    assert [late] == decisions(published, FIRST)
+    assert Ledger(published.ledger).state() == before
+
+
 def test_rejected_run_is_on_record_too(published: Home, packages: dict[str, Path]) -> None:
     """A REJECT is published like any other verdict, and the same package keeps its version."""
     run = finish(published, packages, Case(name="third", package="a", verdict="REJECT"))

@@ -22,7 +22,7 @@ from cxr_ops.params import Params
 from cxr_ops.records import canonical_json, sha256_bytes, sha256_file, tree_digest
 from cxr_ops.stages import train
 
-SETTINGS = {"epochs": 2, "batch_size": 16, "threads": 1, "seed": 5}
+SETTINGS = {"epochs": 3, "batch_size": 16, "threads": 1, "seed": 5}
 PARAMS = Params.check({"train": SETTINGS}, "the test")
 
 
@@ -73,14 +73,14 @@ def test_writes_a_package_that_loads_and_says_what_it_is_from(finished: Path) ->
     assert origin["machine"]["threads"] == said["threads"] == 1
     lines = (out / "history.csv").read_text().splitlines()
     assert lines[0] == "epoch,train_loss,validation_loss,validation_auc,learning_rate"
-    assert len(lines) == 1 + said["epochs_run"] == 3
+    assert len(lines) == 1 + said["epochs_run"] == 4
     aucs = [float(line.split(",")[3]) for line in lines[1:]]
     assert aucs[said["best_epoch"] - 1] == max(aucs)
     assert not list(finished.rglob("*checkpoint-*"))
     assert str(finished) not in "".join(path.read_text() for path in out.rglob("*.json"))
 
 
-# Trains as the stage does, with a checkpoint after every step and a pause in which a signal can arrive.
+# Trains as the stage does, with checkpoints as often as it is told.
 CHILD = """
 import sys, time
 from pathlib import Path
@@ -88,7 +88,7 @@ from cxr_ops.errors import StoppedError
 from cxr_ops.model import training
 from cxr_ops.params import Params
 from cxr_ops.stages import train
-training.CHECKPOINT_SECONDS = 0.0
+training.CHECKPOINT_SECONDS = float(sys.argv[3])
 try:
     train.run(Path(sys.argv[1]), Params.check({"train": eval(sys.argv[2])}, "the test"))
 except StoppedError as error:
@@ -97,15 +97,14 @@ except StoppedError as error:
 """
 
 
-def interrupt(root: Path, after: int, number: signal.Signals, folder: Path) -> tuple[int, str]:
-    """Train in another process, and send it a signal once it has told of so many steps."""
-    progress = folder / f"progress-{after}-{number.name}"
+def interrupt(root: Path, number: signal.Signals, checkpoint_seconds: float, folder: Path) -> tuple[int, str]:
+    """Train in another process, and send it a signal when it first tells how far it is."""
+    progress = folder / f"progress-{number.name}"
     environ = {**os.environ, "CXR_PROGRESS": str(progress), "CXR_CHECKPOINTS": str(folder / "checkpoints")}
-    child = subprocess.Popen(
-        [sys.executable, "-c", CHILD, str(root), repr(SETTINGS)], env=environ, stderr=subprocess.PIPE, text=True
-    )
+    command = [sys.executable, "-c", CHILD, str(root), repr(SETTINGS), str(checkpoint_seconds)]
+    child = subprocess.Popen(command, env=environ, stderr=subprocess.PIPE, text=True)
     while child.poll() is None:
-        if progress.exists() and len(progress.read_text().splitlines()) >= after:
+        if progress.exists():
             child.send_signal(number)
             break
         time.sleep(0.01)
@@ -118,12 +117,14 @@ def test_interrupted_anywhere_it_ends_with_the_same_bits(
 ) -> None:
     """Stopped by SIGTERM, killed, and gone on with, training gives the package of an uninterrupted one."""
     root = prepare(tmp_path / "workspace")
-    code, said = interrupt(root, 2, signal.SIGTERM, tmp_path)
+    # Told first at the end of an epoch's steps: the signal comes in the validation or in the second epoch.
+    code, said = interrupt(root, signal.SIGTERM, 100.0, tmp_path)
     assert code == EXIT_STOPPED, said
     assert "run the same command again" in said
     assert not (root / "train" / "package").exists()
 
-    code, said = interrupt(root, 2, signal.SIGKILL, tmp_path)
+    # With a checkpoint after every step it tells of each: the signal comes while one is written or in the next step.
+    code, said = interrupt(root, signal.SIGKILL, 0.0, tmp_path)
     assert code == -signal.SIGKILL, said
     assert "goes on after epoch" in said
     assert not (root / "train" / "package").exists()
@@ -135,9 +136,9 @@ def test_interrupted_anywhere_it_ends_with_the_same_bits(
     assert tree_digest(root / "train") == tree_digest(finished / "train")
     assert not (tmp_path / "checkpoints").exists()
     told = [json.loads(line) for line in (tmp_path / "last").read_text().splitlines()]
-    assert told[-1]["done"] == told[-1]["total"] == 2 * 48
+    assert told[-1]["done"] == told[-1]["total"] == 3 * 48
     assert told[0]["stage"] == "train"
-    assert told[0]["epochs"] == 2
+    assert told[0]["epochs"] == 3
 
 
 def test_a_checkpoint_of_other_settings_is_not_used(
