@@ -15,13 +15,14 @@ import signal
 import subprocess
 import sys
 import time
-import urllib.request
 import webbrowser
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
+
+import psutil
 
 from cxr_ops import contract
 from cxr_ops.edges import airflow
@@ -473,7 +474,7 @@ def _mlflow(home: Home, say: Callable[[str], None]) -> Iterator[str]:
         )
     try:
         url = f"http://127.0.0.1:{port}"
-        _wait_for(server, f"{url}/health", log)
+        _wait_for(server, port, log)
         yield url
     finally:
         say("stopping MLflow")
@@ -484,14 +485,10 @@ def _mlflow(home: Home, say: Callable[[str], None]) -> Iterator[str]:
             os.killpg(server.pid, signal.SIGKILL)
 
 
-def _wait_for(server: subprocess.Popen[bytes], address: str, log: Path) -> None:
+def _wait_for(server: subprocess.Popen[bytes], port: int, log: Path) -> None:
     deadline = time.monotonic() + MLFLOW_SECONDS
-    while time.monotonic() < deadline:
-        if server.poll() is not None:
-            break
-        try:
-            with urllib.request.urlopen(address, timeout=5):  # noqa: S310 - our own server
-                return
-        except OSError:
-            time.sleep(_POLL)
+    while time.monotonic() < deadline and server.poll() is None:
+        if airflow.listens(psutil.Process(server.pid), port):
+            return
+        time.sleep(_POLL)
     raise CxrError("MLflow could not be started", where=log, fix="look into its log")

@@ -121,6 +121,15 @@ def test_wrong_params_are_refused(api: airflow.Api) -> None:
         api.trigger(contract.DAG_ID, {"epochs": 0})
 
 
+def test_installations_keep_apart(api: airflow.Api, tmp_path: Path) -> None:
+    """A second installation on the machine takes another address at once, and is never ready at another's."""
+    other = make_home(tmp_path / "home", make_project(tmp_path / "project"))
+    with airflow.running(other) as session:
+        assert session.url != api.url
+        record = airflow.Instance.read(other.airflow / "instance.json")
+        assert not airflow._ready(api, record.model_copy(update={"url": api.url, "started": 0.0}))
+
+
 def test_nobody_is_told_where_no_airflow_runs(tmp_path: Path) -> None:
     """Without an Airflow, the announcement says so and what to do next."""
     home = make_home(tmp_path / "home", make_project(tmp_path / "project"))

@@ -24,6 +24,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.parse
@@ -390,24 +391,25 @@ def log_folder(home: Home) -> Path:
 def _start(home: Home, say: Callable[[str], None]) -> Instance:
     if (rest := _last_instance(home)) is not None:
         _end(rest, say)  # one that lost a part
-    port = free_port(PORT)
-    env = environment(home, port)
-    _migrate(home, env, say)
-    say("starting Airflow")
-    now = time.time()
-    parts: dict[Any, Part] = {}
-    for part in PARTS:
-        with _part_log(home, part).open("ab") as log:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "airflow", part, *(["--skip-serve-logs"] if part == "scheduler" else [])],
-                cwd=home.airflow,
-                env=env,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-        parts[part] = Part(pid=process.pid, created=psutil.Process(process.pid).create_time())
+    with _claimed_port() as (port, claim):
+        env = environment(home, port)
+        _migrate(home, env, say)
+        say("starting Airflow")
+        now = time.time()
+        parts: dict[Any, Part] = {}
+        for part in PARTS:
+            with _part_log(home, part).open("ab") as log:
+                process = subprocess.Popen(
+                    [sys.executable, "-m", "airflow", part, *(["--skip-serve-logs"] if part == "scheduler" else [])],
+                    cwd=home.airflow,
+                    env=env,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                    pass_fds=claim if part == "api-server" else (),
+                )
+            parts[part] = Part(pid=process.pid, created=psutil.Process(process.pid).create_time())
     instance = Instance(url=f"http://127.0.0.1:{port}", settings=_settings(home), started=now, parts=parts)
     instance.write(_instance_file(home))
     return instance
@@ -462,6 +464,10 @@ def _check_alive(home: Home, instance: Instance) -> None:
 
 
 def _ready(api: Api, instance: Instance) -> bool:
+    # Whoever answers at the address may be somebody else's Airflow, which would take our runs.
+    server = _alive(instance.parts["api-server"])
+    if server is None or not listens(server, int(instance.url.rpartition(":")[2])):
+        return False
     try:
         health = api.health()
         api.prepare()
@@ -586,6 +592,37 @@ def _secret(folder: Path) -> str:
         out.write(secrets.token_urlsafe(96))  # Airflow warns below 64 bytes
     aside.replace(path)
     return path.read_text(encoding="ascii")
+
+
+@contextmanager
+def _claimed_port() -> Iterator[tuple[int, tuple[int, ...]]]:
+    """The port for the API server, and the open lock that reserves it, to be handed to the server.
+
+    It takes the server seconds until it listens. Meanwhile another installation would find the port free.
+    """
+    path = Path(tempfile.gettempdir()) / f"cxr-ops-{PORT}.lock"
+    try:
+        file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    except OSError:  # another user's
+        yield free_port(0), ()
+        return
+    try:
+        if _try_lock(file, fcntl.LOCK_EX):
+            yield free_port(PORT), (file,)
+        else:
+            yield free_port(0), ()
+    finally:
+        os.close(file)
+
+
+def listens(process: psutil.Process, port: int) -> bool:
+    """Whether a process, or one below it, listens on a port."""
+    with suppress(psutil.Error):
+        for one in (process, *process.children(recursive=True)):
+            for socket_ in one.net_connections("tcp"):
+                if socket_.status == psutil.CONN_LISTEN and socket_.laddr.port == port:
+                    return True
+    return False
 
 
 def free_port(wanted: int) -> int:

@@ -127,7 +127,7 @@ def _repro(
             cwd=home.workspace(run),
             env=env,
             stdin=subprocess.DEVNULL,
-            stdout=sys.stderr.fileno(),  # standard output is for the result
+            stdout=subprocess.DEVNULL,  # what DVC advises a person to type next; stages and errors use standard error
             start_new_session=True,
         )
         code = _wait(process, signals)
@@ -142,7 +142,9 @@ def _repro(
     finally:
         exit_file.unlink(missing_ok=True)
     shutil.rmtree(checkpoints, ignore_errors=True)
-    return word is not None
+    ran = word is not None
+    sys.stderr.write(f"{stage}: {'done' if ran else 'nothing to do: unchanged, or restored from the run cache'}\n")
+    return ran
 
 
 def _wait(process: subprocess.Popen[bytes], signals: _Signals) -> int | None:
