@@ -17,7 +17,7 @@ import sys
 import time
 import webbrowser
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -478,11 +478,11 @@ def _mlflow(home: Home, say: Callable[[str], None]) -> Iterator[str]:
         yield url
     finally:
         say("stopping MLflow")
-        server.terminate()
-        try:
-            server.wait(10)
-        except subprocess.TimeoutExpired:
-            os.killpg(server.pid, signal.SIGKILL)
+        for number in (signal.SIGTERM, signal.SIGKILL):  # to the group: the command does not hand it on to its server
+            with suppress(ProcessLookupError):
+                os.killpg(server.pid, number)
+            with suppress(subprocess.TimeoutExpired):
+                server.wait(10)
 
 
 def _wait_for(server: subprocess.Popen[bytes], port: int, log: Path) -> None:
