@@ -215,6 +215,7 @@ def stage_ingest(
 def stage_open(
     run: Run,
     airflow_run_id: Annotated[str | None, typer.Option(help="Airflow's id of the run.")] = None,
+    requested_by: Annotated[str | None, typer.Option(help="Who asked for the run.")] = None,
     overrides: Overrides = None,
     force: Annotated[bool, typer.Option(help="Go on even when nothing has changed.")] = False,
 ) -> None:
@@ -222,7 +223,12 @@ def stage_open(
     from cxr_ops.stages import open as stage
 
     result = stage.run(
-        _home(), run=run, airflow_run_id=airflow_run_id, overrides=parse_overrides(overrides), force=force
+        _home(),
+        run=run,
+        airflow_run_id=airflow_run_id,
+        requested_by=requested_by,
+        overrides=parse_overrides(overrides),
+        force=force,
     )
     _result(result.as_xcom())
 

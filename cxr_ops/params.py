@@ -67,7 +67,7 @@ class Train(Section):
 
     weights: str = "none"
     weights_sha256: str | None = Field(None, pattern="^[0-9a-f]{64}$")
-    epochs: int = Field(9, ge=1, le=1000)
+    epochs: int = Field(6, ge=1, le=1000)
     batch_size: int = Field(32, ge=2, le=4096)
     learning_rate: float = Field(1e-3, gt=0, le=10)
     weight_decay: float = Field(1e-4, ge=0, le=10)

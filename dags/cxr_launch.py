@@ -44,6 +44,9 @@ def open_arguments(context: Context, jinja_env: Any = None) -> list[str]:
     """Name the run and hand over its params as settings."""
     params = context["params"]
     arguments = [*run_arguments(context, jinja_env), "--airflow-run-id", run_id_of(context)]
+    # Nobody asks for a run that the schedule or the data set started.
+    if (person := context["dag_run"].triggering_user_name) is not None:
+        arguments += ["--requested-by", person]
     shortcuts = {f"train.{key}": params[key] for key in ("epochs", "learning_rate", "seed") if params[key] is not None}
     for key, value in {**params["settings"], **shortcuts}.items():
         arguments += ["--set", f"{key}={yaml_scalar(value)}"]

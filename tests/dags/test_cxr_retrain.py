@@ -27,13 +27,14 @@ def test_nothing_new_ends_after_open(runs: Runs) -> None:
 
 
 def test_open_is_told_the_run_and_its_settings(runs: Runs) -> None:
-    """`open` gets the slug and the id of a run without a date, and its params as YAML that reads back as they were."""
+    """`open` gets slug and id of a run without a date, who asked for it, and its params as YAML of the same value."""
     conf = {"epochs": 3, "learning_rate": 1e-05, "settings": {"train.weights": "none"}, "force": True}
     outcome = runs.run(conf=conf, open={"result": {"no_change": True}})
     assert outcome.called("open") == [
         [
             *("--run", contract.slug(outcome.run_id)),
             *("--airflow-run-id", outcome.run_id),
+            *("--requested-by", "dag_test"),  # whom Airflow names for dag.test()
             *("--set", 'train.weights="none"'),
             *("--set", "train.epochs=3"),
             *("--set", "train.learning_rate=1.0e-05"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import time
@@ -47,7 +48,7 @@ def open_run(home: Home, run: str = RUN, epochs: int = 3) -> Path:
     workspace = home.workspace(run)
     shutil.copytree(home.project, workspace)
     params = workspace / "params.yaml"
-    params.write_text(params.read_text().replace("epochs: 9", f"epochs: {epochs}"))
+    params.write_text(re.sub(r"epochs: \d+", f"epochs: {epochs}", params.read_text()))
     (workspace / "dataset" / "one").mkdir(parents=True)
     (workspace / "dataset" / "one" / "batch.json").write_text("{}\n")
     (workspace / "image.json").write_text('{"image": null}\n')
