@@ -19,7 +19,7 @@ $(READY): requirements/all.lock requirements/uv.lock pyproject.toml
 	@test -n "$(PYTHON)" || { echo "error: no Python is on PATH; install Python 3.11, or: make PYTHON=/path/to/python3.11" >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || { \
 	  echo "error: $(PYTHON) is not Python 3.11; type: make PYTHON=/path/to/python3.11" >&2; exit 1; }
-	@echo "installing from requirements/all.lock into $(VENV) (once; about 3 GB to download on Linux)"
+	@echo "installing from requirements/all.lock into $(VENV) (once; about 3.6 GB to download, 7 GB on disk)"
 	@$(PYTHON) -m venv --clear $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --only-binary :all: -r requirements/uv.lock
 	@[ -t 2 ] && quiet= || quiet=--quiet; \

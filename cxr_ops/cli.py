@@ -162,8 +162,8 @@ def _deterministic(verb: str) -> Callable[[], None]:
 
         from cxr_ops.params import Params
 
-        stage = import_module(f"cxr_ops.stages.{verb}")
-        stage.run(Path.cwd(), Params.load(Path("params.yaml")))
+        params = Params.load(Path("params.yaml"))  # before the stage's libraries: a wrong key is told at once
+        import_module(f"cxr_ops.stages.{verb}").run(Path.cwd(), params)
 
     return command
 

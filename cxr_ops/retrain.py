@@ -450,18 +450,8 @@ def _mlflow(home: Home, say: Callable[[str], None]) -> Iterator[str]:
     with log.open("wb") as out:
         server = subprocess.Popen(
             [
-                *(
-                    sys.executable,
-                    "-m",
-                    "mlflow",
-                    "server",
-                    "--host",
-                    "127.0.0.1",
-                    "--port",
-                    str(port),
-                    "--workers",
-                    "1",
-                ),
+                *(sys.executable, "-m", "mlflow", "server"),
+                *("--host", "127.0.0.1", "--port", str(port), "--workers", "1"),
                 *("--backend-store-uri", home.mlflow_uri, "--default-artifact-root", home.mlflow_artifacts),
                 "--no-serve-artifacts",  # runs name the place of their artifacts; the server only shows them
             ],

@@ -178,7 +178,8 @@ def _places(result: Result, run_folder: Path) -> Text:
     if result.run_commit:
         rows.append(("DVC", f"run commit {result.run_commit}"))
         rows.append(("", f"in {_near(run_folder.parent.parent / 'store.git')}"))
-        rows.append(("", f"cd {_near(run_folder / 'workspace')} && dvc metrics show"))
+        rows.append(("", "dvc metrics show, in the run's workspace/"))
+        rows.append(("run", _near(run_folder)))
     rows.append(("lineage", f"cxr-ops lineage {result.run}"))
     text = Text("\n", overflow="fold")  # never cut: it must be possible to copy them
     text.append("where to look\n", "bold")

@@ -276,7 +276,7 @@ def _decoded(reader: ShardReader, image_ids: Sequence[str], show: Callable[[int,
 
 def _read_scores(path: Path) -> pd.DataFrame:
     try:
-        scores = pd.read_csv(path, dtype={"image_id": str, "patient_id": str}, float_precision="round_trip")
+        scores = pd.read_csv(path, dtype={"image_id": str, "patient_id": str})
     except FileNotFoundError as error:
         raise DataError("evaluate/scores.csv is missing", where=path, fix="cxr-ops stage evaluate") from error
     wanted = {"image_id", *(f"{finding}_{what}" for finding in FINDINGS for what in ("truth", "challenger"))}

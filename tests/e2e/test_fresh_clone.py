@@ -118,7 +118,8 @@ def test_the_summary_tells_people_what_came_of_it(
 ) -> None:
     """All 14 findings, the verdict, the registry version, and where the report, MLflow and DVC stand."""
     done, run = first
-    for word in (*(finding[:10] for finding in FINDINGS), "PROMOTE", "cxr-densenet121", "report", "MLflow", "dvc"):
+    shown = (finding.replace("_", " ") for finding in FINDINGS)
+    for word in (*shown, "PROMOTE", "cxr-densenet121", "report", "MLflow", "dvc"):
         assert word in done.stdout, f"{word} is not in the summary:\n{done.stdout}"
     report = Path(Result.read(run / "result.json").report)
     assert report.is_file()

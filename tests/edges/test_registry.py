@@ -28,6 +28,7 @@ from cxr_ops.edges.ledger import Ledger
 from cxr_ops.errors import StorageError
 from cxr_ops.labels import FINDINGS
 from cxr_ops.model import package, scoring
+from cxr_ops.params import Params
 from cxr_ops.records import Champion
 
 FIRST = Case(name="first").run
@@ -58,7 +59,7 @@ def test_run_holds_what_is_needed_to_find_everything_again(published: Home, clie
     """Params, metrics with bounds, curves, data sets, digests, artifacts and a note are in the MLflow run."""
     run = run_of(published, client, FIRST)
     decision = Ledger(published.ledger).decision(FIRST)
-    assert run.data.params["train.epochs"] == "9"
+    assert run.data.params["train.epochs"] == str(Params().train.epochs)
     assert run.data.params["split.salt"] == "cxr-ops-1"
     assert [run.data.metrics[f"{name}/Mass"] for name in ("auc", "auc_low", "auc_high")] == [0.8, 0.76, 0.84]
     assert "auc/macro" in run.data.metrics

@@ -216,7 +216,7 @@ def test_the_report_is_made_from_what_the_stages_left(html, workspace):
         "batch-2",
         "There are at least 100 images.",
         "not so, and let pass as a warning: 0.49",
-        "Training stopped early, after 3 of at most 9 epochs.",
+        f"Training stopped early, after 3 of at most {Params().train.epochs} epochs.",
         "densenet121",
         "The map&#39;s peak lies in the annotated box.",
         "the map is empty.",
