@@ -6,13 +6,10 @@ demonstration's and take minutes.
 
 from __future__ import annotations
 
-import json
 import os
 import re
-import signal
 import subprocess
 import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -164,40 +161,6 @@ def test_new_data_is_compared_with_the_champion(
     inputs = Inputs.read(run / "workspace" / "inputs.json")
     assert sorted(inputs.data.batches) == ["synthetic-1", "synthetic-2"]
     Ledger(clone.home.ledger).verify()
-
-
-def test_a_second_retraining_is_refused_with_a_pointer(
-    clone: Clone, grown: tuple[subprocess.CompletedProcess[str], Path]
-) -> None:
-    """Started while one is going, the command points to that run and leaves it alone."""
-    tool = str(clone.folder / ".venv" / "bin" / "cxr-ops")
-    with subprocess.Popen(
-        [tool, "retrain", "--force", "--set", "train.epochs=2"],
-        cwd=clone.folder,
-        env=clone.environment,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as going:
-        lock = clone.home.locks / "retrain.lock"
-        deadline = time.monotonic() + 120
-        while time.monotonic() < deadline and not _announced(lock):
-            assert going.poll() is None, going.stderr.read()
-            time.sleep(0.5)
-        refused = clone.run(tool, "retrain", ok=False)
-        assert refused.returncode == 13
-        assert _announced(lock) in refused.stderr
-        going.send_signal(signal.SIGTERM)
-        going.communicate(timeout=180)
-        assert going.returncode == 143
-
-
-def _announced(lock: Path) -> str | None:
-    try:
-        return json.loads(lock.read_text())["run"]
-    except (OSError, ValueError):
-        return None
 
 
 def test_lineage_leads_from_any_end_to_all_others(
