@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -38,10 +39,10 @@ def make_installation(root: Path) -> Home:
     return home
 
 
-def start(home: Home, *arguments: str) -> subprocess.Popen[str]:
+def start(home: Home, *arguments: str, verb: str = "retrain") -> subprocess.Popen[str]:
     """Start the command in the background."""
     return subprocess.Popen(
-        [sys.executable, "-c", "from cxr_ops.cli import main; main()", "retrain", *arguments],
+        [sys.executable, "-c", "from cxr_ops.cli import main; main()", verb, *arguments],
         env=os.environ | {"CXR_HOME": str(home.root), "CXR_PROJECT": str(home.project)},
         cwd=home.root,
         stdout=subprocess.PIPE,
@@ -128,6 +129,26 @@ def test_installations_keep_apart(api: airflow.Api, tmp_path: Path) -> None:
         assert session.url != api.url
         record = airflow.Instance.read(other.airflow / "instance.json")
         assert not airflow._ready(api, record.model_copy(update={"url": api.url, "started": 0.0}))
+
+
+def test_ui_serves_airflow_and_mlflow_until_it_is_stopped(home: Home, api: airflow.Api) -> None:
+    """`ui` names two addresses that answer, Airflow's with the DAG; SIGTERM ends its MLflow and leaves no process."""
+    ui = start(home, verb="ui")
+    said = dict[str, str]()
+    for line in ui.stderr:
+        words = line.split()
+        if words[-1].startswith("http"):
+            said[words[-2]] = words[-1]
+        if "Ctrl-C" in line:
+            break
+    with urllib.request.urlopen(f"{said['MLflow']}/health", timeout=30) as answer:
+        assert answer.status == 200
+    assert airflow.Api(said["Airflow"]).parsed_at(contract.DAG_ID) is not None
+    children = psutil.Process(ui.pid).children(recursive=True)
+    assert any("mlflow" in " ".join(child.cmdline()) for child in children)
+    ui.terminate()
+    assert ui.wait(60) == 0
+    assert not [child for child in psutil.wait_procs(children, timeout=10)[1] if child.is_running()]
 
 
 def test_nobody_is_told_where_no_airflow_runs(tmp_path: Path) -> None:
