@@ -51,11 +51,9 @@ class Clone:
 def clone(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Clone:
     folder = tmp_path_factory.mktemp("fresh") / "cxr-ops"
     subprocess.run(["git", "clone", "--quiet", str(project), str(folder)], check=True)
-    kept = {
-        name: value
-        for name, value in os.environ.items()
-        if not name.startswith(("CXR_", "AIRFLOW", "MLFLOW", "DVC_", "PYTHON", "VIRTUAL_ENV", "MAKE", "MFLAGS"))
-    }
+    # make exports what stands on its command line: the ARGS of `make test ARGS=...` would reach `make retrain`.
+    foreign = ("CXR_", "AIRFLOW", "MLFLOW", "DVC_", "PYTHON", "VIRTUAL_ENV", "MAKE", "MFLAGS", "ARGS")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
     # The environment under test must not be found through the one that runs the tests.
     outside = [p for p in kept["PATH"].split(os.pathsep) if not Path(p).is_relative_to(project)]
     return Clone(folder, {**kept, "PATH": os.pathsep.join(outside)})
