@@ -8,7 +8,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 unexport VIRTUAL_ENV PYTHONPATH PYTHONHOME PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup retrain ui test test-stack bench lint deps lock clean
+.PHONY: help setup retrain ui test test-stack bench bench-gate lint deps lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -48,6 +48,9 @@ lint: $(READY) ## ruff, mypy, import-linter, generated dependencies
 
 bench: $(READY) ## measure against named peers and write docs/benchmarks.md
 	@$(BIN)/python -m bench
+
+bench-gate: $(READY) ## simulate the gate and write docs/gate-simulation.md (goes on where it stopped)
+	@$(BIN)/python -m bench.gate $(ARGS)
 
 deps: $(READY) ## write each stage's code dependencies into dvc.yaml
 	@$(BIN)/python tools/stage_deps.py

@@ -21,19 +21,22 @@ def machine() -> str:
         model = next((x.split(":")[1].strip() for x in text.splitlines() if x.startswith("model name")), model)
         found = next((x for x in text.splitlines() if x.startswith("flags")), "").split()
         flags = ", ".join(f for f in ("avx512_bf16", "amx_bf16") if f in found)
-    packages = ", ".join(f"{p} {version(p)}" for p in ("torch", "torchvision", "pillow", "apache-airflow"))
+    packages = ", ".join(
+        f"{p} {version(p)}" for p in ("torch", "torchvision", "pillow", "numpy", "scipy", "apache-airflow")
+    )
     system = f"{platform.system()}, Python {platform.python_version()}"
     return f"{os.cpu_count()} cores, {model} ({flags or 'no bf16'}), {system}; {packages}"
 
 
 def main() -> int:
     """Measure, print and write."""
-    from bench import prepare, start, step
+    from bench import prepare, start, statistics, step
 
     shared = Path(os.environ.get("CXR_SHARED") or PROJECT.parent / "shared") / "data" / "nih-originals"
     sections = [
         prepare.section(shared if shared.is_dir() else None),
         step.section(),
+        statistics.section(),
         start.parse_section(),
         start.start_section(),
     ]

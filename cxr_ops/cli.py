@@ -19,7 +19,12 @@ from cxr_ops import __version__, contract
 from cxr_ops.errors import CxrError, SettingsError
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from cxr_ops.data.score_files import Truth
     from cxr_ops.edges.home import Home
+    from cxr_ops.params import Params
+    from cxr_ops.plan import ChangePlan
 
 app = typer.Typer(
     name="cxr-ops",
@@ -33,12 +38,23 @@ data_app = typer.Typer(help="Make data.", no_args_is_help=True, rich_markup_mode
 ingest_app = typer.Typer(help="Add a batch to the data set.", no_args_is_help=True, rich_markup_mode=None)
 stage_app = typer.Typer(help="Run one stage of an opened run, supervised.", no_args_is_help=True, rich_markup_mode=None)
 ledger_app = typer.Typer(help="Read the record of looks and decisions.", no_args_is_help=True, rich_markup_mode=None)
+epoch_app = typer.Typer(help="Count looks on patients never scored.", no_args_is_help=True, rich_markup_mode=None)
+plan_app = typer.Typer(help="Read, compare and size change-control plans.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(data_app, name="data")
 app.add_typer(ingest_app, name="ingest")
 app.add_typer(stage_app, name="stage")
 app.add_typer(ledger_app, name="ledger")
+app.add_typer(plan_app, name="plan")
+app.add_typer(epoch_app, name="epoch")
 
 Run = Annotated[str, typer.Option("--run", help="Name of the run, as `open` was given it.")]
+PlanFile = Annotated[Path | None, typer.Argument(metavar="[PLAN]", help="A plan; params.yaml's own if it is left out.")]
+TruthFile = Annotated[
+    Path | None, typer.Option("--truth", help="Labels: the NIH's Data_Entry_2017.csv, a manifest, or a CSV.")
+]
+SplitTest = Annotated[
+    bool, typer.Option("--split-test", help="Of the labels take the patients whom the plan's split puts to the test.")
+]
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A setting of params.yaml for this run only.")
 ]
@@ -267,6 +283,157 @@ def promote(
     _result(stage.run(_home(), run, approvals=approved_by or []))
 
 
+# ------------------------------------------------------------------------------------------------------ plans
+
+
+def _plan(path: Path | None) -> tuple[Path, ChangePlan, Params]:
+    from cxr_ops import plan as plans
+    from cxr_ops.params import Params
+
+    params = Params.load(Path("params.yaml"))
+    path = path or Path(params.gate.plan)
+    return path, plans.load(path), params
+
+
+def _truth(path: Path, plan: ChangePlan, params: Params, *, split_test: bool) -> Truth:
+    from cxr_ops.data import score_files
+
+    truth = score_files.read_truth(path)
+    if not split_test:
+        return truth
+    bounds = plan.description_of_modifications.bounds.settings
+    split = params.split.model_dump()
+    for key in split:
+        bound = bounds.get(f"split.{key}")
+        split[key] = bound.equals if bound is not None and bound.equals is not None else split[key]
+    return score_files.test_side(truth, **split)
+
+
+@plan_app.command("check")
+def plan_check(plan: PlanFile = None, truth: TruthFile = None, split_test: SplitTest = False) -> None:
+    """Check a plan, and say what it holds and what a reviewer would object to.
+
+    With --truth the margins are compared with those that the positive patients of each finding propose.
+    """
+    from cxr_ops.records import sha256_file
+    from cxr_ops.report import plans
+
+    path, loaded, params = _plan(plan)
+    plans.check_bounds(loaded)
+    for name, value in plans.facts(loaded, sha256_file(path)):
+        _say(f"{name:<24}{value}")
+    for warning in plans.warnings(loaded, params):
+        _say(f"warning: {warning}")
+    if truth is None:
+        return
+    from cxr_ops.data import score_files
+
+    labels = _truth(truth, loaded, params, split_test=split_test)
+    tiers = plans.tiers(loaded.performance, score_files.positive_patients(labels))
+    patients = len(set(score_files.owned(labels)))
+    side = ", the test side of the plan's split" if split_test else ""
+    _say(f"{'labels':<24}{len(labels.image_ids)} images of {patients} patients{side}")
+    for tier in tiers:
+        _say(f"{'  ' if tier.margin == tier.proposed else '! '}{tier}")
+    other = sum(tier.margin != tier.proposed for tier in tiers)
+    _say(f"{other or 'no'} margin{'' if other == 1 else 's'} other than proposed")
+
+
+@plan_app.command("explain")
+def plan_explain(
+    plan: PlanFile = None,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown.")] = False,
+) -> None:
+    """Say in plain words what a plan lets change, what it asks for, and what follows."""
+    from cxr_ops.report import plans
+
+    sections = plans.explain(_plan(plan)[1])
+    if markdown:
+        _say(plans.markdown(sections))
+    else:
+        _print(plans.render(sections))
+
+
+@plan_app.command("diff")
+def plan_diff(
+    old: Annotated[Path, typer.Argument(help="A plan.")],
+    new: Annotated[Path, typer.Argument(help="The plan that it became.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Say what changed between two plans, and whether each change asks for less (looser) or for more (stricter)."""
+    from dataclasses import asdict
+
+    from cxr_ops import plan as plans
+    from cxr_ops.report.plans import diff
+
+    changes = diff(plans.load(old), plans.load(new))
+    if as_json:
+        _say(json.dumps([asdict(change) for change in changes], indent=2))
+        return
+    for change in changes:
+        _say(str(change))
+    if not changes:
+        _say("the plans say the same")
+
+
+@plan_app.command("power")
+def plan_power(
+    plan: PlanFile = None,
+    truth: TruthFile = None,
+    split_test: SplitTest = False,
+    patients: Annotated[
+        int | None, typer.Option(min=1, help="Without --truth: test patients to draw; the plan's fewest if left out.")
+    ] = None,
+    correlation: Annotated[float, typer.Option(help="Of two models' scores on an image, within a class.")] = 0.9,
+    auc: Annotated[float, typer.Option(help="Of champion and reference, for every finding.")] = 0.80,
+    difference: Annotated[float, typer.Option(help="The challenger's AUC minus that.")] = 0.0,
+    within_patient: Annotated[float, typer.Option(help="Correlation of scores on two images of a patient.")] = 0.5,
+    reference: Annotated[
+        bool, typer.Option("--reference", help="The reference is another model than the champion.")
+    ] = False,
+) -> None:
+    """Say how probable it is that a challenger meets each check and all of them, and how many patients that takes."""
+    from cxr_ops.data import score_files
+    from cxr_ops.report import plans
+    from cxr_ops.stats import power
+
+    _, loaded, params = _plan(plan)
+    try:
+        assumed = power.Assumptions(
+            auc=auc, difference=difference, correlation=correlation, within_patient=within_patient
+        )
+    except ValueError as error:
+        raise SettingsError(str(error), where="plan power") from error
+    if truth is not None:
+        labels = _truth(truth, loaded, params, split_test=split_test)
+    else:
+        labels = score_files.drawn_truth(patients or loaded.performance.min_test_patients)
+    owners = score_files.owned(labels)
+    expected = power.expect(
+        loaded.performance,
+        labels.truth,
+        owners,
+        labels.attributes,
+        assumed,
+        others=("champion", "reference") if reference else ("champion",),
+    )
+    drawn = "" if truth else " (drawn: the NIH's prevalences and co-occurrence, one to ten images a patient)"
+    _say(f"labels   {len(owners)} images of {len(set(owners))} patients{drawn}")
+    _say(f"assumed  {assumed}")
+    _print(plans.power_table(expected))
+    for line in plans.power_summary(loaded.performance, expected):
+        _say(line)
+
+
+def _print(what: RenderableType) -> None:
+    """Print a table or a text with rich; without a terminal, wide enough that nothing is cut."""
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    console.width = console.width if console.is_terminal else 120
+    console.print(what)
+
+
 # ------------------------------------------------------------------------------------------------ for people
 
 
@@ -288,6 +455,33 @@ def ui() -> None:
     from cxr_ops import retrain as driver
 
     sys.exit(driver.ui(_home()))
+
+
+@app.command("compare")
+def compare_(
+    truth: Annotated[Path, typer.Option(help="Labels: the NIH's CSV, a manifest, or a column a finding.")],
+    a: Annotated[Path, typer.Option("--a", help="Scores of the model that is judged: image id, a column a finding.")],
+    b: Annotated[Path | None, typer.Option("--b", help="Scores of the model that it is compared with.")] = None,
+    plan: Annotated[Path, typer.Option(help="The change-control plan.")] = Path("pccp.yaml"),
+    validation: Annotated[
+        Path | None, typer.Option(help="Labels of further scored images, to choose thresholds and to recalibrate.")
+    ] = None,
+    json_out: Annotated[Path | None, typer.Option("--json", help="Write all figures there.")] = None,
+    html_out: Annotated[Path | None, typer.Option("--html", help="Write a page with figures there.")] = None,
+) -> None:
+    """Run the statistics and the gate on files of scores, of any models. Shows what the evidence says."""
+    from rich.console import Console
+
+    from cxr_ops import compare
+    from cxr_ops.records import canonical_json, write_atomic
+    from cxr_ops.report import comparison
+
+    compared = compare.run(truth, a, b, plan=plan, validation=validation)
+    if json_out is not None:
+        write_atomic(json_out, canonical_json(compare.as_json(compared)))
+    if html_out is not None:
+        write_atomic(html_out, comparison.render(compared, compare.LEVEL).encode())
+    Console().print(comparison.table(compared))
 
 
 @app.command()
@@ -317,6 +511,29 @@ def ledger_show() -> None:
 
     for entry in Ledger(_home().ledger).entries():
         _say(json.dumps(entry.model_dump(mode="json"), sort_keys=True))
+
+
+@epoch_app.command("open")
+def epoch_open(
+    by: Annotated[str, typer.Option(help="Who decided it.")],
+    reason: Annotated[str, typer.Option(help="Why; it stands on the ledger.")],
+) -> None:
+    """Close every batch that was scored, and count looks anew on the patients that came since."""
+    from cxr_ops.stages import epoch as stage
+
+    opened = stage.begin(_home(), by=by, reason=reason)
+    _say(
+        f"test epoch {opened.number} is open; closed: {', '.join(opened.closed_batches)}\n"
+        "what was withheld of a run of the epoch before is released by: cxr-ops publish --run RUN"
+    )
+
+
+@epoch_app.command("show")
+def epoch_show() -> None:
+    """Show the open test epoch, the looks spent of those that the plan allows, and the closed batches."""
+    from cxr_ops.stages import epoch as stage
+
+    _say(stage.show(_home()))
 
 
 @app.command()

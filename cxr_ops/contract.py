@@ -31,7 +31,9 @@ MODEL_NAME: Final = "cxr-densenet121"
 DATASET: Final = "dataset"  # dataset/<batch>/{batch.json,manifest.csv,boxes.csv,shard-NNNNN.tar}
 INPUTS: Final = "inputs.json"
 IMAGE: Final = "image.json"
+EPOCH: Final = "epoch.json"
 CHAMPION: Final = "champion"  # champion/champion.json, and champion/package where there is one
+REFERENCE: Final = "reference"  # reference/reference.json; reference/package where that is not the champion
 PACKAGE: Final = "package"  # train/package/
 PACKAGE_FILES: Final = ("weights.safetensors", "model.json", "network.py", "patients.txt")
 

@@ -25,6 +25,8 @@ FINDINGS: tuple[str, ...] = (
     "Hernia",
 )
 NO_FINDING = "No Finding"
+# A finding that its reader could not decide on, as CheXpert writes it. A finding is 1, 0, this, or missing.
+UNCERTAIN = -1
 VIEWS: tuple[str, ...] = ("PA", "AP")
 SEXES: tuple[str, ...] = ("F", "M")
 

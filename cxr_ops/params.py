@@ -7,13 +7,18 @@ secrets in the environment; nothing anywhere else.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from cxr_ops.errors import SettingsError
 from cxr_ops.labels import nearest
+
+# Settings that say something of the machine or of a file, and nothing of the model: a plan cannot bound them.
+NOT_OF_THE_MODEL: Final = frozenset(
+    f"train.{key}" for key in ("device", "threads", "precision", "weights_sha256", "weights_data", "weights_patients")
+)
 
 
 class Section(BaseModel):
@@ -58,6 +63,11 @@ class Train(Section):
 
     weights: `none` (from scratch), `imagenet` (torchvision's, downloaded once) or the path of a .safetensors file.
     weights_sha256: SHA-256 of that file. DVC sees settings, not the file: other weights must be another setting.
+    weights_data: the data sets that the file's weights have seen, by name. Declared here and not beside the file, for
+        the same reason, and not inside, so that the file may stay as its publisher made it.
+    weights_patients: which patients of this data set are among them: `none`, `training` (those of its training and
+        validation sides only), `test` or `unknown`. A file with nothing declared counts as unknown, and such a model is
+        not promoted.
     precision: `auto` takes bf16 where the processor or the GPU has it, else fp32.
     max_positive_weight: the largest weight that a rare finding's positives get in the loss.
     patience: epochs without a better mean validation AUC after which training stops.
@@ -67,6 +77,8 @@ class Train(Section):
 
     weights: str = "none"
     weights_sha256: str | None = Field(None, pattern="^[0-9a-f]{64}$")
+    weights_data: tuple[Annotated[str, Field(min_length=1)], ...] = ()
+    weights_patients: Literal["none", "training", "test", "unknown"] | None = None
     epochs: int = Field(6, ge=1, le=1000)
     batch_size: int = Field(32, ge=2, le=4096)
     learning_rate: float = Field(1e-3, gt=0, le=10)
@@ -77,6 +89,17 @@ class Train(Section):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int | None = Field(None, ge=1)
     seed: int = Field(0, ge=0)
+
+    @model_validator(mode="after")
+    def _declares_a_file(self) -> Self:
+        declared = bool(self.weights_data) or self.weights_patients is not None
+        if declared and self.weights in ("none", "imagenet"):
+            raise ValueError(f"weights_data and weights_patients are of a file; what {self.weights} has seen is known")
+        if self.weights_patients in ("none", "training", "test") and not self.weights_data:
+            raise ValueError(
+                f"weights_patients: {self.weights_patients} needs weights_data, the names of the data sets"
+            )
+        return self
 
 
 class Evaluate(Section):

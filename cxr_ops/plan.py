@@ -1,14 +1,15 @@
 """The change-control plan: what may change without a new review, how it is shown to be safe, and who must agree.
 
-Three parts, as in the FDA's guidance on predetermined change control plans (final, December 2024): description of
-modifications, modification protocol, impact assessment. The keys with numbers are executed by `cxr_ops.stats.rule`; the
-sentences are for the people who approve the plan. The SHA-256 of the file stands in every decision.
+Three parts, as in the FDA's guidance on predetermined change control plans (final, December 2024, issued again in
+August 2025): description of modifications, modification protocol, impact assessment. All keys but the sentences are
+executed by `cxr_ops.stats.rule`; the sentences are for the people who approve the plan. The SHA-256 of the file stands
+in every decision.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -26,7 +27,25 @@ def _finding(name: str) -> str:
     return name
 
 
+# What `cxr_ops.stats.evidence` can tell images apart by; all are columns of the manifest.
+ATTRIBUTES: Final = ("sex", "age", "view", "source")
+
+
+def _attribute(name: str) -> str:
+    parts = [part.strip() for part in name.split(",")]
+    for part in parts:
+        if part not in ATTRIBUTES:
+            guess = nearest(part, ATTRIBUTES)
+            raise ValueError(
+                f"{part!r} is not one of {', '.join(ATTRIBUTES)}" + (f"; did you mean {guess!r}?" if guess else "")
+            )
+    if len(set(parts)) != len(parts):
+        raise ValueError(f"{name!r} names an attribute twice")
+    return ", ".join(parts)
+
+
 FindingName = Annotated[str, AfterValidator(_finding)]
+Scalar = bool | int | float | str
 Text = Annotated[str, Field(min_length=1)]
 
 
@@ -36,12 +55,68 @@ class Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
+class Bound(Part):
+    """What one setting may be: exactly one of a value, a list of values, or a range with its ends included."""
+
+    equals: Scalar | None = None
+    one_of: tuple[Scalar, ...] = ()
+    range: tuple[float, float] | None = None
+
+    @model_validator(mode="after")
+    def _is_one_kind(self) -> Self:
+        if sum((self.equals is not None, bool(self.one_of), self.range is not None)) != 1:
+            raise ValueError("give exactly one of equals, one_of and range")
+        if self.range is not None and self.range[0] > self.range[1]:
+            raise ValueError("the range ends below its start")
+        return self
+
+    def allows(self, value: object) -> bool:
+        """Whether a setting may be this.
+
+        >>> Bound(range=(1, 10)).allows(3), Bound(one_of=("none", "imagenet")).allows("a.safetensors")
+        (True, False)
+        """
+        if self.range is not None:
+            return (
+                isinstance(value, int | float)
+                and not isinstance(value, bool)
+                and self.range[0] <= value <= self.range[1]
+            )
+        return any(value == one and isinstance(value, bool) == isinstance(one, bool) for one in self._values())
+
+    def __str__(self) -> str:
+        """The bound in words."""
+        if self.range is not None:
+            return f"{self.range[0]:.12g} to {self.range[1]:.12g}"
+        return " or ".join(str(value) for value in self._values())
+
+    def _values(self) -> tuple[Scalar, ...]:
+        return self.one_of or (() if self.equals is None else (self.equals,))
+
+
+class Bounds(Part):
+    """What a challenger must be for this plan to cover it.
+
+    Attributes:
+        architecture: as its package names it.
+        settings: dotted keys of `params.yaml` (sections split, prepare and train) and what each may be.
+        other_settings: whether a setting that is not listed may be anything (`free`) or is outside the plan (`none`).
+        sources: where data may come from, as the manifest's `source` says: `any`, or a list.
+    """
+
+    architecture: Text
+    settings: dict[str, Bound] = {}
+    other_settings: Literal["free", "none"]
+    sources: Literal["any"] | tuple[Text, ...]
+
+
 class DescriptionOfModifications(Part):
-    """Part 1: what this plan lets change, and what needs a new review."""
+    """Part 1: what this plan lets change, and what needs a new review. `bounds` is what the gate compares with."""
 
     summary: Text
     may_change: tuple[Text, ...] = Field(min_length=1)
     must_not_change: tuple[Text, ...] = Field(min_length=1)
+    bounds: Bounds
 
 
 class DataManagement(Part):
@@ -78,38 +153,184 @@ class FindingThresholds(Thresholds):
         return self.margins.get(finding, self.margin)
 
 
+class Subgroups(Part):
+    """The macro-AUC must not fall in a subgroup either.
+
+    Attributes:
+        attributes: what patients or images are told apart by; `sex, view` with a comma is every pair of values.
+        age_bands: first years of the second, third, ... band; `[40, 65]` makes 0 to 39, 40 to 64, 65 and over.
+        margin: of the macro-AUC in each subgroup.
+        min_findings: a subgroup with fewer evaluable findings is not judged, and said not to be.
+    """
+
+    attributes: tuple[Annotated[str, AfterValidator(_attribute)], ...] = Field(min_length=1)
+    age_bands: tuple[int, ...] = (40, 65)
+    margin: float = Field(gt=0, lt=1)
+    min_findings: int = Field(1, ge=1, le=len(FINDINGS))
+
+    @model_validator(mode="after")
+    def _bands_rise(self) -> Self:
+        if list(self.age_bands) != sorted(set(self.age_bands)) or any(not 0 < year < 150 for year in self.age_bands):
+            raise ValueError("age_bands must be rising years between 1 and 149")
+        return self
+
+
+class HarmScreen(Part):
+    """A look at every cell of subgroup and finding: a loss there may be hidden in a mean.
+
+    Attributes:
+        error: Holm's family-wise error over all cells.
+        loss: a signal with a larger loss than this asks for more people.
+        approvals: how many people must then agree, at least.
+    """
+
+    error: float = Field(gt=0, lt=0.5)
+    loss: float = Field(ge=0, lt=1)
+    approvals: int = Field(ge=0, le=9)
+
+
+class SuspiciousGain(Part):
+    """A macro-AUC whose lower bound beats the champion's by more than `gain` is held until people look for a leak.
+
+    Attributes:
+        gain: of the macro-AUC.
+        approvals: how many people must then agree, at least.
+    """
+
+    gain: float = Field(gt=0, lt=1)
+    approvals: int = Field(ge=0, le=9)
+
+
+class OperatingPoints(Part):
+    """Sensitivity and specificity at a threshold that is chosen on the validation set, before the test set is seen.
+
+    Attributes:
+        rule: the threshold's: `sensitivity` or `specificity` reaches `target` on the validation set; `youden` has the
+        largest sum of both, and no target. findings: those that are checked; figures are reported for all.
+        sensitivity_margin, specificity_margin: of the difference from champion and reference.
+        min_positive_patients: a finding with fewer is not checked, and said not to be.
+    """
+
+    rule: Literal["sensitivity", "specificity", "youden"]
+    target: float | None = Field(None, gt=0, lt=1)
+    findings: tuple[FindingName, ...] = ()
+    sensitivity_margin: float = Field(0.05, gt=0, lt=1)
+    specificity_margin: float = Field(0.02, gt=0, lt=1)
+    min_positive_patients: int = Field(400, ge=2)
+
+    @model_validator(mode="after")
+    def _has_its_target(self) -> Self:
+        if (self.rule == "youden") != (self.target is None):
+            raise ValueError("youden has no target; sensitivity and specificity need one")
+        return self
+
+
+class Calibration(Part):
+    """Probabilities, after recalibration on the validation set.
+
+    Attributes:
+        findings: those that are checked; figures are reported for all.
+        slope: the calibration slope's interval must lie between these two.
+        brier_margin: the Brier score may not rise by more than this against champion and reference.
+    """
+
+    findings: tuple[FindingName, ...] = ()
+    slope: tuple[float, float] = (0.8, 1.25)
+    brier_margin: float = Field(0.005, gt=0, lt=1)
+
+    @model_validator(mode="after")
+    def _slope_is_around_one(self) -> Self:
+        if not 0 < self.slope[0] < 1 < self.slope[1]:
+            raise ValueError("slope must be two numbers around 1")
+        return self
+
+
+class ReferenceRule(Part):
+    """The frozen model that a chain of slightly worse champions is held against.
+
+    Attributes:
+        package: digest of the reference's package; null: the first champion, or the one that it was raised to.
+        raise_on_superiority: whether a champion that beats the reference's macro-AUC at alpha becomes the reference.
+    """
+
+    package: str | None = Field(None, pattern="^[0-9a-f]{64}$")
+    raise_on_superiority: bool = True
+
+    @model_validator(mode="after")
+    def _named_is_fixed(self) -> Self:
+        if self.package is not None and self.raise_on_superiority:
+            raise ValueError("a reference that the plan names is fixed: raise_on_superiority must be false")
+        return self
+
+
 class PerformanceEvaluation(Part):
     """What is judged, at which error, on how many patients.
 
     Attributes:
         alpha: error of each one-sided check at one look.
-        max_looks: first scorings of a new model that the test set is good for.
+        max_looks: first scorings of a new challenger that a test epoch is good for.
+        epoch_alpha: error over a test epoch, at least `alpha` times `max_looks`; null promises nothing.
+        disclosure: what people who tune see of a run while its test epoch is open: `verdict` (and the validation set),
+            or `all`.
         min_test_patients: fewest patients in the test set.
         min_positive_patients: fewest patients with a positive image for a finding to be judged.
         min_negative_patients: the same for negative images.
         required_findings: findings without which nothing is promoted: `all`, or a list.
+        limited_findings: findings with so few positive patients that their margin is wide; shown at approval.
         macro: checks of the macro-AUC over all findings that can be judged.
         finding: checks of each finding that can be judged.
+        subgroups, harm_screen, suspicious_gain, operating_points, calibration: further checks; null asks for none.
     """
 
     summary: Text
     alpha: float = Field(gt=0, lt=0.5)
     max_looks: int = Field(ge=1)
+    epoch_alpha: float | None = Field(gt=0, lt=1)
+    disclosure: Literal["verdict", "all"]
     min_test_patients: int = Field(ge=2)
     min_positive_patients: int = Field(ge=2)
     min_negative_patients: int = Field(ge=2)
     required_findings: Literal["all"] | tuple[FindingName, ...]
+    limited_findings: tuple[FindingName, ...] = ()
     macro: Thresholds
     finding: FindingThresholds
+    reference: ReferenceRule
+    subgroups: Subgroups | None
+    harm_screen: HarmScreen | None
+    suspicious_gain: SuspiciousGain | None
+    operating_points: OperatingPoints | None
+    calibration: Calibration | None
 
     @property
     def required(self) -> tuple[str, ...]:
         """The findings without which nothing is promoted."""
         return FINDINGS if self.required_findings == "all" else self.required_findings
 
+    @model_validator(mode="after")
+    def _looks_fit_the_epoch(self) -> Self:
+        if self.epoch_alpha is not None and self.alpha * self.max_looks > self.epoch_alpha * (1 + 1e-9):
+            raise ValueError(
+                f"{self.max_looks} looks of {self.alpha:g} spend {self.alpha * self.max_looks:g}, "
+                f"more than epoch_alpha: {self.epoch_alpha:g}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _screens_stand_on_subgroups(self) -> Self:
+        if self.harm_screen is not None and self.subgroups is None:
+            raise ValueError("harm_screen needs subgroups")
+        return self
+
+
+class Monitoring(Part):
+    """What is watched after a release, and when the plan itself is read again."""
+
+    summary: Text
+    review_after_days: int = Field(ge=1)
+
 
 class UpdateProcedures(Part):
-    """How a release is agreed to and made.
+    """How a release is agreed to, made and watched.
 
     Attributes:
         approvals: how many people must agree besides the gate; 0 promotes unattended.
@@ -119,6 +340,7 @@ class UpdateProcedures(Part):
     summary: Text
     approvals: int = Field(ge=0, le=9)
     require_clean_code: bool
+    monitoring: Monitoring
 
 
 class ModificationProtocol(Part):
@@ -154,7 +376,7 @@ class ChangePlan(Part):
         must. notice: a sentence that the report and the model carry.
     """
 
-    format: Literal[1] = 1
+    format: Literal[2]
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$", max_length=60)
     clinical_use: bool
     notice: Text
@@ -165,8 +387,11 @@ class ChangePlan(Part):
     @model_validator(mode="after")
     def _clinical_use_is_attended(self) -> Self:
         updates = self.modification_protocol.update_procedures
+        evaluation = self.modification_protocol.performance_evaluation
         if self.clinical_use and (updates.approvals < 1 or not updates.require_clean_code):
             raise ValueError("clinical_use: true needs approvals of at least 1 and require_clean_code: true")
+        if self.clinical_use and (evaluation.epoch_alpha is None or evaluation.epoch_alpha > 0.05):
+            raise ValueError("clinical_use: true needs an epoch_alpha of at most 0.05")
         return self
 
     @property

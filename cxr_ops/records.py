@@ -146,12 +146,36 @@ class Champion(Record):
     recipe: str | None = None
 
 
+class Reference(Record):
+    """The frozen model that every challenger is also judged against: package digest and number in the registry."""
+
+    package: str
+    version: str
+
+
+class Epoch(Record):
+    """A test epoch: the test set that looks are counted on.
+
+    `number` counts from 1. `closed_batches` are the batches of earlier epochs: a test patient with an image in one of
+    them has been scored before and is no longer asked.
+    """
+
+    number: int = 1
+    closed_batches: list[str] = []
+
+
 class LedgerState(Record):
-    """Where the ledger stood: number of entries, digest of the last one, looks spent on test sets."""
+    """Where the ledger stood: number of entries, digest of the last one, promotions so far, looks.
+
+    `looks` are those spent in the open test epoch; `looked` are their (model, test digest), so that scoring the same
+    model on the same test set again is known to be no new look.
+    """
 
     entries: int
     head: str | None
     looks: int
+    looked: list[tuple[str, str]] = []
+    promotions: int = 0
 
 
 class Plan(Record):
@@ -172,7 +196,8 @@ class Inputs(Record):
     code: Code
     data: DataRevision
     champion: Champion
-    reference: str | None = None
+    reference: Reference | None = None
+    epoch: Epoch = Epoch()
     ledger: LedgerState | None
     plan: Plan
     image: str | None = None
@@ -193,7 +218,8 @@ class Estimate(Record):
     """A number with its patient-clustered standard error and confidence interval.
 
     `method` and `df` say how the interval was made, so that a bound at another level can be had
-    (`cxr_ops.stats.auc.bounds`); without `df` the normal distribution is meant.
+    (`cxr_ops.stats.auc.bounds`); without `df` the normal distribution is meant. `se_image` is the standard error that
+    one would state if images of one patient were independent; it is for comparison only.
     """
 
     value: float
@@ -203,6 +229,7 @@ class Estimate(Record):
     level: float
     df: float | None = None
     method: Literal["wald", "logit", "separated", "separated_difference"] = "wald"
+    se_image: float | None = None
 
 
 Figure = Estimate | Undefined
@@ -218,33 +245,145 @@ class Support(Record):
 
 
 class FindingEvidence(Record):
-    """AUC of one finding: challenger, champion, and challenger minus champion, on the same rows."""
+    """AUC of one finding: each model, and challenger minus champion and minus reference, on the same rows."""
 
     finding: str
     support: Support
     challenger: Figure
     champion: Figure | None
     difference: Figure | None
+    reference: Figure | None = None
+    reference_difference: Figure | None = None
 
 
-class Evaluation(Record):
-    """What `evaluate` found: `evaluate/evaluation.json`.
+class Evidence(Record):
+    """AUCs of all findings and their mean over `macro_over`, the findings that have enough patients.
 
-    `problems` are reasons, as (code, sentence), for which this evidence may not promote (permuted findings, training
-    patients in the test set, ...).
+    The figures of the reference are None where there is none, and where the champion is the reference.
     """
 
     findings: list[FindingEvidence]
     macro_challenger: Figure
     macro_champion: Figure | None
     macro_difference: Figure | None
+    macro_reference: Figure | None = None
+    macro_reference_difference: Figure | None = None
     macro_over: list[str]
+
+
+class Paired(Record):
+    """One figure of each model on the same rows, and challenger minus champion and minus reference."""
+
+    challenger: Figure
+    champion: Figure | None = None
+    difference: Figure | None = None
+    reference: Figure | None = None
+    reference_difference: Figure | None = None
+
+
+class ReliabilityBin(Record):
+    """One point of a reliability curve: images of similar probability, their mean, and how many have the finding."""
+
+    images: int
+    predicted: float
+    observed: float
+
+
+class Performance(Record):
+    """What a finding's probabilities are worth at a threshold and as probabilities.
+
+    thresholds: model -> probability from which the finding is called, chosen on the validation set alone.
+    recalibration: model -> (intercept, slope) on the logit scale, fitted on the validation set alone. Brier score,
+    slope, intercept, expected calibration error (`ece`) and `reliability` are of the recalibrated probabilities.
+    """
+
+    finding: str
+    support: Support
+    average_precision: Paired
+    thresholds: dict[str, float]
+    sensitivity: Paired
+    specificity: Paired
+    recalibration: dict[str, tuple[float, float]]
+    brier: Paired
+    slope: Paired
+    intercept: Paired
+    ece: Paired
+    reliability: dict[str, list[ReliabilityBin]]
+
+
+class Subgroup(Evidence):
+    """The evidence on the images of a subgroup, such as `view` = `AP`, or `sex, view` = `F, AP`."""
+
+    attribute: str
+    value: str
+    images: int
+    patients: int
+    performance: list[Performance] = []
+
+    @property
+    def name(self) -> str:
+        """How the subgroup is called in sentences and checks: `view=AP`."""
+        names, values = self.attribute.split(", "), self.value.split(", ")
+        return ", ".join(f"{name}={value}" for name, value in zip(names, values, strict=True))
+
+
+class Scenario(Evidence):
+    """The evidence with every uncertain label taken as 0, or as 1."""
+
+    uncertain_as: Literal[0, 1]
+
+
+class StartingWeights(Record):
+    """What the challenger's weights started from, and what those had seen.
+
+    start: `none`, `imagenet`, `champion` or the name of a file. training_data: what is declared of it.
+    patients: `none` (no patient of this data set), `training` (only patients of its training and validation sides),
+    `test` (patients of its test side among them), `unknown`.
+    """
+
+    start: str
+    sha256: str | None = None
+    training_data: list[str] = []
+    patients: Literal["none", "training", "test", "unknown"]
+
+
+class Facts(Record):
+    """What the challenger is, for the plan to compare with what may change: from its own package and the manifest.
+
+    settings: dotted keys of `params.yaml` (split, prepare, train) as they were used.
+    """
+
+    architecture: str
+    findings: list[str]
+    settings: dict[str, Any]
+    sources: list[str]
+    starting_weights: StartingWeights
+
+
+class Evaluation(Evidence):
+    """What `evaluate` found: `evaluate/evaluation.json`.
+
+    `problems` are reasons, as (code, sentence), for which this evidence may not promote (permuted findings, training
+    patients in the test set, ...). `uncertain` counts the uncertain labels of each finding that has some; `scenarios`
+    holds both ways to take them, and is empty where there are none. `missing_groups` says in sentences which subgroups
+    of the plan could not be formed. `validation_macro` is each model's macro-AUC on the validation set.
+    """
+
     test_digest: str
     test_images: int
     test_patients: int
     challenger: str
     champion: str | None
+    reference: str | None = None
+    epoch: int = 1
     problems: list[tuple[str, str]]
+    subgroups: list[Subgroup] = []
+    missing_groups: list[str] = []
+    performance: list[Performance] = []
+    uncertain: dict[str, int] = {}
+    scenarios: list[Scenario] = []
+    facts: Facts | None = None
+    validation_macro: dict[str, float] = {}
 
 
 class HeatMap(Record):
@@ -289,10 +428,11 @@ class Explanation(Record):
 
 
 class Reason(Record):
-    """Why a verdict is what it is: a code of the closed set in `cxr_ops.stats.rule`, the finding concerned, numbers."""
+    """Why a verdict is what it is: a code of the closed set in `cxr_ops.stats.rule`, what it concerns, numbers."""
 
     code: str
     finding: str | None = None
+    subgroup: str | None = None
     sentence: str
     numbers: dict[str, float | int | None] = {}
 
@@ -300,15 +440,22 @@ class Reason(Record):
 class Check(Record):
     """One thing that the plan asks for, and what the evidence shows of it.
 
-    kind: `floor` (of the challenger's AUC) or `margin` (of challenger minus champion). finding: None for the macro-AUC.
-    limit: what `low` must lie above. value, low, high: the estimate, its one-sided bounds at the plan's alpha.
+    kind: `floor` (of the challenger's AUC), `margin` (of an AUC difference), `sensitivity`, `specificity` and `brier`
+    (of a difference), `slope` (of the challenger's calibration). against: which model the difference is from.
+    finding: None for the macro-AUC. subgroup: None for all patients.
+    limit: what `low` must lie above; upper: what `high` must lie below; None where that side is not asked for.
+    value, low, high: the estimate, its one-sided bounds at the plan's alpha.
     outcome: `met`; `failed` (evidence against it); `unclear` (too little evidence); `undefined` (there is no number).
-    needed: patients (of a finding: positive patients) that would show it if it is true; None where nobody can say.
+    needed: patients (of a finding: positive patients, for its specificity negative ones) that would show it if it is
+    true; None where nobody can say.
     """
 
-    kind: Literal["floor", "margin"]
-    finding: str | None
-    limit: float
+    kind: Literal["floor", "margin", "sensitivity", "specificity", "slope", "brier"]
+    against: Literal["champion", "reference"] | None = None
+    finding: str | None = None
+    subgroup: str | None = None
+    limit: float | None
+    upper: float | None = None
     value: float | None = None
     low: float | None = None
     high: float | None = None
@@ -321,7 +468,10 @@ class Verdict(Record):
 
     `evidence_says` is what the evidence alone would give; `verdict` differs from it where the record forbids a
     promotion (an unrecorded look). `checks` are all that the plan asked for, each judged one-sided at `alpha`;
-    `notice` is the plan's own.
+    `notice` is the plan's own. `approvals` are the people who must agree: the plan's number, or more where a hold
+    (a harm signal, a gain too good to be true) asks for it. `limited_findings` are those that the plan judges by its
+    widest margin. `superior` says that the macro-AUC beats the reference's at `alpha`, `superior_findings` which
+    findings beat the champion's (Holm's correction). `looks` counts the looks of the test epoch, this one included.
     """
 
     verdict: Literal["PROMOTE", "REJECT", "INSUFFICIENT EVIDENCE"]
@@ -332,12 +482,18 @@ class Verdict(Record):
     clinical_use: bool
     challenger: str
     champion: Champion
+    reference: Reference | None = None
     test_digest: str
     evaluation: str
     inputs: str
     alpha: float | None = None
     notice: str = ""
     checks: list[Check] = []
+    limited_findings: list[str] = []
+    superior: bool = False
+    superior_findings: list[str] = []
+    epoch: int = 1
+    looks: int | None = None
 
 
 # ------------------------------------------------------------------------------------------------- the end
@@ -349,7 +505,9 @@ class Result(Record):
     Written by `publish`, and again by `promote`; for a run that ended NO_CHANGE by whoever found that out, without the
     identifiers that come with a decision. `champion` is the model in use when the run was opened. `decision` and
     `promotion` are digests of the ledger's entries; `promotion` is None as long as the run has promoted nothing.
-    `report` is the published page.
+    `approvals` are the people who must agree, more than usual where there are `holds` (codes). `report` is the
+    published page. `restricted` is the full report where that page withholds what the test set shows; `reasons` then
+    say what their codes mean, without numbers and findings.
     """
 
     run: str
@@ -357,6 +515,8 @@ class Result(Record):
     verdict: Literal["PROMOTE", "REJECT", "INSUFFICIENT EVIDENCE", "NO_CHANGE"]
     reasons: list[Reason] = []
     approvals: int = 0
+    limited_findings: list[str] = []
+    holds: list[str] = []
     champion: Champion = Champion()
     package: str | None = None
     mlflow_run_id: str | None = None
@@ -365,5 +525,6 @@ class Result(Record):
     data_revision: str | None = None
     code_commit: str | None = None
     report: str | None = None
+    restricted: str | None = None
     decision: str | None = None
     promotion: str | None = None

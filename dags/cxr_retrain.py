@@ -21,7 +21,9 @@ Runs every week, when ingestion adds a batch, or by hand with the params of the 
 2. Exit codes 10 (data), 11 (settings), 14 (another promotion came first) and 15 (the plan refuses) are not tried again:
    the same inputs would fail in the same way. Mend the cause and trigger a new run.
 3. Anything else was tried three times. Clear the failed task to try again: training goes on from its checkpoint.
-4. A run that is stuck in `queued` waits for the run before it, or for a slot of the GPU pool.
+4. `promote` fails with 15 where the plan asks for more than one person. The approval given here is on record; each
+   of the others types `cxr-ops promote --run RUN --approved-by NAME`, and the last one promotes.
+5. A run that is stuck in `queued` waits for the run before it, or for a slot of the GPU pool.
 """
 
 from __future__ import annotations
@@ -62,16 +64,26 @@ PARAMS = {
 }
 
 APPROVAL = """
+{% set published = ti.xcom_pull(task_ids="publish") %}
 | | |
 |---|---|
-| verdict | {{ ti.xcom_pull(task_ids="publish")["verdict"] }} |
+| verdict | {{ published["verdict"] }} |
+| persons who must agree | {{ published["approvals"] }} |
+| judged by a wide margin, having few patients | {{ published["limited_findings"] | join(", ") or "no finding" }} |
 | run | {{ run_id }} |
-| registered version | {{ ti.xcom_pull(task_ids="publish")["model_version"] }} |
-| MLflow run | {{ ti.xcom_pull(task_ids="publish")["mlflow_run_id"] }} |
-| report | {{ ti.xcom_pull(task_ids="publish")["report"] }} |
-
-Read the report before you answer. Your name goes into the ledger.
-"""
+| registered version | {{ published["model_version"] }} |
+| MLflow run | {{ published["mlflow_run_id"] }} |
+| full report | {{ published["restricted"] or published["report"] }} |
+{% for code, meaning in published["holds"].items() %}
+**{{ code }}**: {{ meaning }}
+{% endfor %}
+Read the full report before you answer. Your name goes into the ledger.
+{% if published["restricted"] %}
+It shows the test set, which is withheld from people who tune models: do not pass it on.
+{% endif %}{% if published["approvals"] > 1 %}
+You are the first of {{ published["approvals"] }}. After you, each of the others types
+`cxr-ops promote --run {{ published["run"] }} --approved-by NAME`; until the last one has, the task `promote` fails.
+{% endif %}"""
 
 
 def approvers() -> list[dict[str, str]] | None:

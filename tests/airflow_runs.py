@@ -50,6 +50,7 @@ if code:
 result = {"open": {"no_change": False}, "train": {"no_change": False}}.get(verb, {})
 if verb == "publish":
     result = {"verdict": "PROMOTE", "approvals": 0, "model_version": "1", "mlflow_run_id": "ab12", "report": "r.html"}
+    result |= {"run": sys.argv[4], "restricted": None, "holds": {}, "limited_findings": []}
 result |= told.get("result", {})
 if verb == "open" and result["no_change"]:
     run = sys.argv[4]
@@ -85,13 +86,17 @@ def calls(project: Path) -> list[dict[str, Any]]:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run ended: its id and state, the states and results of its tasks, its events, and the stand-in's calls."""
+    """How a run ended: its id and state, the states and results of its tasks, its events, and the stand-in's calls.
+
+    `question` is what a person who was to approve could read.
+    """
 
     run_id: str
     state: str
     states: dict[str, str]
     results: dict[str, Any]
     asset_events: list[dict[str, Any]]
+    question: str | None
     calls: list[dict[str, Any]]
 
     def called(self, verb: str) -> list[list[str]]:
@@ -237,6 +242,7 @@ def _run(
 
     from airflow.models.asset import AssetEvent
     from airflow.models.dagrun import DagRun
+    from airflow.models.hitl import HITLDetail
     from airflow.models.xcom import XComModel
     from airflow.utils.session import create_session
     from sqlalchemy import event
@@ -259,10 +265,13 @@ def _run(
     with create_session() as session:
         run = session.get(DagRun, run.id)
         results = session.query(XComModel).filter_by(run_id=run.run_id, key="return_value")
+        tasks = run.get_task_instances(session=session)
+        asked = session.query(HITLDetail).filter(HITLDetail.ti_id.in_([task.id for task in tasks])).first()
         return {
             "run_id": run.run_id,
             "state": str(run.state),
-            "states": {task.task_id: str(task.state) for task in run.get_task_instances(session=session)},
+            "states": {task.task_id: str(task.state) for task in tasks},
+            "question": asked.body if asked else None,
             "asset_events": [
                 {"uri": event.uri, "extra": event.extra}
                 for event in session.query(AssetEvent).filter_by(source_run_id=run.run_id)

@@ -6,7 +6,9 @@ Made up: the numbers of the evidence, and the stages' other outputs, which are s
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import shutil
 import subprocess
 from dataclasses import dataclass, field, replace
@@ -21,7 +23,7 @@ from cxr_ops.contract import slug
 from cxr_ops.edges import git, store
 from cxr_ops.edges.dvc import command, environment
 from cxr_ops.edges.home import Home
-from cxr_ops.edges.ledger import Ledger, record_look
+from cxr_ops.edges.ledger import Ledger, Look, record_look
 from cxr_ops.labels import FINDINGS
 from cxr_ops.records import (
     Batch,
@@ -33,6 +35,7 @@ from cxr_ops.records import (
     FindingEvidence,
     Inputs,
     Reason,
+    Reference,
     Support,
     Undefined,
     Verdict,
@@ -46,8 +49,10 @@ os.environ["MLFLOW_SQLALCHEMYSTORE_POOLCLASS"] = "NullPool"
 
 PROJECT = Path(__file__).resolve().parents[1]
 TEST_DIGEST = sha256_bytes(b"test set")
-AIRFLOW = {name: f"manual__2026-03-0{i}T04:05:06+00:00" for i, name in enumerate(("first", "second", "third"), 1)}
+NAMES = ("first", "second", "third", "fourth")
+AIRFLOW = {name: f"manual__2026-03-0{i}T04:05:06+00:00" for i, name in enumerate(NAMES, 1)}
 RUN = {name: slug(run_id) for name, run_id in AIRFLOW.items()}
+SUMMARY = '<!DOCTYPE html><html lang="en"><body><!-- cxr:published -->\n<h1>Summary</h1></body></html>\n'
 REPORT = '<!DOCTYPE html><html lang="en"><body><!-- cxr:published -->\n<h1>Report & more</h1></body></html>\n'
 PIPELINE = """\
 stages:
@@ -57,6 +62,7 @@ stages:
     outs:
       - train/package
       - report/report.html
+      - report/summary.html
       - evaluate/evaluation.json: {cache: false}
       - gate/verdict.json: {cache: false}
 """
@@ -71,6 +77,10 @@ class Case:
     verdict: str = "PROMOTE"
     plan: str = "pccp.demo.yaml"
     champion: Champion = field(default_factory=Champion)
+    reference: Reference | None = None
+    superior: bool = False
+    holds: tuple[str, ...] = ()
+    approvals: int | None = None  # None: as many as the plan asks for
     dirty: bool = False
     recorded_look: bool = True
     with_ledger: bool = True
@@ -106,10 +116,11 @@ def make_home(root: Path, **changes: Any) -> Home:
     return replace(Home.find(environ), **changes)
 
 
-def finish(home: Home, packages: dict[str, Path], case: Case, *, tracked: bool = True) -> str:
+def finish(home: Home, packages: dict[str, Path], case: Case, *, tracked: bool = True, **rules: Any) -> str:
     """Make the workspace of a run whose stages have ended; returns the run's name.
 
-    Without `tracked` it is a folder of files only, no repository and no DVC project, which takes no time.
+    Without `tracked` it is a folder of files only, no repository and no DVC project, which takes no time. `rules` are
+    keys of the plan that have another value in this run.
     """
     root = home.workspace(case.run)
     shutil.rmtree(home.run(case.run), ignore_errors=True)
@@ -117,6 +128,10 @@ def finish(home: Home, packages: dict[str, Path], case: Case, *, tracked: bool =
     state = Ledger(home.ledger).state()
     for name in ("pccp.yaml", "pccp.demo.yaml", "params.yaml"):
         shutil.copyfile(PROJECT / name, root / name)
+    for key, value in rules.items():
+        text, count = re.subn(rf"\b{key}: .*", f"{key}: {json.dumps(value)}", (root / case.plan).read_text())
+        assert count == 1, f"{key} stands {count} times in {case.plan}"
+        (root / case.plan).write_text(text)
     plan = plans.load(root / case.plan)
     (root / "dvc.yaml").write_text(PIPELINE)
     write(
@@ -127,6 +142,8 @@ def finish(home: Home, packages: dict[str, Path], case: Case, *, tracked: bool =
         code=Code(commit="c" * 40, dirty=case.dirty),
         data=DataRevision(revision="d" * 40, batches={"batch-1": batch.digest()}),
         champion=case.champion,
+        reference=case.reference,
+        epoch=Ledger(home.ledger).epoch(),
         ledger=state if case.with_ledger else None,
         plan=plans.identify(root, case.plan),
     )
@@ -138,24 +155,34 @@ def finish(home: Home, packages: dict[str, Path], case: Case, *, tracked: bool =
     verdict = Verdict(
         verdict=case.verdict,
         evidence_says=case.verdict,
-        reasons=[Reason(code="FLOORS_MET", sentence="Every finding is above its floor.", numbers={"floor": 0.5})],
+        reasons=[
+            Reason(code="FLOORS_MET", sentence="Every finding is above its floor.", numbers={"floor": 0.5}),
+            *(Reason(code=code, finding="Mass", sentence="Mass: somebody must look.") for code in case.holds),
+        ],
         plan=inputs.plan,
-        approvals=plan.approvals,
+        approvals=plan.approvals if case.approvals is None else case.approvals,
         clinical_use=plan.clinical_use,
         challenger=digest,
         champion=case.champion,
+        reference=case.reference,
+        epoch=inputs.epoch.number,
+        superior=case.superior,
+        limited_findings=list(plan.performance.limited_findings),
         test_digest=TEST_DIGEST,
         evaluation=evaluation.digest(),
         inputs=inputs.digest(),
     )
     write(root / "gate/verdict.json", verdict)
     write_text(root / "report/report.html", REPORT)
+    write_text(root / "report/summary.html", SUMMARY)
     write_text(root / "train/history.csv", "epoch,train_loss,validation_auc\n1,0.5,\n2,0.25,0.75\n")
     write_text(root / "validate/validation.html", "<p>valid</p>")
     (root / "explain").mkdir()
     (root / "explain/case-1.png").write_bytes(png(np.zeros((8, 8), np.uint8)))
     if case.recorded_look:
-        record_look(home, digest, TEST_DIGEST, case.run)
+        epoch = inputs.epoch.number
+        look = Look(model=digest, test_digest=TEST_DIGEST, run=case.run, epoch=epoch, batches=("batch-1",))
+        record_look(home, look)
     opened = {
         "airflow_run_id": case.airflow_run_id or AIRFLOW[case.name],
         "recipe": sha256_bytes(case.package.encode()),
@@ -194,6 +221,7 @@ def make_evaluation(challenger: str, champion: str | None) -> Evaluation:
         challenger=challenger,
         champion=champion,
         problems=[],
+        validation_macro={"challenger": 0.71},
     )
 
 

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 from typer.testing import CliRunner
 
 from cxr_ops import cli, contract
+from cxr_ops.errors import CxrError
 
 HEAVY = {
     "torch",
@@ -131,11 +134,11 @@ def test_generated_data_are_described(project: Path, tmp_path: Path) -> None:
 def test_whole_ledger_is_said_to_be_whole_and_an_altered_one_is_not(project: Path, tmp_path: Path) -> None:
     """`ledger verify` counts the entries of an intact chain, and names the entry that was altered."""
     from cxr_ops.edges.home import Home
-    from cxr_ops.edges.ledger import record_look
+    from cxr_ops.edges.ledger import Look, record_look
 
     home = Home.find({"CXR_HOME": str(tmp_path), "CXR_PROJECT": str(project)})
     for test in ("a" * 64, "b" * 64):
-        record_look(home, "c" * 64, test, "run")
+        record_look(home, Look(model="c" * 64, test_digest=test, run="run"))
     good = _cxr("ledger", "verify", cwd=project, CXR_HOME=str(tmp_path))
     assert (good.returncode, good.stdout.strip()) == (0, "2 entries, chain whole")
 
@@ -144,3 +147,118 @@ def test_whole_ledger_is_said_to_be_whole_and_an_altered_one_is_not(project: Pat
     bad = _cxr("ledger", "verify", cwd=project, CXR_HOME=str(tmp_path))
     assert bad.returncode == contract.EXIT_STORAGE
     assert entry.stem in bad.stderr
+
+
+# ----------------------------------------------------------------------------------------------------- plans
+
+
+class _Done(NamedTuple):
+    exit_code: int
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture
+def _in_project(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The project's folder is the current one."""
+    monkeypatch.chdir(project)
+
+
+def _plan(*arguments: str) -> _Done:
+    """`cxr-ops plan ...` in this process: a new one would spend seconds on imports, and the command's end is tested."""
+    result = CliRunner().invoke(cli.app, ["plan", *arguments])
+    if isinstance(result.exception, CxrError):
+        return _Done(result.exception.exit_code, result.stdout, str(result.exception))
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    return _Done(result.exit_code, result.stdout, result.stderr)
+
+
+def _labels(path: Path) -> Path:
+    """A table of 400 patients, 45 of whom have a Mass and 3 a Hernia; patients are on both sides of the split."""
+    rows = [f"{i}_{k}.png,{i},{int(i < 45)},{int(i < 3)},{'FM'[i % 2]}" for i in range(400) for k in range(1 + i % 3)]
+    path.write_text("\n".join(["image_id,patient_id,Mass,Hernia,sex", *rows, ""]), encoding="utf-8")
+    return path
+
+
+@pytest.mark.usefixtures("_in_project")
+def test_plan_check_says_what_a_plan_holds_and_what_to_object_to(project: Path) -> None:
+    """`plan check` takes the plan of params.yaml, prints its digest and facts, and warns of its weaknesses."""
+    from cxr_ops.records import sha256_file
+
+    done = _plan("check")
+    assert done.exit_code == 0
+    assert sha256_file(project / "pccp.demo.yaml") in done.stdout
+    assert "warning: approvals is 0" in done.stdout
+    assert "warning: other_settings is free" in done.stdout
+
+
+@pytest.mark.usefixtures("_in_project")
+def test_plan_check_compares_margins_with_label_counts(tmp_path: Path) -> None:
+    """With --truth the margins are held against positive patients, and --split-test takes the test side alone."""
+    labels = _labels(tmp_path / "labels.csv")
+    whole = _plan("check", "pccp.yaml", "--truth", str(labels))
+    assert whole.exit_code == 0
+    assert "of 400 patients\n" in whole.stdout
+    assert "! Mass: 45 positive patients, so 0.10 is proposed; the plan has 0.03" in whole.stdout
+    assert "! Hernia: 3 positive patients, so it cannot be judged" in whole.stdout
+    side = _plan("check", "pccp.yaml", "--truth", str(labels), "--split-test")
+    found = re.search(r"of (\d+) patients, the test side", side.stdout)
+    assert found
+    assert 60 < int(found[1]) < 140
+
+
+@pytest.mark.usefixtures("_in_project")
+def test_plan_check_refuses_a_bound_on_no_setting(project: Path, tmp_path: Path) -> None:
+    """A bound whose key is no setting of params.yaml ends with exit code 11 and the nearest one."""
+    text = (project / "pccp.yaml").read_text(encoding="utf-8").replace("train.patience:", "train.patiense:")
+    (tmp_path / "plan.yaml").write_text(text, encoding="utf-8")
+    done = _plan("check", str(tmp_path / "plan.yaml"))
+    assert done.exit_code == contract.EXIT_SETTINGS
+    assert "train.patiense is not a setting; did you mean 'train.patience'?" in done.stderr
+
+
+@pytest.mark.usefixtures("_in_project")
+def test_plan_explain_prints_text_and_markdown() -> None:
+    """`plan explain` says the three parts in words, as text or as Markdown."""
+    text = _plan("explain", "pccp.yaml")
+    page = _plan("explain", "pccp.yaml", "--markdown")
+    for done in (text, page):
+        assert done.exit_code == 0
+        assert "Hernia may lose at most 0.10" in done.stdout
+    assert "## Part 3: impact assessment" in page.stdout
+    assert "##" not in text.stdout
+
+
+@pytest.mark.usefixtures("_in_project")
+def test_plan_diff_prints_lines_and_json(project: Path, tmp_path: Path) -> None:
+    """`plan diff` names each change with its direction, and says so when there is none."""
+    new = tmp_path / "new.yaml"
+    old_text = (project / "pccp.yaml").read_text(encoding="utf-8")
+    new.write_text(old_text.replace("max_looks: 10", "max_looks: 5"), encoding="utf-8")
+    done = _plan("diff", "pccp.yaml", str(new))
+    assert (done.exit_code, done.stdout) == (0, "max looks 10 -> 5 (stricter)\n")
+    as_json = json.loads(_plan("diff", "pccp.yaml", str(new), "--json").stdout)
+    assert [(one["old"], one["new"], one["direction"]) for one in as_json] == [(10, 5, "stricter")]
+    assert _plan("diff", "pccp.yaml", "pccp.yaml").stdout == "the plans say the same\n"
+
+
+@pytest.mark.usefixtures("_in_project")
+def test_plan_power_says_what_it_stands_on(tmp_path: Path) -> None:
+    """`plan power` prints labels, assumptions, every check and the whole; with labels it takes those."""
+    drawn = _plan("power", "pccp.yaml", "--patients", "300")
+    assert drawn.exit_code == 0
+    assert "of 300 patients (drawn" in drawn.stdout
+    assert "stops every release: 300 test patients, and the plan asks for 1000" in drawn.stdout
+    given = _plan("power", "pccp.demo.yaml", "--truth", str(_labels(tmp_path / "labels.csv")))
+    assert given.exit_code == 0
+    assert "of 400 patients\n" in given.stdout
+    assert "margin Mass" in given.stdout
+    assert "all checks met at one look: never, with these patients" in given.stdout
+
+
+@pytest.mark.usefixtures("_in_project")
+def test_plan_power_refuses_what_cannot_be() -> None:
+    """An assumption out of its range is a settings error without a traceback."""
+    done = _plan("power", "--correlation", "1.2")
+    assert done.exit_code == contract.EXIT_SETTINGS
+    assert "correlation must lie between 0 and 0.99" in done.stderr

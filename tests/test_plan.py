@@ -12,6 +12,7 @@ from cxr_ops import plan as plans
 from cxr_ops.errors import SettingsError
 from cxr_ops.labels import FINDINGS
 from cxr_ops.records import sha256_bytes
+from cxr_ops.stats.power import margin_tier
 
 SHIPPED = ("pccp.yaml", "pccp.demo.yaml", "pccp.nih-sample-demo.yaml")
 
@@ -60,6 +61,81 @@ def test_the_demonstrations_floors_are_the_stated_ones(project):
     """The demonstration asks for a macro-AUC above 0.65, findings above 0.50, and a macro margin of 0.03."""
     rules = plans.load(project / "pccp.demo.yaml").performance
     assert (rules.macro.floor, rules.finding.floor, rules.macro.margin) == (0.65, 0.50, 0.03)
+
+
+def test_the_production_margins_are_the_tiers_of_the_releases_counts(project):
+    """The margins and limited findings of the production template follow the positive patients on its own test side.
+
+    The counts were taken from the release's labels (see docs/change-control.md), which are not part of this project.
+    """
+    counts = (1231, 375, 1079, 1989, 689, 885, 253, 383, 538, 276, 275, 306, 513, 31)
+    rules = plans.load(project / "pccp.yaml").performance
+    assert [rules.finding.margin_of(finding) for finding in FINDINGS] == [margin_tier(count) for count in counts]
+    assert list(rules.limited_findings) == [f for f in FINDINGS if rules.finding.margin_of(f) >= 0.10] == ["Hernia"]
+
+
+def test_the_production_template_spends_its_error_over_the_epoch(project):
+    """Ten looks of 0.005 make 0.05, the test set is withheld from those who tune, and subgroups are judged."""
+    rules = plans.load(project / "pccp.yaml").performance
+    assert rules.alpha * rules.max_looks == pytest.approx(rules.epoch_alpha) == 0.05
+    assert rules.disclosure == "verdict"
+    assert rules.subgroups.attributes == ("sex", "view", "age")
+    assert (rules.macro.floor, rules.macro.margin, rules.finding.floor) == (0.78, 0.01, 0.60)
+
+
+@pytest.mark.parametrize(
+    ("bound", "inside", "outside"),
+    [
+        ({"range": [1, 10]}, [1, 10, 2.5], [0, 10.1, "5", True, None, float("nan")]),
+        ({"one_of": ["imagenet", "none"]}, ["none"], ["a.safetensors", None, 0]),
+        ({"equals": 224}, [224, 224.0], [96, "224", True]),
+        ({"equals": 1}, [1], [True]),
+        ({"equals": False}, [False], [0, None]),
+    ],
+)
+def test_a_bound_holds_what_it_allows(bound, inside, outside):
+    """A range includes its ends, a list and a value only themselves; a truth value is no number."""
+    bound = plans.Bound.model_validate(bound)
+    assert all(bound.allows(value) for value in inside)
+    assert not any(bound.allows(value) for value in outside)
+
+
+@pytest.mark.parametrize("bound", [{}, {"equals": 1, "range": [0, 2]}, {"range": [2, 1]}, {"one_of": []}])
+def test_a_bound_is_of_exactly_one_kind(document, bound):
+    """A bound without a kind, of two kinds, or with its range turned round is refused with its place."""
+    document["description_of_modifications"]["bounds"]["settings"]["train.epochs"] = bound
+    assert "bounds.settings.train.epochs" in _refusal(document)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("max_looks", 11, "11 looks of 0.005 spend 0.055, more than epoch_alpha: 0.05"),
+        ("subgroups", None, "harm_screen needs subgroups"),
+        ("reference", {"package": "0" * 64, "raise_on_superiority": True}, "raise_on_superiority must be false"),
+        ("reference", {"package": "abc", "raise_on_superiority": False}, "reference.package"),
+        ("operating_points", {"rule": "youden", "target": 0.9}, "youden has no target"),
+        ("operating_points", {"rule": "sensitivity"}, "need one"),
+        ("operating_points", {"rule": "youden", "findings": ["Hernja"]}, "did you mean 'Hernia'?"),
+        ("calibration", {"slope": [1.1, 1.2]}, "around 1"),
+        ("subgroups", {"attributes": ["sexx"], "margin": 0.03}, "did you mean 'sex'?"),
+        ("subgroups", {"attributes": ["sex, sex"], "margin": 0.03}, "names an attribute twice"),
+        ("subgroups", {"attributes": ["age"], "age_bands": [65, 40], "margin": 0.03}, "rising years"),
+        ("limited_findings", ["Hernja"], "did you mean 'Hernia'?"),
+    ],
+)
+def test_combinations_that_contradict_themselves_are_refused(document, key, value, said):
+    """Looks that spend more than the epoch has, screens without subgroups, and the like are settings errors."""
+    document["modification_protocol"]["performance_evaluation"][key] = value
+    assert said in _refusal(document)
+
+
+@pytest.mark.parametrize("value", [None, 0.2])
+def test_clinical_use_needs_an_epochs_error(document, value):
+    """A plan for clinical use promises at most 0.05 over a test epoch."""
+    document["clinical_use"] = True
+    document["modification_protocol"]["performance_evaluation"]["epoch_alpha"] = value
+    assert "needs an epoch_alpha of at most 0.05" in _refusal(document)
 
 
 def test_an_unknown_key_names_the_nearest(document):

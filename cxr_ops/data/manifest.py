@@ -1,7 +1,7 @@
 """The manifest: one row an image, one order of columns, one way of writing it.
 
 A table is read as text and each value is converted on purpose: a value that is not what its column holds is an error
-with its line, never a NaN or a number that somebody guessed. A finding is 1, 0 or missing (empty).
+with its line, never a NaN or a number that somebody guessed. A finding is 1, 0, -1 (uncertain) or missing (empty).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import pandas as pd
 
 from cxr_ops import contract
 from cxr_ops.errors import DataError
-from cxr_ops.labels import FINDINGS
+from cxr_ops.labels import FINDINGS, UNCERTAIN
 from cxr_ops.records import Batch, sha256_file
 
 IDENTITY: Final = ("image_id", "patient_id", "sha256", "source", "batch", "view", "age", "sex", "width", "height")
@@ -77,7 +77,7 @@ def read_manifest(path: Path) -> pd.DataFrame:
     for name in ("width", "height"):
         columns[name] = _numbers(path, lines, table, name, missing=False).astype("int64")
     for name in FINDINGS:
-        columns[name] = _numbers(path, lines, table, name, missing=True, allowed=("0", "1"))
+        columns[name] = _numbers(path, lines, table, name, missing=True, allowed=("1", "0", str(UNCERTAIN)))
     return pd.DataFrame({**columns, "line": lines})
 
 
@@ -122,8 +122,15 @@ def to_csv(frame: pd.DataFrame, columns: Sequence[str]) -> bytes:
 
 
 def label_array(frame: pd.DataFrame) -> npt.NDArray[np.float32]:
-    """The findings of a frame as float32, rows x 14 in the order of `FINDINGS`: 1, 0, or NaN where missing."""
-    return frame[list(FINDINGS)].to_numpy(dtype=np.float32, na_value=np.nan)
+    """The findings of a frame as float32, rows x 14 in the order of `FINDINGS`: 1, 0, or NaN (missing or uncertain)."""
+    labels = frame[list(FINDINGS)].to_numpy(dtype=np.float32, na_value=np.nan)
+    return np.where(labels == UNCERTAIN, np.float32(np.nan), labels)
+
+
+def uncertain_array(frame: pd.DataFrame) -> npt.NDArray[np.bool_]:
+    """Whether each finding of a frame is uncertain, rows x 14 in the order of `FINDINGS`."""
+    uncertain: npt.NDArray[np.bool_] = frame[list(FINDINGS)].to_numpy(np.float32, na_value=np.nan) == UNCERTAIN
+    return uncertain
 
 
 def concatenate(frames: Iterable[pd.DataFrame]) -> pd.DataFrame:

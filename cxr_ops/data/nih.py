@@ -244,13 +244,13 @@ def _read_row(line: int, fields: list[str], files: dict[str, Path], file: str, p
         found.append(str(error))
     if not _PATIENT.fullmatch(patient):
         found.append(f"{patient!r} is not a patient id")
-    patient = _canonical(patient)
+    patient = canonical_patient(patient)
     if not IMAGE_ID.fullmatch(image_id):
         found.append(f"{image_id[:120]!r} is not the name of a PNG file in the image folder")
     elif image_id not in files:
         found.append("the image is missing: no image folder holds a file of this name")
     named = _NIH_NAME.fullmatch(image_id)
-    if named and patient.isdecimal() and _canonical(named[1]) != patient:
+    if named and patient.isdecimal() and canonical_patient(named[1]) != patient:
         found.append(f"the name speaks of patient {int(named[1])}, the row of patient {patient}")
     if not _WHOLE.fullmatch(follow_up):
         found.append(f"the follow-up {follow_up!r} is not a whole number")
@@ -266,7 +266,7 @@ def _read_row(line: int, fields: list[str], files: dict[str, Path], file: str, p
     return Row(line, image_id, patient, labels, age, sex, view, files[image_id])
 
 
-def _canonical(patient: str) -> str:
+def canonical_patient(patient: str) -> str:
     """`00000001` and `1` are one patient: were they two, the patient could stand on two sides of the split."""
     return str(int(patient)) if re.fullmatch("[0-9]+", patient) else patient
 

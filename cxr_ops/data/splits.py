@@ -1,22 +1,25 @@
 """Who is trained on, validated on and tested on: a keyed hash of the patient decides, and nothing else does.
 
 A patient's side depends on the patient id, the salt and the two fractions. Data that arrive later move nobody. A change
-of the validation fraction leaves the test set as it is.
+of the validation fraction leaves the test set as it is. When a test epoch ends, the test patients that it has scored
+retire: they are not tested on again, and never trained on.
 """
 
 from __future__ import annotations
 
 import hashlib
 import hmac
-from typing import Final, Literal
+from collections.abc import Collection
+from typing import Any, Final, Literal
 
 import pandas as pd
 
-from cxr_ops.labels import FINDINGS
+from cxr_ops.labels import FINDINGS, UNCERTAIN
 from cxr_ops.records import canonical_json, sha256_bytes
 
 Side = Literal["train", "validation", "test"]
 SIDES: Final[tuple[Side, ...]] = ("train", "validation", "test")
+RETIRED: Final = "retired"  # a test patient of an earlier epoch: on nobody's side any more
 
 
 def position(patient_id: str, salt: str) -> float:
@@ -44,17 +47,47 @@ def side(patient_id: str, *, salt: str, validation: float, test: float) -> Side:
     return "validation" if where < test + validation else "train"
 
 
+def assign(
+    rows: pd.DataFrame, *, salt: str, validation: float, test: float, closed_batches: Collection[str] = ()
+) -> pd.Series[Any]:
+    """The side of each image: its patient's, or `RETIRED` where that is a test patient of an earlier epoch.
+
+    Args:
+        rows: `patient_id` and `batch` of each image.
+        salt: see `side`.
+        validation: see `side`.
+        test: see `side`.
+        closed_batches: batches of earlier epochs. One image in them retires a test patient with all images.
+    """
+    side_of = {
+        patient: side(patient, salt=salt, validation=validation, test=test) for patient in rows["patient_id"].unique()
+    }
+    sides: pd.Series[Any] = rows["patient_id"].map(side_of).astype(object)
+    return sides.mask((sides == "test") & rows["patient_id"].isin(scored_before(rows, closed_batches)), RETIRED)
+
+
+def scored_before(rows: pd.DataFrame, closed_batches: Collection[str]) -> set[str]:
+    """The patients who have an image in a batch of an earlier epoch, whatever their side."""
+    return set(rows.loc[rows["batch"].isin(list(closed_batches)), "patient_id"])
+
+
 def test_digest(rows: pd.DataFrame) -> str:
     """SHA-256 over a test set: image ids, image bytes and labels, in any order of rows.
 
     Args:
-        rows: manifest rows; a finding is 1, 0 or missing.
+        rows: manifest rows. A label is written `1`, `0`, `?` (uncertain) or `-` (missing).
     """
     entries = sorted(
-        [image_id, digest, "".join("-" if pd.isna(value) else str(int(value)) for value in labels)]
+        [image_id, digest, "".join(map(_symbol, labels))]
         for image_id, digest, *labels in rows[["image_id", "sha256", *FINDINGS]].itertuples(index=False)
     )
     return sha256_bytes(canonical_json(entries))
+
+
+def _symbol(label: Any) -> str:
+    if pd.isna(label):
+        return "-"
+    return "?" if label == UNCERTAIN else str(int(label))
 
 
 test_digest.__test__ = False  # type: ignore[attr-defined]  # pytest takes a name that begins with test_ for a test

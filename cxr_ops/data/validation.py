@@ -19,7 +19,7 @@ from typing import Any, Final, Literal
 import pandas as pd
 
 from cxr_ops.errors import DataError, SettingsError
-from cxr_ops.labels import FINDINGS, SEXES, VIEWS
+from cxr_ops.labels import FINDINGS, SEXES, UNCERTAIN, VIEWS
 from cxr_ops.records import sha256_file
 
 Severity = Literal["critical", "warning"]
@@ -138,9 +138,9 @@ def document(validation: Validation, frame: pd.DataFrame) -> dict[str, Any]:
 
 
 def groups(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    """Count images and patients of all and of each batch, view and sex, and of each finding the positive and the known.
+    """Count images and patients of all and of each batch, view and sex, and of each finding the labels.
 
-    A group without images is left out.
+    `known` are the images whose label is 1 or 0. A group without images is left out.
     """
     keys: list[tuple[str, str, pd.Series[bool]]] = [("all", "all", pd.Series(data=True, index=frame.index))]
     keys += [("batch", str(name), frame["batch"] == name) for name in sorted(frame["batch"].dropna().unique())]
@@ -158,7 +158,11 @@ def groups(frame: pd.DataFrame) -> list[dict[str, Any]]:
                 "images": len(rows),
                 "patients": int(rows["patient_id"].nunique()),
                 "findings": {
-                    finding: {"positive": int((rows[finding] == 1).sum()), "known": int(rows[finding].notna().sum())}
+                    finding: {
+                        "positive": int((rows[finding] == 1).sum()),
+                        "known": int(rows[finding].isin([0, 1]).sum()),
+                        "uncertain": int((rows[finding] == UNCERTAIN).sum()),
+                    }
                     for finding in FINDINGS
                 },
             }
@@ -233,14 +237,16 @@ def _box_check(frame: pd.DataFrame, boxes: pd.DataFrame) -> Check:
 
 
 def _with_counts(frame: pd.DataFrame) -> pd.DataFrame:
-    """The manifest with the columns that the suites count on: see the notes in `expectations/`."""
+    """The manifest as the suites see it: uncertain findings as missing, and columns counted: see `expectations/`."""
     by_patient = frame.groupby("patient_id", dropna=False)
-    known = frame[list(FINDINGS)].notna().sum(axis=1).astype("Int64")
+    labels = frame[list(FINDINGS)]
+    given = labels.notna().sum(axis=1).astype("Int64")
     return frame.assign(
+        **labels.mask(labels == UNCERTAIN),  # the share of positives is of the labels that are 1 or 0
         sexes_of_patient=by_patient["sex"].transform("nunique"),
         images_of_patient=by_patient["image_id"].transform("size"),
-        findings_known=known.mask(known == 0),
-        findings_present=(frame[list(FINDINGS)] == 1).sum(axis=1),
+        findings_given=given.mask(given == 0),
+        findings_present=(labels == 1).sum(axis=1),
     ).reset_index(drop=True)
 
 

@@ -8,10 +8,11 @@
       runs/<run>/        one folder a run: workspace/ (a full clone), run.json, progress.jsonl
       checkpoints/       under the digest of the stage's inputs
       locks/             OS locks and what each supervisor runs
-      ledger/            the hash-chained record of looks, decisions, approvals and promotions
+      ledger/            the hash-chained record of looks, decisions, approvals, promotions and test epochs
       mlflow/            mlflow.db and artifacts/, unless MLFLOW_TRACKING_URI names a server
       airflow/           the embedded Airflow's home
       reports/<run>.html published reports
+      restricted/<run>.html full reports that a plan withholds while a test epoch is open; mode 0700
       quarantine/<batch> what ingestion refused, with reasons
 
 Environment: CXR_HOME, CXR_PROJECT, CXR_DVC_REMOTE (a folder or s3://...), CXR_S3_ENDPOINT, CXR_MLFLOW_ARTIFACTS (a
@@ -109,6 +110,11 @@ class Home:
     def reports(self) -> Path:
         """Published reports."""
         return self.root / "reports"
+
+    @property
+    def restricted(self) -> Path:
+        """Full reports of runs whose published ones withhold what the test set shows: for auditors and approvers."""
+        return self.root / "restricted"
 
     @property
     def quarantine(self) -> Path:

@@ -1,11 +1,12 @@
-"""The ledger: an append-only, hash-chained record of looks, decisions, approvals and promotions.
+"""The ledger: an append-only, hash-chained record of looks, decisions, approvals, promotions and test epochs.
 
     $CXR_HOME/ledger/00000001.json, 00000002.json, ...
 
 One entry a file, in canonical JSON. `prev` is the SHA-256 of the file before it, so that `sha256sum` is enough to
 check the chain by hand. `seal` is the SHA-256 of the entry's other fields: it betrays a damaged last entry, which
 nothing follows yet. An entry is created and never replaced: of two writers that want the same number one wins, and the
-other reads again and decides again. The champion is whatever the last promotion says; nothing else is asked.
+other reads again and decides again. The champion is whatever the last promotion says, the reference and the open test
+epoch follow from the entries too; nothing else is asked.
 
 What the chain cannot show by itself is that its end was cut off, or that all of it was written anew. For that each run
 keeps, in the `inputs.json` that is committed with it, where the ledger stood: `Ledger.verify(state)` compares.
@@ -25,29 +26,39 @@ from typing import Any, Final, Literal
 from pydantic import ValidationError
 
 from cxr_ops.edges.home import Home
-from cxr_ops.errors import ConflictError, StorageError
-from cxr_ops.records import LedgerState, Record, canonical_json, sha256_bytes
+from cxr_ops.errors import ConflictError, RefusedError, SettingsError, StorageError
+from cxr_ops.records import Epoch, LedgerState, Record, Reference, canonical_json, sha256_bytes
 
-Kind = Literal["look", "decision", "approval", "promotion"]
+Kind = Literal["look", "decision", "approval", "promotion", "epoch"]
+Role = Literal["challenger", "champion", "reference"]
 
 ANY_HEAD: Final = "any head"
 _NAME = re.compile(r"(\d{8})\.json")
 
 
 class Look(Record):
-    """The first scoring of a model on a test set, recorded before the scores exist."""
+    """The first scoring of a model on a test set, recorded before the scores exist.
+
+    A challenger's spends one of the looks that the plan allows in a test epoch; no claim is made on the champion and
+    the reference, and theirs spend none. `batches` are those that were scored; entries from before there were epochs
+    name none.
+    """
 
     model: str
     test_digest: str
     run: str
+    role: Role = "challenger"
+    epoch: int = 1
+    batches: tuple[str, ...] = ()
 
 
 class Decision(Record):
     """What the gate decided on a run, and the digest of everything that it was decided on.
 
-    `champion` is the ledger's entry that the challenger was judged against, None where there was no champion. `report`
-    is the digest of `report/report.html`, the part of the report that can be made again. `requested_by` is who started
-    the run, where that is known.
+    `champion` is the ledger's entry that the challenger was judged against, None where there was no champion;
+    `reference` the digest of the reference's package. `report` is the digest of `report/report.html`, the part of the
+    report that can be made again. `requested_by` is who started the run, where that is known. `holds` are the codes
+    for which more people than usual must agree.
     """
 
     run: str
@@ -72,6 +83,10 @@ class Decision(Record):
     run_commit: str
     mlflow_run_id: str
     model_version: str
+    reference: str | None = None
+    epoch: int = 1
+    limited_findings: tuple[str, ...] = ()
+    holds: tuple[str, ...] = ()
 
 
 class Approval(Record):
@@ -84,7 +99,11 @@ class Approval(Record):
 
 
 class Promotion(Record):
-    """From here on this package is the champion. `replaces` is the promotion entry that stood before, None at first."""
+    """From here on this package is the champion.
+
+    `replaces` is the promotion entry that stood before, None at first. `reference` is the package of the reference
+    from here on; an entry from before there was one names none.
+    """
 
     run: str
     decision: str
@@ -94,6 +113,16 @@ class Promotion(Record):
     model_version: str
     run_commit: str
     replaces: str | None
+    reference: str | None = None
+
+
+class EpochOpened(Record):
+    """A new test epoch: patients with an image in one of `closed_batches` are not asked any more."""
+
+    number: int
+    closed_batches: list[str]
+    by: str
+    reason: str
 
 
 _BODIES: Final[Mapping[str, type[Record]]] = {
@@ -101,6 +130,7 @@ _BODIES: Final[Mapping[str, type[Record]]] = {
     "decision": Decision,
     "approval": Approval,
     "promotion": Promotion,
+    "epoch": EpochOpened,
 }
 
 
@@ -133,6 +163,11 @@ class Entry(Record):
     def promotion(self) -> Promotion:
         """The body of a `promotion`."""
         return Promotion.model_validate(self.body)
+
+    @property
+    def epoch(self) -> EpochOpened:
+        """The body of an `epoch`."""
+        return EpochOpened.model_validate(self.body)
 
 
 class Folder:
@@ -289,18 +324,15 @@ class Ledger:
 
     def state(self) -> LedgerState:
         """Where the ledger stands now."""
-        entries = self.entries()
-        looks = sum(entry.kind == "look" for entry in entries)
-        return LedgerState(entries=len(entries), head=entries[-1].digest() if entries else None, looks=looks)
+        return state_after(self.entries())
+
+    def epoch(self) -> Epoch:
+        """The open test epoch."""
+        return open_epoch(self.entries())
 
     def champion(self) -> Entry | None:
         """The promotion in force, None before the first release."""
         return last_promotion(self.entries())
-
-    def looks_spent(self, test_digest: str | None = None) -> int:
-        """How many models have been scored on a test set, or on any."""
-        looks = [entry.look for entry in self.entries() if entry.kind == "look"]
-        return len([look for look in looks if test_digest in (None, look.test_digest)])
 
     def decision(self, run: str) -> Entry | None:
         """The decision on a run, None where there is none."""
@@ -332,16 +364,90 @@ class Ledger:
         )
 
 
-def record_look(home: Home, model_digest: str, test_digest: str, run: str) -> Entry:
-    """Record that a model is about to be scored on a test set. The same pair again is the same look, in any run."""
+def record_look(home: Home, look: Look) -> Entry:
+    """Record that a model is about to be scored on a test set, unless that scoring is on record.
+
+    The same model on the same test set is the same look in any run of the epoch. A champion or reference that was
+    scored there as a challenger is not recorded again; the other way round it is, because a claim is new.
+
+    Raises:
+        RefusedError: the look's epoch is closed: the test set of now may hold its patients.
+    """
 
     def decide(entries: list[Entry]) -> Look | Entry:
         for entry in entries:
-            if entry.kind == "look" and (entry.look.model, entry.look.test_digest) == (model_digest, test_digest):
+            if entry.kind == "look" and _same_scoring(entry.look, look):
                 return entry
-        return Look(model=model_digest, test_digest=test_digest, run=run)
+        if look.epoch != (now := open_epoch(entries).number):
+            raise RefusedError(
+                f"{look.run} was opened in test epoch {look.epoch}, and epoch {now} is open",
+                where=home.ledger,
+                fix="retrain in a new run; it is opened in the epoch of now",
+            )
+        return look
 
     return Ledger(home.ledger).append_if("look", decide)
+
+
+def _same_scoring(old: Look, new: Look) -> bool:
+    same = (old.epoch, old.model, old.test_digest) == (new.epoch, new.model, new.test_digest)
+    return same and (old.role == "challenger" or new.role != "challenger")
+
+
+def open_epoch(entries: list[Entry]) -> Epoch:
+    """The test epoch that is open after these entries; the first one needs no entry."""
+    last = next((entry.epoch for entry in reversed(entries) if entry.kind == "epoch"), None)
+    return Epoch(number=last.number, closed_batches=last.closed_batches) if last else Epoch()
+
+
+def spent_looks(entries: list[Entry], epoch: int) -> list[tuple[str, str]]:
+    """The looks spent in a test epoch, as (model, test digest), in the order in which they were spent."""
+    looks = (entry.look for entry in entries if entry.kind == "look")
+    return list(
+        dict.fromkeys(
+            (look.model, look.test_digest) for look in looks if (look.role, look.epoch) == ("challenger", epoch)
+        )
+    )
+
+
+def state_after(entries: list[Entry]) -> LedgerState:
+    """Where the ledger stands after these entries."""
+    looked = spent_looks(entries, open_epoch(entries).number)
+    return LedgerState(
+        entries=len(entries),
+        head=entries[-1].digest() if entries else None,
+        looks=len(looked),
+        looked=looked,
+        promotions=sum(entry.kind == "promotion" for entry in entries),
+    )
+
+
+def reference_after(entries: list[Entry], named: str | None = None) -> Reference | None:
+    """The frozen model that challengers are judged against after these entries, None before the first release.
+
+    Args:
+        entries: the ledger.
+        named: the package that the plan names; without one it is what the last promotion says, and where that says
+            nothing, the first champion.
+
+    Raises:
+        SettingsError: the package that the plan names was never promoted.
+    """
+    promotions = [entry.promotion for entry in entries if entry.kind == "promotion"]
+    wanted = named
+    if named is None:
+        for promotion in promotions:
+            wanted = promotion.reference or wanted or promotion.package
+    if wanted is None:
+        return None
+    found = next((promotion for promotion in reversed(promotions) if promotion.package == wanted), None)
+    if found is None:
+        raise SettingsError(
+            f"the reference {wanted[:12]}... was never promoted",
+            where="reference.package of the plan",
+            fix="name a package that `cxr-ops ledger show` lists in a promotion, or null for the first champion",
+        )
+    return Reference(package=found.package, version=found.model_version)
 
 
 def last_promotion(entries: list[Entry]) -> Entry | None:
@@ -352,6 +458,18 @@ def last_promotion(entries: list[Entry]) -> Entry | None:
 def last_decision(entries: list[Entry]) -> Entry | None:
     """The last decision among these entries."""
     return next((entry for entry in reversed(entries) if entry.kind == "decision"), None)
+
+
+def approvals_to_leave(entries: list[Entry], plan_sha256: str) -> int:
+    """How many people must agree to promote under a plan that is not the one of the last promotion, else 0.
+
+    A run may name any plan. Without this, one that asks for nobody would be the way around one that asks for two.
+    """
+    promotion = last_promotion(entries)
+    decision = promotion and find_decision(entries, promotion.promotion.run)
+    if decision is None or decision.decision.plan_sha256 == plan_sha256:
+        return 0
+    return decision.decision.approvals
 
 
 def find_decision(entries: list[Entry], run: str) -> Entry | None:

@@ -9,12 +9,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-from cxr_ops.contract import CHAMPION, NO_CHANGE, PACKAGE, PACKAGE_FILES
+from cxr_ops.contract import CHAMPION, INPUTS, NO_CHANGE, PACKAGE, PACKAGE_FILES
 from cxr_ops.edges.home import Home
-from cxr_ops.edges.ledger import record_look
+from cxr_ops.edges.ledger import Look, Role, record_look
 from cxr_ops.edges.supervisor import OPENED, supervise
 from cxr_ops.errors import DataError
-from cxr_ops.records import Champion, Result, Verdict, tree_digest
+from cxr_ops.records import Champion, Inputs, Result, Verdict, tree_digest
 
 
 def run_stage(home: Home, run: str, stage: str) -> dict[str, Any]:
@@ -23,18 +23,13 @@ def run_stage(home: Home, run: str, stage: str) -> dict[str, Any]:
     Returns:
         What `supervise` returns; after `train` also `package` and `no_change` (the challenger is the champion, bit by
         bit; that is then written down as the run's end), after `gate` also `verdict` and `approvals`.
+
+    Raises:
+        RefusedError: `evaluate` would look at the test set of an epoch that is closed.
     """
     workspace = home.workspace(run)
-
-    def look() -> None:
-        # On the ledger before the scores exist. The champion's first look at a test set that grew counts as well.
-        champion = _champion(workspace).package
-        test_digest = _test_digest(workspace)
-        for model in dict.fromkeys((challenger_digest(workspace), champion)):
-            if model is not None:
-                record_look(home, model, test_digest, run)
-
-    result = supervise(home, run, stage, before=look if stage == "evaluate" else None)
+    before = (lambda: _look(home, run)) if stage == "evaluate" else None
+    result = supervise(home, run, stage, before=before)
     if stage == "train":
         package = challenger_digest(workspace)
         no_change = package == _champion(workspace).package
@@ -74,6 +69,24 @@ def challenger_digest(workspace: Path) -> str:
         return tree_digest(package, PACKAGE_FILES)
     except FileNotFoundError as error:
         raise DataError("the challenger's package is missing or not whole", where=package, fix="run train") from error
+
+
+def _look(home: Home, run: str) -> None:
+    """Put on the ledger who is about to be scored on what, before the scores exist."""
+    workspace = home.workspace(run)
+    inputs = Inputs.read(workspace / INPUTS)
+    scored: dict[Role, str | None] = {
+        "challenger": challenger_digest(workspace),
+        "champion": inputs.champion.package,
+        "reference": inputs.reference.package if inputs.reference else None,
+    }
+    test_digest = _test_digest(workspace)
+    batches = tuple(sorted(inputs.data.batches.keys() - set(inputs.epoch.closed_batches)))
+    for role, model in scored.items():
+        if model is not None:
+            epoch = inputs.epoch.number
+            look = Look(model=model, test_digest=test_digest, run=run, role=role, epoch=epoch, batches=batches)
+            record_look(home, look)
 
 
 def _champion(workspace: Path) -> Champion:

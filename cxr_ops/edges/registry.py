@@ -2,7 +2,7 @@
 
 Everything here can be done again: a run is found by its tag `cxr.run`, a version by its tag `cxr.package`, and what is
 already there is left or written over with the same. MLflow decides nothing. Who the champion is stands in the ledger
-alone; the alias `champion` follows it, and a version counts only while the bytes behind it have the digest on record.
+alone; the aliases follow it, and a version counts only while the bytes behind it have the digest on record.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from importlib.metadata import version as installed
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from cxr_ops.contract import CHAMPION, MODEL_NAME, PACKAGE, PACKAGE_FILES
+from cxr_ops.contract import CHAMPION, MODEL_NAME, PACKAGE, PACKAGE_FILES, REFERENCE
 from cxr_ops.edges.home import Home
-from cxr_ops.edges.ledger import Ledger, last_decision, last_promotion
+from cxr_ops.edges.ledger import Ledger, last_decision, last_promotion, reference_after
 from cxr_ops.errors import CxrError, StorageError
 from cxr_ops.labels import FINDINGS
-from cxr_ops.records import Champion, canonical_json, tree_digest
+from cxr_ops.records import Champion, Reference, canonical_json, tree_digest, write_atomic
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -251,18 +251,38 @@ def fetch_champion(home: Home, dest: Path) -> Champion:
     return champion
 
 
+def fetch_reference(home: Home, reference: Reference | None, champion: Champion, dest: Path) -> None:
+    """Bring the reference into a folder: `reference.json`, and `package/` where it is another than the champion's.
+
+    Args:
+        home: the installation.
+        reference: what the ledger says, None before the first release.
+        champion: the champion, whose package is in its own folder.
+        dest: the folder, which is replaced.
+
+    Raises:
+        StorageError: the reference's version is lost or altered.
+    """
+    shutil.rmtree(dest, ignore_errors=True)
+    dest.mkdir(parents=True)
+    if reference is not None and reference.package != champion.package:
+        fetch_package(home, reference.version, reference.package, dest / PACKAGE)
+    named = reference.model_dump() if reference else dict.fromkeys(Reference.model_fields)
+    write_atomic(dest / f"{REFERENCE}.json", canonical_json(named))
+
+
 def reconcile(home: Home) -> bool:
-    """Make the aliases follow the ledger: `champion` its last promotion, `challenger` its last decision.
+    """Make the aliases follow the ledger: `champion` and `reference` its promotions, `challenger` its last decision.
 
     Returns:
-        Whether the alias `champion` had to be repaired.
+        Whether the alias `champion` or `reference` had to be repaired.
 
     Raises:
         StorageError: the version that the ledger names is gone, the registry knows of a promotion that the ledger does
             not, or MLflow does not answer.
     """
     entries = Ledger(home.ledger).entries()
-    promotion, decision = last_promotion(entries), last_decision(entries)
+    promotion, decision, reference = last_promotion(entries), last_decision(entries), reference_after(entries)
     if promotion is None:
         _refuse_unknown_promotions(home)
         if not _has_store(home):
@@ -271,19 +291,24 @@ def reconcile(home: Home) -> bool:
         aliases = _aliases(client)
         if decision is not None and aliases.get(CHALLENGER) != decision.decision.model_version:
             client.set_registered_model_alias(MODEL_NAME, CHALLENGER, decision.decision.model_version)
-        pointed = aliases.get(CHAMPION)
-        if promotion is None:
-            if pointed is not None:
-                client.delete_registered_model_alias(MODEL_NAME, CHAMPION)
-            return pointed is not None
-        wanted = promotion.promotion.model_version
-        version = _version(client, wanted)
+        if promotion is None or reference is None:
+            unfounded = [alias for alias in (CHAMPION, REFERENCE) if alias in aliases]
+            for alias in unfounded:
+                client.delete_registered_model_alias(MODEL_NAME, alias)
+            return bool(unfounded)
+        crowned = promotion.promotion.model_version
+        version = _version(client, crowned)
         if version is None:
-            raise _lost(home, wanted, "is the champion, and is not in the registry")
-        repaired = pointed != wanted or version.tags.get("cxr.promotion") != promotion.digest()
+            raise _lost(home, crowned, "is the champion, and is not in the registry")
+        if _version(client, reference.version) is None:
+            raise _lost(home, reference.version, "is the reference, and is not in the registry")
+        repaired = bool(version.tags.get("cxr.promotion") != promotion.digest())
         if repaired:
-            client.set_model_version_tag(MODEL_NAME, wanted, "cxr.promotion", promotion.digest())
-            client.set_registered_model_alias(MODEL_NAME, CHAMPION, wanted)
+            client.set_model_version_tag(MODEL_NAME, crowned, "cxr.promotion", promotion.digest())
+        for name, wanted in ((CHAMPION, crowned), (REFERENCE, reference.version)):
+            if aliases.get(name) != wanted:
+                client.set_registered_model_alias(MODEL_NAME, name, wanted)
+                repaired = True
         return repaired
 
 

@@ -44,8 +44,10 @@ RUN_STATE: Final = (
     dvc.LOCK,
     contract.INPUTS,
     contract.IMAGE,
+    contract.EPOCH,
     RECIPE,
     contract.CHAMPION,
+    contract.REFERENCE,
     *contract.DETERMINISTIC,
 )
 MAX_UNTRACKED: Final = 10_000_000  # bytes of one new file that a snapshot takes; code is smaller
@@ -475,7 +477,8 @@ def _committed(workspace: Path) -> list[str]:
     return [
         f"{contract.DATASET}/.gitignore",
         *(f"{contract.DATASET}/{pointer.name}" for pointer in pointers),
-        *(dvc.PARAMS, dvc.LOCK, contract.INPUTS, contract.IMAGE, RECIPE, f"{contract.CHAMPION}/champion.json"),
+        *(dvc.PARAMS, dvc.LOCK, contract.INPUTS, contract.IMAGE, contract.EPOCH, RECIPE),
+        *(f"{contract.CHAMPION}/champion.json", f"{contract.REFERENCE}/reference.json"),
         *tracked,
     ]
 

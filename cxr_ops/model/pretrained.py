@@ -2,6 +2,8 @@
 
 A radiograph has one channel and ImageNet has three. The kernels of the first layer are summed over the three, which
 gives a grey picture the same activations as the network would give three equal channels.
+
+What the weights had seen before travels with the model, for the gate: weights that saw test patients are no evidence.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ import torchvision
 
 from cxr_ops.errors import SettingsError
 from cxr_ops.params import Train
-from cxr_ops.records import sha256_bytes
+from cxr_ops.records import StartingWeights, sha256_bytes
 
 # What the input is normalised with: ImageNet's, averaged over colour, so that its weights see what they are used to.
 MEAN: Final = 0.449
@@ -28,34 +30,45 @@ IMAGENET_FILE: Final = IMAGENET_URL.rsplit("/", 1)[1]
 # torchvision writes the first digits of the file's SHA-256 into its name.
 IMAGENET_SHA256: Final = IMAGENET_FILE.removesuffix(".pth").rsplit("-", 1)[1]
 
+IMAGENET_DATA: Final = "ImageNet-1k"
+
 State = dict[str, torch.Tensor]
 
 
-def read(settings: Train, root: Path) -> tuple[State, str | None]:
+def read(settings: Train, root: Path) -> tuple[State, StartingWeights]:
     """Read the weights that a training starts from.
 
     Args:
-        settings: `weights` and, for a file, `weights_sha256`.
+        settings: `weights` and, for a file, `weights_sha256` and what is declared of it.
         root: what a relative path of a file starts at.
 
     Returns:
         Tensors of the layers before the head, by torchvision's names, with one input channel (nothing for `none`), and
-        the SHA-256 of the file that they are from. The head always starts afresh.
+        what they are. The head always starts afresh.
 
     Raises:
         SettingsError: the weights cannot be had, or are not those of a DenseNet121.
     """
     if settings.weights == "none":
-        return {}, None
+        return {}, StartingWeights(start="none", patients="none")
     if settings.weights == "imagenet":
         path = Path(torch.hub.get_dir()) / "checkpoints" / IMAGENET_FILE
         data = _fetch_imagenet(path)
         # torchvision's file is a pickle. Its digest has been checked, and this reader takes tensors only.
         state = torch.load(path, map_location="cpu", weights_only=True)
+        origin = StartingWeights(
+            start="imagenet", sha256=sha256_bytes(data), training_data=[IMAGENET_DATA], patients="none"
+        )
     else:
         path = root / settings.weights
         data, state = _read_file(path, settings)
-    return _grey_layers(state, path), sha256_bytes(data)
+        origin = StartingWeights(
+            start=path.name,
+            sha256=sha256_bytes(data),
+            training_data=list(settings.weights_data),
+            patients=settings.weights_patients or "unknown",
+        )
+    return _grey_layers(state, path), origin
 
 
 def _fetch_imagenet(path: Path) -> bytes:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from html import escape
@@ -32,141 +32,179 @@ _COLOURS: Final = {
     "rule": "#c9ced4",
     "challenger": "#0072b2",
     "champion": "#b34700",
+    "reference": "#00785a",
     "limit": "#8a2f6b",
 }
-CHALLENGER: Final = "challenger"
-CHAMPION: Final = "champion"
+Model = Literal["challenger", "champion", "reference"]
+MODELS: Final[tuple[Model, ...]] = ("challenger", "champion", "reference")
 # Model -> (marker of an interval, line style of a curve).
-_LOOK: Final[dict[str, tuple[str, Any]]] = {CHALLENGER: ("o", "solid"), CHAMPION: ("D", (0, (4, 2)))}
+_LOOK: Final[dict[Model, tuple[str, Any]]] = {
+    "challenger": ("o", "solid"),
+    "champion": ("D", (0, (4, 2))),
+    "reference": ("s", (0, (1, 1.5))),
+}
 _FONT: Final = "DejaVu Sans"  # comes with matplotlib, so that the layout does not depend on the machine
 _PNG: Final = b"\x89PNG\r\n\x1a\n"
 _QUALITY: Final = 85  # of a JPEG; colour keeps its full resolution
-_GRID: Final = 250  # steps of a ROC panel's axes: finer than its pixels
+_GRID: Final = 250  # steps of a small panel's axes: finer than its pixels
+_CORNER: Final[dict[str, Any]] = {"ha": "right", "va": "bottom", "fontsize": 7.5}  # of a panel's note
+
+
+Interval = tuple[float, float, float]  # value, low, high
 
 
 @dataclass(frozen=True, kw_only=True)
 class Series:
-    """Intervals of one model.
+    """What is drawn in each row: a model's AUC, or the difference from a model, whose name gives colour and marker."""
 
-    Attributes:
-        name: `challenger` or `champion`: gives colour and marker.
-        label: what the legend says.
-        intervals: N x 3: value, low, high; a row of NaN where the value is undefined.
-    """
-
-    name: Literal["challenger", "champion"]
+    name: Model
     label: str
-    intervals: Floats
 
 
 @dataclass(frozen=True, kw_only=True)
-class Roc:
-    """ROC curves of one finding: model -> (false positive rates, true positive rates); empty where undefined."""
+class Row:
+    """A row of a forest plot.
+
+    Attributes:
+        label: what the row is about.
+        support: what it stands on, as text at the right edge.
+        intervals: one for each series, None where there is no number.
+        limit: where the plan's floor or margin stands, None where it asks for nothing.
+    """
+
+    label: str
+    support: str
+    intervals: Sequence[Interval | None]
+    limit: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Group:
+    """Rows under a heading; `support` says what the numbers at the right edge count."""
+
+    heading: str
+    support: str
+    rows: Sequence[Row]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Panel:
+    """Curves of one finding: model -> (x, y); empty where there are none. Both axes run from 0 to `limit`."""
 
     finding: str
     note: str
-    curves: dict[str, tuple[Floats, Floats]] = field(default_factory=dict)
+    curves: Mapping[Model, tuple[Floats, Floats]] = field(default_factory=dict)
+    limit: float = 1.0
 
 
 def forest(
     name: str,
-    rows: Sequence[str],
+    groups: Sequence[Group],
     series: Sequence[Series],
     *,
     title: str,
     description: str,
     axis: str,
     neutral: float,
-    limits: Sequence[float | None] = (),
-    limit_label: str = "",
+    limit_label: str,
     undefined: str = "not evaluable",
 ) -> str:
-    """Draw intervals, one row a finding, the last row set apart as the mean over findings.
+    """Draw intervals with what they stand on and the limits that they are judged by.
 
     Args:
         name: prefix of the figure's ids; letters and hyphens.
-        rows: N labels, from the top down.
-        series: one or two models, with N intervals each.
+        groups: rows under headings, from the top down.
+        series: one to three; every row has an interval, or None, for each.
         title: what a screen reader announces.
-        description: what the figure shows, in a sentence.
+        description: what the figure shows, in a sentence or two.
         axis: label of the horizontal axis.
         neutral: where a vertical line stands: 0.5 for an AUC, 0 for a difference.
-        limits: for each row where the plan's floor or margin stands, or None; empty when there is none.
         limit_label: what the legend says of the limits.
-        undefined: what stands in a row without a number.
+        undefined: what stands in a row without any number.
 
     Raises:
-        ValueError: lengths differ.
+        ValueError: a row has not one interval for each series.
     """
-    if any(one.intervals.shape != (len(rows), 3) for one in series) or (limits and len(limits) != len(rows)):
-        raise ValueError(f"every series and the limits of {name} must have {len(rows)} rows")
+    rows = [row for group in groups for row in group.rows]
+    if any(len(row.intervals) != len(series) for row in rows):
+        raise ValueError(f"every row of {name} must have {len(series)} intervals")
+    pitch = 0.2 + 0.06 * (len(series) - 1)  # inches
     with _style(name):
-        figure = _figure(width=7.6, height=1.0 + 0.29 * len(rows))
+        figure = _figure(width=7.6, height=0.85 + pitch * (len(rows) + 1.15 * len(groups)))
         axes = figure.add_subplot()
-        height = np.arange(len(rows), dtype=np.float64)
-        height[-1] += 0.35  # the mean stands apart
         axes.axvline(neutral, color=_COLOURS["muted"], linewidth=0.8, zorder=1)
-        axes.axhline(height[-1] - 0.65, color=_COLOURS["rule"], linewidth=0.8, zorder=1)
-        offsets = [0.0] if len(series) == 1 else [-0.15, 0.15]
-        for one, offset in zip(series, offsets, strict=True):
-            _draw_intervals(axes, one, height + offset)
-        for place, limit in zip(height, limits, strict=False):
-            if limit is not None:
-                axes.vlines(limit, place - 0.4, place + 0.4, color=_COLOURS["limit"], linewidth=1.4, zorder=2)
-        nothing = np.all([np.isnan(one.intervals[:, 0]) for one in series], axis=0)
-        for place in height[nothing]:
-            axes.annotate(
-                undefined,
-                (neutral, place),
-                xytext=(6, 0),
-                textcoords="offset points",
-                va="center",
-                fontsize=8,
-                color=_COLOURS["muted"],
-            )
+        place, ticks = 0.0, []
+        for group in groups:
+            _text_right(axes, place, group.support, size=7.5)
+            ticks.append((place, group.heading, "bold"))
+            for row in group.rows:
+                place += 1
+                _draw_row(axes, row, series, place, neutral, undefined)
+                _text_right(axes, place, row.support, size=8)
+                ticks.append((place, row.label, "normal"))
+            place += 1.15
+        axes.set_yticks([tick[0] for tick in ticks], [tick[1] for tick in ticks])
+        for label, (_, _, weight) in zip(axes.get_yticklabels(), ticks, strict=True):
+            label.set_fontweight(weight)
+        axes.set_ylim(place - 0.5, -0.6)
+        axes.set_xlim(*_span(rows, neutral))
         axes.spines.left.set_visible(False)
-        axes.set_yticks(height, [label.replace("_", " ") for label in rows])
-        axes.set_ylim(height[-1] + 0.6, -0.6)
         axes.set_xlabel(axis)
         axes.grid(axis="x", color=_COLOURS["rule"], linewidth=0.4)
-        _widen(axes, series, limits, neutral)
-        handles = [_legend_handle(one) for one in series]
-        if any(limit is not None for limit in limits):
+        handles = [_series_handle(one) for one in series]
+        if any(row.limit is not None for row in rows):
             handles.append(_limit_handle(limit_label))
         figure.legend(handles=handles, loc="outside upper left", ncols=len(handles), fontsize=8.5)
         return _svg(figure, name, title, description)
 
 
-def roc_grid(name: str, panels: Sequence[Roc], *, title: str, description: str, columns: int = 5) -> str:
-    """Draw ROC curves as small multiples, one panel a finding; a panel without curves says why.
+def curve_grid(
+    name: str,
+    panels: Sequence[Panel],
+    *,
+    x_label: str,
+    y_label: str,
+    title: str,
+    description: str,
+    points: bool = False,
+    columns: int = 5,
+) -> str:
+    """Draw curves as small multiples, one panel a finding, with the diagonal; a panel without curves says why.
 
-    Curves are drawn on a grid of 1/250, finer than a panel's pixels; the exact points are in `evaluate/roc.csv`.
+    `points` marks each point of a curve. Without it, curves are drawn on a grid of 1/250 of a panel, finer than its
+    pixels.
     """
     lines = -(-len(panels) // columns)
+    shared = all(panel.limit == panels[0].limit for panel in panels)  # then the outer panels' numbers serve all
     with _style(name):
-        figure = _figure(width=8.6, height=0.5 + 1.85 * lines)
-        grid = figure.subplots(lines, columns, squeeze=False, sharex=True, sharey=True)
-        models: list[str] = []
+        figure = _figure(width=8.6, height=0.5 + (1.92 if shared else 1.98) * lines)
+        grid = figure.subplots(lines, columns, squeeze=False)
+        models: list[Model] = []
         for place, axes in enumerate(grid.flat):
             if place >= len(panels):
                 axes.set_visible(False)
                 continue
             panel = panels[place]
-            axes.plot([0, 1], [0, 1], color=_COLOURS["rule"], linewidth=0.8)
-            for model, (fpr, tpr) in panel.curves.items():
-                x, y = thin(fpr, tpr)
-                axes.plot(x, y, color=_COLOURS[model], linewidth=1.2, linestyle=_LOOK[model][1])
+            end = panel.limit
+            axes.plot([0, end], [0, end], color=_COLOURS["rule"], linewidth=0.8)
+            for model, curve in panel.curves.items():
+                x, y = curve if points else thin(*curve, end=end)
+                axes.plot(x, y, color=_COLOURS[model], **_curve_look(model, points=points))
                 models += [model] if model not in models else []
             axes.set_title(panel.finding.replace("_", " "), fontsize=8.5)
-            axes.text(0.96, 0.05, panel.note, ha="right", va="bottom", fontsize=7.5, color=_COLOURS["muted"])
-            axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), xticks=[0, 0.5, 1], yticks=[0, 0.5, 1], aspect="equal")
-            axes.tick_params(labelsize=7, labelbottom=place + columns >= len(panels))
-        figure.supxlabel("False positive rate", fontsize=9)
-        figure.supylabel("True positive rate", fontsize=9)
+            axes.text(0.96, 0.05, panel.note, **_CORNER, transform=axes.transAxes, color=_COLOURS["muted"])
+            room, ticks = (-0.02 * end, 1.02 * end), [0, end / 2, end]
+            axes.set(xlim=room, ylim=room, xticks=ticks, yticks=ticks, aspect="equal")
+            axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+            axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
+            bottom, left = place + columns >= len(panels), place % columns == 0
+            axes.tick_params(labelsize=7, labelbottom=bottom or not shared, labelleft=left or not shared)
+        figure.supxlabel(x_label, fontsize=9)
+        figure.supylabel(y_label, fontsize=9)
         figure.legend(
-            handles=[_line_handle(model.capitalize(), model, _LOOK[model][1]) for model in models],
+            handles=[_curve_handle(model, points=points) for model in models],
             loc="outside upper left",
-            ncols=2,
+            ncols=len(MODELS),
             fontsize=8.5,
         )
         return _svg(figure, name, title, description)
@@ -231,13 +269,13 @@ def compress(png: bytes) -> bytes:
     return out.getvalue()
 
 
-def thin(x: Floats, y: Floats) -> tuple[Floats, Floats]:
-    """Round a curve to the grid of a panel and drop points in the middle of a straight run.
+def thin(x: Floats, y: Floats, *, end: float = 1.0) -> tuple[Floats, Floats]:
+    """Round a curve to the grid of a panel whose axes end at `end`; drop points in the middle of a straight run.
 
     >>> thin(np.array([0.0, 0.0, 0.2, 0.4, 1.0]), np.array([0.0, 0.5, 0.5, 0.5, 1.0]))
     (array([0. , 0. , 0.4, 1. ]), array([0. , 0.5, 0.5, 1. ]))
     """
-    points = np.column_stack([np.rint(np.asarray(x) * _GRID), np.rint(np.asarray(y) * _GRID)])
+    points = np.column_stack([np.rint(np.asarray(axis) * _GRID / end) for axis in (x, y)])
     kept: list[Floats] = []
     for point in points:
         if kept and bool((point == kept[-1]).all()):
@@ -245,7 +283,7 @@ def thin(x: Floats, y: Floats) -> tuple[Floats, Floats]:
         while len(kept) > 1 and _straight(kept[-2], kept[-1], point):
             kept.pop()
         kept.append(point)
-    result = np.array(kept).reshape(-1, 2) / _GRID
+    result = np.array(kept).reshape(-1, 2) * end / _GRID
     return result[:, 0], result[:, 1]
 
 
@@ -254,37 +292,67 @@ def _straight(first: Floats, second: Floats, third: Floats) -> bool:
     return bool(a * d == b * c and a * c + b * d > 0)
 
 
-def _draw_intervals(axes: Axes, one: Series, height: Floats) -> None:
-    colour, marker = _COLOURS[one.name], _LOOK[one.name][0]
-    value, low, high = one.intervals.T
-    there = ~np.isnan(value)
-    axes.hlines(height[there], low[there], high[there], color=colour, linewidth=1.6, zorder=3)
-    single = there.copy()
-    single[-1] = False
-    axes.plot(value[single], height[single], marker, color=colour, markersize=4.6, zorder=4)
-    if there[-1]:
-        axes.plot(value[-1:], height[-1:], marker, color=colour, markersize=7, zorder=4)
+def _draw_row(axes: Axes, row: Row, series: Sequence[Series], place: float, neutral: float, undefined: str) -> None:
+    if row.limit is not None:
+        axes.vlines(row.limit, place - 0.42, place + 0.42, color=_COLOURS["limit"], linewidth=1.4, zorder=2)
+    apart = 0.3 if len(series) == 2 else 0.27
+    for i, (one, interval) in enumerate(zip(series, row.intervals, strict=True)):
+        if interval is None:
+            continue
+        value, low, high = interval
+        height = place + apart * (i - (len(series) - 1) / 2)
+        axes.hlines(height, low, high, color=_COLOURS[one.name], linewidth=1.5, zorder=3)
+        axes.plot([value], [height], _LOOK[one.name][0], color=_COLOURS[one.name], markersize=4.2, zorder=4)
+    if not any(row.intervals):
+        axes.annotate(
+            undefined,
+            (neutral, place),
+            xytext=(6, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=8,
+            color=_COLOURS["muted"],
+        )
 
 
-def _widen(axes: Axes, series: Sequence[Series], limits: Sequence[float | None], neutral: float) -> None:
-    numbers = [value for one in series for value in one.intervals.ravel().tolist() if not np.isnan(value)]
-    numbers += [limit for limit in limits if limit is not None]
-    low, high = min([neutral, *numbers]), max([neutral, *numbers])
-    room = 0.05 * (high - low) or 0.05
-    axes.set_xlim(low - room, high + room)
+def _text_right(axes: Axes, place: float, text: str, *, size: float) -> None:
+    axes.annotate(
+        text,
+        (1, place),
+        xycoords=axes.get_yaxis_transform(),
+        xytext=(74, 0),  # points: room for `positive patients`
+        textcoords="offset points",
+        ha="right",
+        va="center",
+        fontsize=size,
+        color=_COLOURS["muted"],
+    )
 
 
-def _legend_handle(one: Series) -> Any:
+def _span(rows: Sequence[Row], neutral: float) -> tuple[float, float]:
+    numbers = [neutral, *(row.limit for row in rows if row.limit is not None)]
+    numbers += [number for row in rows for interval in row.intervals if interval is not None for number in interval]
+    low, high = min(numbers), max(numbers)
+    room = 0.04 * (high - low) or 0.05
+    return low - room, high + room
+
+
+def _series_handle(one: Series) -> Any:
     from matplotlib.lines import Line2D
 
     marker = _LOOK[one.name][0]
-    return Line2D([], [], color=_COLOURS[one.name], marker=marker, markersize=4.6, linewidth=1.6, label=one.label)
+    return Line2D([], [], color=_COLOURS[one.name], marker=marker, markersize=4.2, linewidth=1.5, label=one.label)
 
 
-def _line_handle(label: str, colour: str, style: Any) -> Any:
+def _curve_handle(model: Model, *, points: bool) -> Any:
     from matplotlib.lines import Line2D
 
-    return Line2D([], [], color=_COLOURS[colour], linestyle=style, linewidth=1.2, label=label)
+    return Line2D([], [], color=_COLOURS[model], label=model.capitalize(), **_curve_look(model, points=points))
+
+
+def _curve_look(model: Model, *, points: bool) -> dict[str, Any]:
+    marker, style = _LOOK[model]
+    return {"linestyle": style, "linewidth": 1.2, "marker": marker if points else "", "markersize": 2.6}
 
 
 def _limit_handle(label: str) -> Any:
@@ -355,9 +423,10 @@ def inline_svg(document: str, name: str, title: str, description: str) -> str:
     body = re.sub(r"<[^>]*>", lambda tag: _round_numbers(tag[0]), body)
     body = re.sub(r' (?:xmlns(?::xlink)?|version)="[^"]*"', "", body)
     body = body.replace("xlink:href=", "href=")
-    used = set(_references(body))
-    body = re.sub(r' id="([^"]*)"', lambda match: f' id="{name}-{match[1]}"' if match[1] in used else "", body)
-    body = re.sub(r'(href="#|url\(#)', rf"\g<1>{name}-", body)
+    # Its ids are long digests. Numbers are shorter, and no part of one can look like a patient's id.
+    number = {used: f"{name}-{i}" for i, used in enumerate(dict.fromkeys(_references(body)))}
+    body = re.sub(r' id="([^"]*)"', lambda match: f' id="{number[match[1]]}"' if match[1] in number else "", body)
+    body = re.sub(r'(href="#|url\(#)([^")]+)', lambda match: match[1] + number[match[2]], body)
     for colour, value in _COLOURS.items():
         body = body.replace(value, f"var(--{colour}, {value})")
     body = body.replace(f"'{_FONT}'", "var(--sans, sans-serif)")

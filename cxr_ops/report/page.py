@@ -1,6 +1,9 @@
-"""The report as one HTML file: what was decided, on what evidence, and how an outsider can check it.
+"""The report as HTML: what was decided, on what evidence, and how an outsider can check it.
 
-The page needs no network, no script and no other file. It holds no clock, host, path or run id, so that equal inputs
+There are two pages. The report is for those who approve and audit. The summary is for those who tune while the test
+epoch is open: it is made from `Disclosed`, which has no field for a result on the test set.
+
+A page needs no network, no script and no other file. It holds no clock, host, path or run id, so that equal inputs
 give equal bytes, and no patient or image id: cases are named by the digest of their file. Every text goes through
 Jinja2's autoescape; the figures alone are inserted as they are.
 """
@@ -8,35 +11,48 @@ Jinja2's autoescape; the figures alone are inserted as they are.
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from cxr_ops import contract
 from cxr_ops.labels import FINDINGS
 from cxr_ops.records import (
     Check,
     Estimate,
     Evaluation,
+    Evidence,
     Explanation,
+    Facts,
     Figure,
     FindingEvidence,
     HeatMap,
     Inputs,
-    Undefined,
+    Performance,
+    Plan,
     Verdict,
 )
-from cxr_ops.report import figures
+from cxr_ops.report import figures, words
+from cxr_ops.report.figures import MODELS, Model
+from cxr_ops.report.words import NOT_EVALUABLE, Against
+from cxr_ops.stats.codes import HOLDS, MEANING, Code
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+    from markupsafe import Markup
 
 # `publish` puts links, approvals and timings after this comment, which stands right behind <body>.
 PUBLISHED_MARK: Final = "<!-- cxr:published -->"
-MEAN: Final = "Mean"
 # What a gallery may weigh, so that the whole page stays below 3 MB; base64 adds a third.
-GALLERY_BYTES: Final = 1_800_000
-NOT_EVALUABLE: Final = "not evaluable"
+GALLERY_BYTES: Final = 1_600_000
+# What these say of a run is about its settings and its data, not about how it did on the test set.
+_OF_SETTINGS: Final = frozenset({Code.OUTSIDE_PLAN, Code.UNKNOWN_WEIGHTS})
+
+# Model -> finding -> (false positive rates, true positive rates).
+Curves = Mapping[Model, Mapping[str, tuple[figures.Floats, figures.Floats]]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,23 +127,136 @@ class Material:
     history: History
     training: Sequence[tuple[str, str]]
     model: Sequence[tuple[str, str]]
-    curves: dict[str, dict[str, tuple[figures.Floats, figures.Floats]]]
+    curves: Curves
     explanation: Explanation
     pictures: dict[str, bytes]
     proofs: Sequence[Proof]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Disclosed:
+    """What people who tune may see while the test epoch is open: the verdict, and nothing measured on the test set.
+
+    Attributes:
+        title: heading of the page.
+        verdict: the word.
+        consequence: what follows for the model in use.
+        meanings: (code, general sentence) of each reason code, once and in the order of the closed set, so that neither
+            their number nor their order tells how many findings fell short.
+        settings: which settings lie outside the plan, in sentences.
+        plan: which plan governs.
+        clinical_use: whether it covers use on patients; notice: the plan's own sentence.
+        epoch: the test epoch and how many looks it has had, in words.
+        validation: (model, macro-AUC on the validation set).
+        facts: what the challenger is.
+        history: the training's curves, on training and validation patients.
+        training, model: as in `Material`.
+        digests: (what, SHA-256 or commit).
+    """
+
+    title: str
+    verdict: str
+    consequence: str
+    meanings: Sequence[tuple[str, str]]
+    settings: Sequence[str]
+    plan: Plan
+    clinical_use: bool
+    notice: str
+    epoch: str
+    validation: Sequence[tuple[str, float]]
+    facts: Facts | None
+    history: History
+    training: Sequence[tuple[str, str]]
+    model: Sequence[tuple[str, str]]
+    digests: Sequence[tuple[str, str]]
+
+
+def disclose(material: Material) -> Disclosed:
+    """Take from a run what people who tune may see."""
+    verdict, evaluation, inputs = material.verdict, material.evaluation, material.inputs
+    codes = {reason.code for reason in verdict.reasons}
+    macros = evaluation.validation_macro
+    digests = [("Challenger's package", evaluation.challenger)]
+    if inputs.champion.package is not None:
+        digests.append(("Champion's package", inputs.champion.package))
+    if inputs.reference is not None:
+        digests.append(("Reference's package", inputs.reference.package))
+    digests += [
+        (f"Plan {verdict.plan.name}", verdict.plan.sha256),
+        ("Test set", evaluation.test_digest),
+        ("Data revision", inputs.data.revision),
+        *((f"Batch {name}", digest) for name, digest in sorted(inputs.data.batches.items())),
+        ("Code", inputs.code.commit),
+    ]
+    return Disclosed(
+        title=material.title,
+        verdict=verdict.verdict,
+        consequence=words.consequence(verdict),
+        meanings=[(code, MEANING[code]) for code in Code if code in codes],
+        settings=sorted(reason.sentence for reason in verdict.reasons if reason.code == Code.OUTSIDE_PLAN),
+        plan=verdict.plan,
+        clinical_use=verdict.clinical_use,
+        notice=_notice(verdict),
+        epoch=words.epoch_text(verdict),
+        validation=[(model, macros[model]) for model in MODELS if model in macros],
+        facts=evaluation.facts,
+        history=material.history,
+        training=material.training,
+        model=material.model,
+        digests=digests,
+    )
+
+
 def render(material: Material) -> str:
-    """Write the page.
+    """Write the report.
 
     Raises:
         ValueError: a picture is missing or not a PNG, or the evidence does not name the 14 findings in their order.
     """
-    import jinja2
-
-    found = tuple(one.finding for one in material.evaluation.findings)
+    evaluation, verdict = material.evaluation, material.verdict
+    found = tuple(one.finding for one in evaluation.findings)
     if found != FINDINGS:
         raise ValueError(f"the evidence names {', '.join(found) or 'nothing'}, not the 14 findings in their order")
+    gallery = _gallery(material)
+    reasons = words.in_order(verdict.reasons)
+    return fill(
+        "report.html.j2",
+        m=material,
+        against=words.compared_with(evaluation),
+        outcome=words.outcome_sentence(verdict),
+        notice=_notice(verdict),
+        level=_level(evaluation),
+        drawings=draw(material),
+        holds=[reason for reason in reasons if reason.code in HOLDS],
+        reasons=[reason for reason in reasons if reason.code not in HOLDS],
+        harmed={(r.subgroup, r.finding) for r in reasons if r.code == Code.HARM_SIGNAL},
+        of_settings=[reason for reason in reasons if reason.code in _OF_SETTINGS],
+        subgroup_checks=_subgroup_checks(verdict),
+        undefined=words.undefined_figures(evaluation),
+        undefined_elsewhere=list(words.undefined_elsewhere(evaluation)),
+        gallery=gallery,
+        left_out=len(material.explanation.cases) - len(gallery),
+        findings=FINDINGS,
+    )
+
+
+def render_summary(material: Material) -> str:
+    """Write the page for people who tune: see `Disclosed`."""
+    told = disclose(material)
+    return fill("summary.html.j2", m=told, curves=draw_training(told.history))
+
+
+def fill(template: str, **values: Any) -> str:
+    """Fill a template of this package's with values; figures and tables get the filters and words of the report."""
+    text: str = _environment().get_template(template).render(mark=PUBLISHED_MARK, **values)
+    return text
+
+
+@cache
+def _environment() -> Environment:
+    """The templates, compiled once a process."""
+    import jinja2
+
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
         autoescape=True,
@@ -137,206 +266,250 @@ def render(material: Material) -> str:
         keep_trailing_newline=True,
     )
     environment.filters |= {
-        "auc": auc_text,
-        "difference": difference_text,
-        "check": check_text,
+        "figure": lambda *given: _aside(words.figure_text(*given)),
+        "difference": lambda *given: _aside(words.difference_text(*given)),
+        "check": words.check_text,
+        "claim": words.claim_text,
         "spaced": lambda name: name.replace("_", " "),
         "short": lambda digest: digest[:12],
         "count": lambda number: f"{number:,}".replace(",", "\u202f"),
-        "peak": peak_sentence,
+        "peak": words.peak_sentence,
+        "facts": words.facts,
+        "patients": words.starting_patients,
     }
-    gallery = _gallery(material)
-    return environment.get_template("report.html.j2").render(
-        m=material,
-        has_champion=material.evaluation.champion is not None,
-        outcome=outcome_sentence(material.verdict),
-        notice=material.verdict.notice.replace("Not for clinical use.", "").strip(),  # the banner has just said so
-        level=_level(material.evaluation),
-        mark=PUBLISHED_MARK,
-        drawings=draw(material),
-        checks=plan_checks(material.verdict),
-        undefined=undefined_figures(material.evaluation),
-        gallery=gallery,
-        left_out=len(material.explanation.cases) - len(gallery),
-        findings=FINDINGS,
-    )
+    environment.globals |= {
+        "minus": words.difference,
+        "macro_minus": words.macro_difference,
+        "checks_sentence": words.checks_sentence,
+        "epoch_text": words.epoch_text,
+    }
+    return environment
+
+
+def _aside(text: str) -> Markup:
+    """Mark the interval, which wide tables set below its value."""
+    from markupsafe import Markup
+
+    value, opened, interval = text.partition(" (")
+    return Markup("{} <small>({}</small>").format(value, interval) if opened else Markup("{}").format(text)
 
 
 def draw(material: Material) -> dict[str, str]:
-    """Draw the page's figures: name -> SVG."""
-    evaluation, history = material.evaluation, material.history
-    rows = [*FINDINGS, MEAN]
-    challenger = _intervals([one.challenger for one in evaluation.findings], evaluation.macro_challenger)
-    series = [figures.Series(name="challenger", label="Challenger", intervals=challenger)]
-    if evaluation.champion is not None:
-        champion = _intervals([one.champion for one in evaluation.findings], evaluation.macro_champion)
-        series.append(figures.Series(name="champion", label="Champion", intervals=champion))
-    models = " and ".join(one.label.lower() for one in series)
+    """Draw the report's figures: name -> SVG. `lead` is the first that a reader sees."""
+    evaluation, checks = material.evaluation, material.verdict.checks
     drawings = {
-        "auc": figures.forest(
-            "auc",
-            rows,
-            series,
-            title="AUC by finding",
-            description=f"AUC of {models} with patient-clustered intervals for 14 findings and their mean; "
-            "the same numbers stand in the table below.",
-            axis="AUC on the locked test set",
-            neutral=0.5,
-            limits=_limits(material.verdict, "floor"),
-            limit_label="Floor of the plan",
-            undefined=NOT_EVALUABLE,
-        ),
-        "roc": figures.roc_grid(
-            "roc",
-            [_panel(one, material.curves) for one in evaluation.findings],
-            title="ROC curves",
-            description=f"One panel for each finding: true positive rate against false positive rate of {models}.",
-        ),
-        "training": figures.training_curves(
-            "training",
-            np.asarray(history.epochs, dtype=np.float64),
-            np.asarray(history.train_loss, dtype=np.float64),
-            np.asarray(history.validation_loss, dtype=np.float64),
-            np.asarray(history.validation_auc, dtype=np.float64),
-            kept=history.kept,
-            title="Training curves",
-            description="Left: loss on training and validation patients by epoch. Right: mean AUC on validation "
-            "patients. The vertical line marks the epoch whose weights were kept.",
-        ),
+        "roc": draw_roc(evaluation, material.curves),
+        "training": draw_training(material.history),
     }
-    if evaluation.champion is not None:
-        difference = _intervals([one.difference for one in evaluation.findings], evaluation.macro_difference)
-        drawings["difference"] = figures.forest(
-            "difference",
-            rows,
-            [figures.Series(name="challenger", label="Challenger minus champion", intervals=difference)],
-            title="Difference in AUC by finding",
-            description="Challenger minus champion with patient-clustered intervals, and the margin of the plan; "
-            "an interval that lies right of the margin shows non-inferiority.",
-            axis="Difference in AUC (right of 0: the challenger is better)",
-            neutral=0.0,
-            limits=_limits(material.verdict, "margin"),
-            limit_label="Non-inferiority margin of the plan",
-            undefined=NOT_EVALUABLE,
-        )
+    auc = draw_auc(evaluation, checks, name="auc")
+    if words.compared_with(evaluation):
+        drawings |= {"lead": draw_differences(evaluation, checks, name="difference"), "auc": auc}
+    else:
+        drawings["lead"] = auc
+    if evaluation.performance:
+        drawings["reliability"] = draw_reliability(evaluation.performance)
     return drawings
 
 
-def outcome_sentence(verdict: Verdict) -> str:
-    """Say in a sentence or two what a verdict means for the model in use."""
-    says = {
-        contract.PROMOTE: "The evidence meets every rule of the plan.",
-        contract.REJECT: "The evidence shows that the challenger falls short of the plan.",
-        contract.INSUFFICIENT: "The evidence neither meets the plan nor shows that the challenger falls short of it.",
-    }
-    if verdict.verdict != verdict.evidence_says:
-        return f"The evidence alone would give {verdict.evidence_says}, but the record forbids it; the reasons say why."
-    if verdict.verdict != contract.PROMOTE:
-        after = " The champion stays in use." if verdict.champion.package else " No model is put in use."
-        return says[verdict.verdict] + after
-    if not verdict.approvals:
-        return says[verdict.verdict] + " The plan asks for no approval by a person."
-    people = "one person" if verdict.approvals == 1 else f"{verdict.approvals} persons"
-    return says[verdict.verdict] + f" It is put in use only after approval by {people}."
+def draw_differences(evaluation: Evaluation, checks: Sequence[Check], *, name: str) -> str:
+    """Draw challenger minus champion, and minus reference: the mean, each finding, the mean in each subgroup.
+
+    Args:
+        evaluation: the evidence; it must hold a comparison.
+        checks: whose limits are drawn as margins.
+        name: of the figure.
+    """
+    against = words.compared_with(evaluation)
+    mean = words.macro_difference(evaluation, against[0])
+    said = f"The mean over findings: {words.difference_text(mean)} against the {against[0]}. "
+    groups = _groups(
+        evaluation,
+        mean=lambda one: [words.macro_difference(one, model) for model in against],
+        single=lambda one: [words.difference(one, model) for model in against],
+        limits=_limits(checks, "margin"),
+    )
+    return figures.forest(
+        name,
+        groups,
+        [figures.Series(name=model, label=f"Challenger minus {model}") for model in against],
+        title=f"Difference in AUC from {' and '.join(against)}",
+        description=said + "Differences with patient-clustered intervals for the mean, each finding and each subgroup, "
+        "with the margin of the plan; the tables of findings and of subgroups hold the same numbers.",
+        axis="Difference in AUC (right of 0: the challenger is better)",
+        neutral=0.0,
+        limit_label="Margin of the plan",
+        undefined=NOT_EVALUABLE,
+    )
 
 
-def undefined_figures(evaluation: Evaluation) -> list[tuple[str, list[str], Undefined]]:
-    """List what could not be computed: (finding or mean, which figures, why), one row a finding and cause."""
-    groups: list[tuple[str, Figure, Figure | None, Figure | None]] = [
-        (one.finding, one.challenger, one.champion, one.difference) for one in evaluation.findings
+def draw_auc(evaluation: Evaluation, checks: Sequence[Check], *, name: str) -> str:
+    """Draw the AUC of each model, in the same rows as `draw_differences` and with the same arguments."""
+    models = [model for model in MODELS if model == "challenger" or model in words.compared_with(evaluation)]
+    said = f"The mean over findings: {words.figure_text(evaluation.macro_challenger)} for the challenger. "
+    groups = _groups(
+        evaluation,
+        mean=lambda one: [_macro(one, model) for model in models],
+        single=lambda one: [_auc(one, model) for model in models],
+        limits=_limits(checks, "floor"),
+    )
+    return figures.forest(
+        name,
+        groups,
+        [figures.Series(name=model, label=model.capitalize()) for model in models],
+        title=f"AUC of {' and '.join(models)}",
+        description=said + "AUCs with patient-clustered intervals for the mean, each finding and each subgroup, with "
+        "the floor of the plan; the tables of findings and of subgroups hold the same numbers.",
+        axis="AUC on the locked test set",
+        neutral=0.5,
+        limit_label="Floor of the plan",
+        undefined=NOT_EVALUABLE,
+    )
+
+
+def draw_roc(evaluation: Evaluation, curves: Curves) -> str:
+    """Draw the ROC curves of each finding that can be judged, with the AUCs as text."""
+    models = [model for model in MODELS if any(_auc(one, model) is not None for one in evaluation.findings)]
+    return figures.curve_grid(
+        "roc",
+        [
+            figures.Panel(
+                finding=one.finding,
+                note=_note({model: _auc(one, model) for model in models}),
+                curves=_curves_of(one, curves),
+            )
+            for one in evaluation.findings
+        ],
+        x_label="False positive rate",
+        y_label="True positive rate",
+        title="ROC curves",
+        description="One panel for each finding: true positive rate against false positive rate of "
+        f"{' and '.join(models)}.",
+    )
+
+
+def draw_reliability(performance: Sequence[Performance]) -> str:
+    """Draw how often a finding is there among images of similar recalibrated probability, one panel a finding."""
+    panels = []
+    for one in performance:
+        curves = {
+            model: (
+                np.array([point.predicted for point in one.reliability[model]], dtype=np.float64),
+                np.array([point.observed for point in one.reliability[model]], dtype=np.float64),
+            )
+            for model in MODELS
+            if one.reliability.get(model)
+        }
+        ends = [end for curve in curves.values() for axis in curve for end in axis.tolist()]
+        panels.append(
+            figures.Panel(
+                finding=one.finding,
+                note="" if curves else NOT_EVALUABLE,
+                curves=curves,
+                limit=next(limit for limit in (0.02, 0.05, 0.1, 0.2, 0.5, 1.0) if limit >= max(ends, default=1.0)),
+            )
+        )
+    return figures.curve_grid(
+        "reliability",
+        panels,
+        x_label="Probability, recalibrated on the validation set",
+        y_label="Share of images with the finding",
+        title="Reliability curves",
+        description="One panel for each finding: the share of images that have it against their mean probability, in "
+        "groups of similar probability. On the diagonal, probabilities are what they say. The axes' ends differ.",
+        points=True,
+    )
+
+
+def draw_training(history: History) -> str:
+    """Draw the training's curves, which show training and validation patients only."""
+    return figures.training_curves(
+        "training",
+        np.asarray(history.epochs, dtype=np.float64),
+        np.asarray(history.train_loss, dtype=np.float64),
+        np.asarray(history.validation_loss, dtype=np.float64),
+        np.asarray(history.validation_auc, dtype=np.float64),
+        kept=history.kept,
+        title="Training curves",
+        description="Left: loss on training and validation patients by epoch. Right: mean AUC on validation "
+        "patients. The vertical line marks the epoch whose weights were kept.",
+    )
+
+
+def _notice(verdict: Verdict) -> str:
+    return verdict.notice.replace("Not for clinical use.", "").strip()  # the banner says so
+
+
+def _auc(one: FindingEvidence, model: Model) -> Figure | None:
+    return {"challenger": one.challenger, "champion": one.champion, "reference": one.reference}[model]
+
+
+def _macro(one: Evidence, model: Model) -> Figure | None:
+    means = (one.macro_challenger, one.macro_champion, one.macro_reference)
+    return dict(zip(MODELS, means, strict=True))[model]
+
+
+def _groups(
+    evaluation: Evaluation,
+    *,
+    mean: Callable[[Evidence], list[Figure | None]],
+    single: Callable[[FindingEvidence], list[Figure | None]],
+    limits: dict[tuple[str | None, str | None], float | None],
+) -> list[figures.Group]:
+    """Rows of a forest plot; limits: (subgroup, finding) -> where the plan's floor or margin stands."""
+
+    def row(label: str, support: int, found: list[Figure | None], limit: float | None) -> figures.Row:
+        intervals = [(one.value, one.low, one.high) if isinstance(one, Estimate) else None for one in found]
+        text = f"{support:,}".replace(",", "\u202f")
+        return figures.Row(label=label, support=text, intervals=intervals, limit=limit)
+
+    whole = row("All patients", evaluation.test_patients, mean(evaluation), limits.get((None, None)))
+    by_finding = [
+        row(
+            one.finding.replace("_", " "),
+            one.support.positive_patients,
+            single(one),
+            limits.get((None, one.finding)),
+        )
+        for one in evaluation.findings
     ]
-    groups.append((MEAN, evaluation.macro_challenger, evaluation.macro_champion, evaluation.macro_difference))
-    rows: list[tuple[str, list[str], Undefined]] = []
-    for name, *found in groups:
-        causes: dict[str, tuple[list[str], Undefined]] = {}
-        for which, figure in zip(("challenger", "champion", "difference"), found, strict=True):
-            if isinstance(figure, Undefined):
-                causes.setdefault(figure.digest(), ([], figure))[0].append(which)
-        rows += [(name, which, why) for which, why in causes.values()]
-    return rows
+    groups = [
+        figures.Group(heading="Mean over findings", support="patients", rows=[whole]),
+        figures.Group(heading="Findings", support="positive patients", rows=by_finding),
+    ]
+    if evaluation.subgroups:
+        rows = [row(one.name, one.patients, mean(one), limits.get((one.name, None))) for one in evaluation.subgroups]
+        groups.append(figures.Group(heading="Mean, in subgroups", support="patients", rows=rows))
+    return groups
 
 
-def auc_text(figure: Figure | None) -> str:
-    """Write an AUC with its interval.
-
-    >>> auc_text(Estimate(value=0.8734, se=0.02, low=0.83, high=0.91, level=0.95))
-    '0.873 (0.830 to 0.910)'
-    >>> auc_text(Undefined(reason="no positives"))
-    'not evaluable'
-    """
-    if isinstance(figure, Estimate):
-        return f"{figure.value:.3f} ({figure.low:.3f} to {figure.high:.3f})"
-    return NOT_EVALUABLE
+def _limits(checks: Sequence[Check], kind: str) -> dict[tuple[str | None, str | None], float | None]:
+    return {(check.subgroup, check.finding): check.limit for check in checks if check.kind == kind}
 
 
-def difference_text(figure: Figure | None) -> str:
-    """Write a difference with its interval, with signs and a true minus.
-
-    >>> difference_text(Estimate(value=-0.004, se=0.02, low=-0.03, high=0.0225, level=0.95))
-    '\u22120.004 (\u22120.030 to +0.022)'
-    """
-    if isinstance(figure, Estimate):
-        text = f"{figure.value:+.3f} ({figure.low:+.3f} to {figure.high:+.3f})"
-        return text.replace("-", "\u2212")
-    return NOT_EVALUABLE
-
-
-def peak_sentence(case: HeatMap) -> str:
-    """Say where a map's peak lies; nothing where there is no box to compare it with."""
-    if case.empty:
-        return "Nothing in the picture speaks for the finding: the map is empty."
-    if case.peak_in_box is None:
-        return ""
-    return f"The map's peak lies {'in' if case.peak_in_box else 'outside'} the annotated box."
-
-
-def check_text(check: Check) -> str:
-    """Say what came of a check, with the bound that was judged and the limit.
-
-    >>> check_text(Check(kind="margin", finding=None, limit=-0.03, low=-0.0104, outcome="met"))
-    'met: at least \u22120.010, limit \u22120.03'
-    >>> check_text(Check(kind="floor", finding="Hernia", limit=0.5, outcome="undefined"))
-    'undefined, limit 0.5'
-    """
-    words = {"met": "met", "failed": "not met", "unclear": "not shown", "undefined": "undefined"}
-    sign = "+" if check.kind == "margin" else ""
-    bound = "" if check.low is None else f": at least {check.low:{sign}.3f}"
-    text = f"{words[check.outcome]}{bound}, limit {check.limit:g}"
-    return text.replace("-", "\u2212")
-
-
-def plan_checks(verdict: Verdict) -> list[tuple[str, dict[str, Check]]]:
-    """List what the plan asked for, row by row: (finding or mean, kind of check -> check)."""
-    by_row: dict[str, dict[str, Check]] = {}
+def _subgroup_checks(verdict: Verdict) -> dict[str, dict[Against, Check]]:
+    """Subgroup -> model compared with -> check of the macro-AUC."""
+    found: dict[str, dict[Against, Check]] = {}
     for check in verdict.checks:
-        by_row.setdefault(check.finding or MEAN, {})[check.kind] = check
-    return [(row, by_row[row]) for row in (MEAN, *FINDINGS) if row in by_row]
-
-
-def _limits(verdict: Verdict, kind: str) -> list[float | None]:
-    rows = dict(plan_checks(verdict))
-    return [rows[row][kind].limit if kind in rows.get(row, {}) else None for row in (*FINDINGS, MEAN)]
+        if check.kind == "margin" and check.subgroup is not None and check.finding is None and check.against:
+            found.setdefault(check.subgroup, {})[check.against] = check
+    return found
 
 
 def _level(evaluation: Evaluation) -> str:
     all_figures = (evaluation.macro_challenger, *(one.challenger for one in evaluation.findings))
     levels = {f"{one.level:.6g}" for one in all_figures if isinstance(one, Estimate)}
-    return f"{100 * float(levels.pop()):g} %" if len(levels) == 1 else "stated"
+    return f"{100 * float(levels.pop()):g}\u00a0%" if len(levels) == 1 else "stated"
 
 
-def _intervals(single: Sequence[Figure | None], mean: Figure | None) -> figures.Floats:
-    rows = [(f.value, f.low, f.high) if isinstance(f, Estimate) else (np.nan,) * 3 for f in (*single, mean)]
-    return np.array(rows, dtype=np.float64)
+def _note(values: dict[Model, Figure | None]) -> str:
+    known = [f"{model} {figure.value:.3f}" for model, figure in values.items() if isinstance(figure, Estimate)]
+    return "\n".join(known) or NOT_EVALUABLE
 
 
-def _panel(one: FindingEvidence, curves: dict[str, dict[str, tuple[figures.Floats, figures.Floats]]]) -> figures.Roc:
-    values = [
-        f"{model} {figure.value:.3f}"
-        for model, figure in ((figures.CHALLENGER, one.challenger), (figures.CHAMPION, one.champion))
-        if isinstance(figure, Estimate)
-    ]
-    drawn = {model: curves[model][one.finding] for model in curves if one.finding in curves[model]}
-    return figures.Roc(finding=one.finding, note="\n".join(values) or NOT_EVALUABLE, curves=drawn if values else {})
+def _curves_of(one: FindingEvidence, curves: Curves) -> dict[Model, tuple[figures.Floats, figures.Floats]]:
+    if not isinstance(one.challenger, Estimate):
+        return {}
+    return {model: curves[model][one.finding] for model in MODELS if one.finding in curves.get(model, {})}
 
 
 def _gallery(material: Material) -> list[tuple[HeatMap, str]]:
@@ -352,32 +525,3 @@ def _gallery(material: Material) -> list[tuple[HeatMap, str]]:
             break
         shown.append((case, "data:image/jpeg;base64," + base64.b64encode(picture).decode("ascii")))
     return shown
-
-
-def facts(values: dict[str, Any]) -> list[tuple[str, str]]:
-    """Flatten a JSON object to (name, value) for a table, with dots between the names of nested ones.
-
-    >>> facts({"input": {"size": 96, "range": [0, 1]}, "bf16": True})
-    [('input.size', '96'), ('input.range', '0, 1'), ('bf16', 'yes')]
-    """
-    rows: list[tuple[str, str]] = []
-    for name, value in values.items():
-        if isinstance(value, dict):
-            rows += [(f"{name}.{inner}", text) for inner, text in facts(value)]
-        else:
-            rows.append((name, _text(value)))
-    return rows
-
-
-def _text(value: Any) -> str:
-    match value:
-        case None:
-            return "none"
-        case bool():
-            return "yes" if value else "no"
-        case float():
-            return f"{value:.6g}"
-        case list() | tuple():
-            return ", ".join(_text(item) for item in value) or "none"
-        case _:
-            return str(value)

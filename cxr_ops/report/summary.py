@@ -1,6 +1,7 @@
 """The end of a run for people in a terminal: the 14 AUCs, the verdict and its reasons, and where to look.
 
-Everything is read from files of the run, so that the same summary can be had again later. It fits 80 columns and does
+Everything is read from files of the run, so that the same summary can be had again later. Where the run's results on
+the test set are withheld (`Result.restricted`), the validation set's stand in their place. It fits 80 columns and does
 not rely on colour; what it prints is ASCII but for text that comes from the files.
 """
 
@@ -11,14 +12,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 from cxr_ops import contract
 from cxr_ops.records import Estimate, Evaluation, Figure, Result, Verdict
-from cxr_ops.report.page import undefined_figures
+from cxr_ops.report import words
 
 if TYPE_CHECKING:
     from rich.console import Group
     from rich.table import Table
     from rich.text import Text
 
-_STYLES: Final = {
+STYLES: Final = {
     contract.PROMOTE: "bold green",
     contract.REJECT: "bold red",
     contract.INSUFFICIENT: "bold yellow",
@@ -58,8 +59,10 @@ def render(run_folder: Path) -> Group:
 
     result, evaluation, verdict = read(run_folder)
     parts: list[Table | Text] = [_headline(result, verdict)]
-    if evaluation is not None:
-        parts += [_findings(evaluation), _footnotes(evaluation)]
+    if evaluation is not None and result.restricted:
+        parts.append(_validation(evaluation))
+    elif evaluation is not None:
+        parts += [findings_table(evaluation), _footnotes(evaluation)]
     parts += [_reasons(result), _places(result, run_folder)]
     return Group(*parts)
 
@@ -67,10 +70,16 @@ def render(run_folder: Path) -> Group:
 def as_json(run_folder: Path) -> dict[str, Any]:
     """Give the same as plain values: `result`, and `evaluation` and `verdict` where there are any.
 
+    Where the test set's results are withheld, `validation_macro` (model -> macro-AUC) stands in their place.
+
     Raises:
         DataError: as `read`.
     """
-    records = zip(("result", "evaluation", "verdict"), read(run_folder), strict=True)
+    found = read(run_folder)
+    result, evaluation, _ = found
+    if result.restricted and evaluation is not None:
+        return {"result": result.model_dump(mode="json"), "validation_macro": evaluation.validation_macro}
+    records = zip(("result", "evaluation", "verdict"), found, strict=True)
     return {name: record.model_dump(mode="json") for name, record in records if record is not None}
 
 
@@ -104,15 +113,20 @@ def _headline(result: Result, verdict: Verdict | None) -> Text:
     from rich.text import Text
 
     text = Text("\n")
-    text.append(result.verdict, _STYLES[result.verdict])
+    text.append(result.verdict, STYLES[result.verdict])
     text.append(f"  {outcome(result)}\n")
     if verdict is not None:
         marked = "" if verdict.clinical_use else ", NOT FOR CLINICAL USE"
-        text.append(f"plan {verdict.plan.name}{marked}\n")
+        text.append(f"plan {verdict.plan.name}{marked}; test {words.epoch_text(verdict)}\n")
+    if result.limited_findings:
+        text.append(f"judged by the widest margin: {', '.join(result.limited_findings).replace('_', ' ')}\n")
+    if result.holds:
+        text.append(f"held for people: {', '.join(result.holds)}; {result.approvals} must agree\n", "bold")
     return text
 
 
-def _findings(evaluation: Evaluation) -> Table:
+def findings_table(evaluation: Evaluation) -> Table:
+    """Tabulate the AUCs of the 14 findings and their mean, to be printed with rich on 80 columns."""
     from rich import box
     from rich.table import Table
 
@@ -143,8 +157,37 @@ def _footnotes(evaluation: Evaluation) -> Text:
         f"{evaluation.test_patients} patients in the locked test set\n",
         "dim",
     )
-    for name, which, why in undefined_figures(evaluation):
+    if evaluation.macro_reference_difference is not None:
+        text.append(f"mean against the reference: {_signed(evaluation.macro_reference_difference)}\n")
+    text.append(_worst_subgroup(evaluation))
+    for name, which, why in words.undefined_figures(evaluation):
         text.append(f"{name.replace('_', ' ')}: not evaluable ({', '.join(which)}), because {why.reason}\n", "dim")
+    return text
+
+
+def _worst_subgroup(evaluation: Evaluation) -> str:
+    """Name the subgroup whose mean AUC lost most; nothing where there is no subgroup or nothing to compare with."""
+    if not evaluation.subgroups or not words.compared_with(evaluation):
+        return ""
+    found = [
+        (figure.value, group.name, against, figure)
+        for against in words.compared_with(evaluation)
+        for group in evaluation.subgroups
+        if isinstance(figure := words.macro_difference(group, against), Estimate)
+    ]
+    if not found:
+        return f"subgroups: {words.NOT_EVALUABLE} in any of {len(evaluation.subgroups)}\n"
+    _, name, against, figure = min(found, key=lambda one: one[:3])
+    return f"worst of {len(evaluation.subgroups)} subgroups: {name}, mean {_signed(figure)} against the {against}\n"
+
+
+def _validation(evaluation: Evaluation) -> Text:
+    from rich.text import Text
+
+    text = Text()
+    for model, value in sorted(evaluation.validation_macro.items()):
+        text.append(f"mean AUC on the validation set, {model}: {value:.3f}\n")
+    text.append("The plan withholds the test set's results from those who tune while its epoch is open.\n\n", "dim")
     return text
 
 
@@ -155,7 +198,7 @@ def _reasons(result: Result) -> Table:
     table = Table(box=None, show_header=bool(result.reasons), padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
     table.add_column("why", no_wrap=True)
     table.add_column("")
-    shown = sorted(result.reasons, key=lambda reason: reason.finding is not None)  # what concerns all comes first
+    shown = words.in_order(result.reasons)
     for reason in shown[:_REASONS_SHOWN]:
         table.add_row("  -", Text.assemble(reason.sentence, " ", (f"[{reason.code}]", "dim")))
     if len(shown) > _REASONS_SHOWN:
@@ -169,6 +212,9 @@ def _places(result: Result, run_folder: Path) -> Text:
     rows: list[tuple[str, str]] = []
     if result.report:
         rows.append(("report", _near(Path(result.report))))
+    if result.restricted:
+        rows.append(("full", _near(Path(result.restricted))))
+        rows.append(("", "the report for auditors and approvers"))
     if result.model_version:
         rows.append(("registry", f"{contract.MODEL_NAME} version {result.model_version}"))
     if result.mlflow_run_id:

@@ -1,24 +1,27 @@
-"""evaluate: score challenger and champion on the same locked test set, and compare their AUCs.
+"""evaluate: score challenger, champion and reference on the same locked test set, and weigh them against one another.
 
-Reads `inputs.json`, `champion/`, `validate/manifest.csv`, `split/`, the shards of `dataset/`, `train/package` and the
-plan. Writes `evaluate/evaluation.json` (the evidence), `scores.csv` (one row a test image), `metrics.json` (for `dvc
-metrics`) and `roc.csv` (for `dvc plots`).
+Reads `inputs.json`, `champion/`, `reference/`, `validate/manifest.csv`, `split/`, the shards of `dataset/`,
+`train/package` and the plan. Writes `evaluate/evaluation.json` (the evidence), `scores.csv` and
+`validation_scores.csv` (one row an image of the two sets), `metrics.json` (for `dvc metrics`) and `roc.csv` (for `dvc
+plots`).
 
-Both models are scored here, from source pixels, each through the code in its own package. Every image is decoded once.
+All models are scored here, from source pixels, each through the code in its own package. Every image is decoded once.
+The validation set is there to choose thresholds and to recalibrate, so that neither is done on the test set.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+from pydantic import ValidationError
 
 from cxr_ops import contract
 from cxr_ops import plan as plans
@@ -27,19 +30,23 @@ from cxr_ops.data.decode import decode_grey
 from cxr_ops.data.shards import ShardReader
 from cxr_ops.errors import DataError
 from cxr_ops.labels import FINDINGS
-from cxr_ops.params import Params
+from cxr_ops.params import NOT_OF_THE_MODEL, Params
 from cxr_ops.records import (
-    Champion,
+    Epoch,
     Estimate,
     Evaluation,
+    Facts,
     Figure,
     Inputs,
+    Reference,
+    StartingWeights,
     canonical_json,
     write_atomic,
 )
 from cxr_ops.report.terminal import steps
-from cxr_ops.stats import auc, sanity
-from cxr_ops.stats.rule import Code
+from cxr_ops.stats import auc, evidence
+from cxr_ops.stats.codes import Code
+from cxr_ops.stats.evidence import CHALLENGER, CHAMPION, REFERENCE, Scored
 
 if TYPE_CHECKING:
     from cxr_ops.model.package import LoadedModel
@@ -47,12 +54,15 @@ if TYPE_CHECKING:
 Scores = npt.NDArray[np.float32]
 Problem = tuple[str, str]
 
-CHALLENGER: Final = "challenger"
-CHAMPION: Final = "champion"
+_SPLIT_CODES: Final = {
+    CHALLENGER: Code.SPLIT_MISMATCH,
+    CHAMPION: Code.CHAMPION_SPLIT_MISMATCH,
+    REFERENCE: Code.REFERENCE_SPLIT_MISMATCH,
+}
 
 
 def run(root: Path, params: Params) -> None:
-    """Evaluate the challenger, against the champion if there is one.
+    """Evaluate the challenger, against champion and reference if there are such.
 
     Args:
         root: the workspace.
@@ -60,93 +70,128 @@ def run(root: Path, params: Params) -> None:
 
     Raises:
         DataError: an earlier stage has not run, a package or an image is not the one on record, or a model gives no
-        number. SettingsError: the plan is not the one that the run was opened with.
+            number.
+        SettingsError: the plan is not the one that the run was opened with.
     """
-    from cxr_ops.model import package
-
     out = root / "evaluate"
     shutil.rmtree(out, ignore_errors=True)
     inputs = Inputs.read(root / contract.INPUTS)
     plan = plans.load_bound(root, params.gate.plan, inputs.plan)
     frame = manifest.read_split(root)
-    test = frame[frame["split"] == "test"].reset_index(drop=True)
-    models = [package.load(root / "train" / contract.PACKAGE)]
-    champion = _champion(root, inputs)
-    if champion is not None:
-        models.append(package.load(root / contract.CHAMPION / contract.PACKAGE, champion))
-    scores = _score(root, params, test, models)
-    problems = [
-        *_test_set_problems(root, frame, test),
-        *_split_problems(models, test, params.split.salt),
-        *_score_problems(test, scores),
-    ]
-    rules = plan.performance
-    found = auc.compare(
+    test, validation = (frame[frame["split"] == side].reset_index(drop=True) for side in ("test", "validation"))
+    models = _load(root, inputs)
+    scores, validation_scores = _score(root, params, (test, validation), models)
+    found = evidence.assess(
         FINDINGS,
-        manifest.label_array(test),
-        test["patient_id"].to_numpy(),
-        scores[0],
-        scores[1] if len(scores) > 1 else None,
+        _scored(test, scores),
+        validation=_scored(validation, validation_scores),
+        attributes={name: test[name].astype("string").fillna("").tolist() for name in plans.ATTRIBUTES},
+        rules=plan.performance,
         level=params.evaluate.level,
-        min_positive_patients=rules.min_positive_patients,
-        min_negative_patients=rules.min_negative_patients,
     )
     evaluation = Evaluation(
-        findings=found.findings,
-        macro_challenger=found.macro_challenger,
-        macro_champion=found.macro_champion,
-        macro_difference=found.macro_difference,
-        macro_over=found.macro_over,
+        **dict(found.evidence),
         test_digest=splits.test_digest(test),
         test_images=len(test),
         test_patients=int(test["patient_id"].nunique()),
-        challenger=models[0].digest,
-        champion=champion,
-        problems=problems,
+        challenger=models[CHALLENGER].digest,
+        champion=inputs.champion.package,
+        reference=inputs.reference.package if inputs.reference else None,
+        epoch=inputs.epoch.number,
+        problems=[
+            *_test_set_problems(root, frame, inputs.epoch),
+            *_split_problems(models, test, params.split.salt),
+            *evidence.score_problems(FINDINGS, manifest.label_array(test), scores),
+        ],
+        subgroups=found.subgroups,
+        missing_groups=found.missing_groups,
+        performance=found.performance,
+        uncertain=found.uncertain,
+        scenarios=found.scenarios,
+        facts=facts(models[CHALLENGER], frame),
+        validation_macro=found.validation_macro,
     )
     out.mkdir(parents=True)
     evaluation.write(out / "evaluation.json")
     write_atomic(out / "scores.csv", scores_table(test, scores))
+    write_atomic(out / "validation_scores.csv", scores_table(validation, validation_scores))
     write_atomic(out / "metrics.json", canonical_json(metrics(evaluation)))
     write_atomic(out / "roc.csv", roc_table(test, scores))
 
 
-def _champion(root: Path, inputs: Inputs) -> str | None:
-    record = Champion.read(root / contract.CHAMPION / "champion.json")
-    if record != inputs.champion:
+def _load(root: Path, inputs: Inputs) -> dict[str, LoadedModel]:
+    """The models to score, by role. A reference that is the champion is not another model."""
+    from cxr_ops.model import package
+
+    models = {CHALLENGER: package.load(root / "train" / contract.PACKAGE)}
+    champion, reference = inputs.champion.package, inputs.reference
+    _check_record(root / CHAMPION / "champion.json", inputs.champion.model_dump())
+    _check_record(
+        root / REFERENCE / "reference.json",
+        reference.model_dump() if reference else dict.fromkeys(Reference.model_fields),
+    )
+    if champion is not None:
+        models[CHAMPION] = package.load(root / CHAMPION / contract.PACKAGE, champion)
+    if reference is not None and reference.package != champion:
+        models[REFERENCE] = package.load(root / REFERENCE / contract.PACKAGE, reference.package)
+    return models
+
+
+def _check_record(path: Path, expected: Mapping[str, Any]) -> None:
+    """The folder that `open` filled must be of the run that `inputs.json` is of."""
+    try:
+        found = json.loads(path.read_bytes())
+    except FileNotFoundError as error:
+        raise DataError(f"{path.name} is missing", where=path, fix="cxr-ops open") from error
+    except ValueError as error:
+        raise DataError(f"{path.name} is not JSON: {error}", where=path, fix="cxr-ops open") from error
+    if found != expected:
         raise DataError(
-            "champion.json names another champion than inputs.json",
-            where=root / contract.CHAMPION,
+            f"{path.name} names another {path.stem} than inputs.json",
+            where=path,
             fix="open the run again: cxr-ops open",
         )
-    return record.package
 
 
 # ------------------------------------------------------------------------------------------------- scores
 
 
-def _score(root: Path, params: Params, test: pd.DataFrame, models: Sequence[LoadedModel]) -> list[Scores]:
-    """Scores of each model, (images, 14), in the order of `test`. The same package twice is scored once."""
+def _score(
+    root: Path, params: Params, sets: Sequence[pd.DataFrame], models: Mapping[str, LoadedModel]
+) -> list[dict[str, Scores]]:
+    """For each set of images, in its order, the scores of each model, (images, 14). A package is scored once."""
     from cxr_ops.model import scoring, training
 
-    distinct = {model.digest: model for model in models}
-    parts: dict[str, list[Scores]] = {digest: [np.empty((0, len(FINDINGS)), np.float32)] for digest in distinct}
+    distinct = {model.digest: model for model in models.values()}
     machine = training.choose_machine(params.train)
     size = params.evaluate.batch_size
-    digests = dict(zip(test["image_id"], test["sha256"], strict=True))
+    digests = {name: sha256 for rows in sets for name, sha256 in zip(rows["image_id"], rows["sha256"], strict=True)}
+    found: list[dict[str, Scores]] = []
     with (
         training.reproducible(machine),
         ShardReader(root / contract.DATASET, digests) as reader,
         steps("evaluate") as show,
     ):
         done = 0
-        for pixels in _decoded(test["image_id"].tolist(), reader.read, size):
-            for digest, model in distinct.items():
-                parts[digest].append(scoring.score(model, pixels, batch_size=size, device=machine.device))
-            done += len(pixels)
-            show(done, len(test))
-            contract.report_progress("evaluate", done, len(test), unit="images")
-    return [np.concatenate(parts[model.digest]) for model in models]
+        for rows in sets:
+            parts: dict[str, list[Scores]] = {digest: [np.empty((0, len(FINDINGS)), np.float32)] for digest in distinct}
+            for pixels in _decoded(rows["image_id"].tolist(), reader.read, size):
+                for digest, model in distinct.items():
+                    parts[digest].append(scoring.score(model, pixels, batch_size=size, device=machine.device))
+                done += len(pixels)
+                show(done, len(digests))
+                contract.report_progress("evaluate", done, len(digests), unit="images")
+            found.append({role: np.concatenate(parts[model.digest]) for role, model in models.items()})
+    return found
+
+
+def _scored(rows: pd.DataFrame, scores: Mapping[str, Scores]) -> Scored:
+    return Scored(
+        truth=manifest.label_array(rows).astype(np.float64),
+        patients=rows["patient_id"].to_numpy(),
+        scores=scores,
+        uncertain=manifest.uncertain_array(rows),
+    )
 
 
 def _decoded(
@@ -171,61 +216,69 @@ def _decoded(
 # ----------------------------------------------------------------------------------------------- problems
 
 
-def _test_set_problems(root: Path, frame: pd.DataFrame, test: pd.DataFrame) -> list[Problem]:
-    """Whether the test set is the one on record, and none of its patients stands on another side too."""
+def _test_set_problems(root: Path, frame: pd.DataFrame, epoch: Epoch) -> list[Problem]:
+    """Whether the test set is the one on record and of this epoch, and none of its patients has another side too."""
     problems: list[Problem] = []
+    test = frame[frame["split"] == "test"]
     try:
         recorded = json.loads((root / "split" / "split.json").read_bytes())["test_digest"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError("split.json is missing or damaged", where=root / "split") from error
     if recorded != splits.test_digest(test):
         problems.append((Code.TEST_SET_MISMATCH, "The test set is not the one that the split recorded."))
-    elsewhere = set(frame.loc[frame["split"] != "test", "patient_id"])
-    both = sum(patient in elsewhere for patient in test["patient_id"].unique())
-    if both:
+    tested = set(test["patient_id"])
+    if both := len(tested & set(frame.loc[frame["split"] != "test", "patient_id"])):
         problems.append((Code.SPLIT_MISMATCH, f"{_people(both)} of the test set are on another side of the split too."))
+    retired = set(frame.loc[frame["split"] == splits.RETIRED, "patient_id"])
+    before = splits.scored_before(frame, epoch.closed_batches)
+    if wrong := len(tested & before) + len(retired - before):
+        sentence = f"The test set is not that of epoch {epoch.number}: {_people(wrong)} are retired, or not, in error."
+        problems.append((Code.TEST_SET_MISMATCH, sentence))
     return problems
 
 
-def _split_problems(models: Sequence[LoadedModel], test: pd.DataFrame, salt: str) -> list[Problem]:
+def _split_problems(models: Mapping[str, LoadedModel], test: pd.DataFrame, salt: str) -> list[Problem]:
     """Whether a model was trained on patients of the test set, as far as its package tells."""
     from cxr_ops.model import package
 
     keys = {package.patient_key(salt, patient) for patient in test["patient_id"].unique()}
     problems: list[Problem] = []
-    codes = ((CHALLENGER, Code.SPLIT_MISMATCH), (CHAMPION, Code.CHAMPION_SPLIT_MISMATCH))
-    for (name, code), model in zip(codes, models, strict=False):
+    for role, model in models.items():
         shared = len(keys & model.patients)
         if not model.patients:
-            problems.append((code, f"Whom the {name} was trained on is not on record."))
+            problems.append((_SPLIT_CODES[role], f"Whom the {role} was trained on is not on record."))
         elif model.contract["training"].get("patient_salt") != salt:
-            problems.append((code, f"Whom the {name} was trained on is recorded under another salt."))
+            problems.append((_SPLIT_CODES[role], f"Whom the {role} was trained on is recorded under another salt."))
         elif shared:
-            problems.append((code, f"The {name} was trained on {_people(shared)} of the test set."))
+            problems.append((_SPLIT_CODES[role], f"The {role} was trained on {_people(shared)} of the test set."))
     return problems
 
 
-def _score_problems(test: pd.DataFrame, scores: Sequence[Scores]) -> list[Problem]:
-    """Faults of the scores themselves, which no metric shows."""
-    truth = manifest.label_array(test)
-    problems: list[Problem] = []
-    for name, values in zip((CHALLENGER, CHAMPION), scores, strict=False):
-        own = name == CHALLENGER
-        invalid = sanity.invalid_scores(FINDINGS, values)
-        if invalid:
-            code = Code.INVALID_SCORES if own else Code.CHAMPION_INVALID
-            problems.append((code, f"Scores of the {name} are not probabilities. {'; '.join(invalid)}."))
-            continue
-        constant = sanity.constant_scores(FINDINGS, values)
-        if constant:
-            code = Code.CONSTANT_SCORES if own else Code.CHAMPION_INVALID
-            problems.append((code, f"The {name} gives every image the same score for {', '.join(constant)}."))
-        permuted = sanity.permuted_findings(FINDINGS, truth, values)
-        if permuted:
-            code = Code.PERMUTED_FINDINGS if own else Code.CHAMPION_INVALID
-            pairs = ", ".join(f"{finding} ranks {other}" for finding, other in permuted.items())
-            problems.append((code, f"Scores of the {name} stand in one another's place: {pairs}."))
-    return problems
+def facts(model: LoadedModel, rows: pd.DataFrame) -> Facts:
+    """What the challenger is, from its own package, and where the data are from.
+
+    A package that does not say what its weights started from is taken to have started from unknown ones.
+
+    Args:
+        model: the challenger.
+        rows: the manifest.
+    """
+    told = model.contract["training"]
+    settings = {f"split.{key}": value for key, value in told.get("split", {}).items()}
+    settings["prepare.image_size"] = model.image_size
+    settings |= {f"train.{key}": value for key, value in told.get("settings", {}).items()}
+    settings = {key: value for key, value in settings.items() if key not in NOT_OF_THE_MODEL}
+    try:
+        start = StartingWeights.model_validate(told.get("starting_weights"))
+    except ValidationError:
+        start = StartingWeights(start="unknown", patients="unknown")
+    return Facts(
+        architecture=model.contract["architecture"]["name"],
+        findings=model.contract["findings"],
+        settings=settings,
+        sources=sorted(rows["source"].unique()),
+        starting_weights=start,
+    )
 
 
 def _people(count: int) -> str:
@@ -236,40 +289,54 @@ def _people(count: int) -> str:
 
 
 def metrics(evaluation: Evaluation) -> dict[str, float]:
-    """The AUCs as a flat table for `dvc metrics`; a number that cannot be had is left out."""
+    """The main figures as a flat table for `dvc metrics`; a number that cannot be had is left out."""
     figures: dict[str, Figure | None] = {
         "macro_auc": evaluation.macro_challenger,
         "macro_auc_champion": evaluation.macro_champion,
         "macro_auc_difference": evaluation.macro_difference,
+        "macro_auc_reference": evaluation.macro_reference,
+        "macro_auc_reference_difference": evaluation.macro_reference_difference,
     }
     figures |= {f"auc_{row.finding}": row.challenger for row in evaluation.findings}
-    return {name: figure.value for name, figure in figures.items() if isinstance(figure, Estimate)}
+    table = {name: figure.value for name, figure in figures.items() if isinstance(figure, Estimate)}
+    losses = [
+        group.macro_difference.value for group in evaluation.subgroups if isinstance(group.macro_difference, Estimate)
+    ]
+    if losses:
+        table["worst_subgroup_macro_auc_difference"] = min(losses)
+    judged = [
+        row.average_precision.challenger for row in evaluation.performance if row.finding in evaluation.macro_over
+    ]
+    precisions = [figure.value for figure in judged if isinstance(figure, Estimate)]
+    if precisions and len(precisions) == len(evaluation.macro_over):
+        table["mean_average_precision"] = float(np.mean(precisions))
+    return table
 
 
-def scores_table(test: pd.DataFrame, scores: Sequence[Scores]) -> bytes:
-    """Truth and scores of each test image; floats have as many digits as give the same float back.
+def scores_table(rows: pd.DataFrame, scores: Mapping[str, Scores]) -> bytes:
+    """Truth and scores of each image; floats have as many digits as give the same float back.
 
-    Columns: `image_id`, `patient_id`, then for each finding `<finding>_truth`, `<finding>_challenger` and, where there
-    is one, `<finding>_champion`.
+    Columns: `image_id`, `patient_id`, then for each finding `<finding>_truth` (1, 0, -1 for uncertain, or empty) and
+    `<finding>_<role>` of each model: challenger, champion and reference, where there are such.
     """
-    columns: dict[str, object] = {"image_id": test["image_id"], "patient_id": test["patient_id"]}
+    columns: dict[str, object] = {"image_id": rows["image_id"], "patient_id": rows["patient_id"]}
     for f, finding in enumerate(FINDINGS):
-        columns[f"{finding}_truth"] = test[finding]
-        for name, values in zip((CHALLENGER, CHAMPION), scores, strict=False):
-            columns[f"{finding}_{name}"] = [repr(float(value)) for value in values[:, f]]
+        columns[f"{finding}_truth"] = rows[finding]
+        for role, values in scores.items():
+            columns[f"{finding}_{role}"] = [repr(float(value)) for value in values[:, f]]
     return manifest.to_csv(pd.DataFrame(columns), list(columns))
 
 
-def roc_table(test: pd.DataFrame, scores: Sequence[Scores]) -> bytes:
-    """ROC curves of both models, thinned: `finding`, `fpr`, `tpr`, `model`. A finding without both kinds has none."""
+def roc_table(test: pd.DataFrame, scores: Mapping[str, Scores]) -> bytes:
+    """ROC curves of all models, thinned: `finding`, `fpr`, `tpr`, `model`. A finding without both kinds has none."""
     truth = manifest.label_array(test)
     tables = [pd.DataFrame({"finding": [], "fpr": [], "tpr": [], "model": []})]
     for f, finding in enumerate(FINDINGS):
         if not ((truth[:, f] == 1).any() and (truth[:, f] == 0).any()):
             continue
-        for name, values in zip((CHALLENGER, CHAMPION), scores, strict=False):
+        for role, values in scores.items():
             if np.isfinite(values[:, f]).all():
                 fpr, tpr = auc.roc_curve(truth[:, f], values[:, f])
                 rounded = {"fpr": np.round(fpr, 6), "tpr": np.round(tpr, 6)}
-                tables.append(pd.DataFrame({"finding": finding, **rounded, "model": name}))
+                tables.append(pd.DataFrame({"finding": finding, **rounded, "model": role}))
     return manifest.to_csv(pd.concat(tables), ("finding", "fpr", "tpr", "model"))

@@ -26,7 +26,7 @@ from cxr_ops.data import manifest
 from cxr_ops.data.decode import Pixels, decode_grey, to_square
 from cxr_ops.data.shards import ShardReader
 from cxr_ops.errors import DataError, StorageError
-from cxr_ops.labels import FINDINGS
+from cxr_ops.labels import FINDINGS, UNCERTAIN
 from cxr_ops.params import Params
 from cxr_ops.records import Evaluation, Explanation, HeatMap, Pointing, write_atomic
 from cxr_ops.report.terminal import steps
@@ -123,7 +123,8 @@ def select(scores: pd.DataFrame, cases_per_finding: int) -> tuple[list[Case], li
     """Choose the cases of every finding by `RULE`; of equal scores, the smaller image id comes first.
 
     Args:
-        scores: a row a test image: `image_id`, and `<finding>_truth` (1, 0 or NaN) and `<finding>_challenger`.
+        scores: a row a test image: `image_id`, and `<finding>_truth` (1, 0, -1 for uncertain, or NaN) and
+            `<finding>_challenger`. Images whose label is uncertain or missing are not shown.
         cases_per_finding: of each kind, at most.
 
     Returns:
@@ -134,6 +135,7 @@ def select(scores: pd.DataFrame, cases_per_finding: int) -> tuple[list[Case], li
     for finding in FINDINGS:
         rows = scores[["image_id", f"{finding}_truth", f"{finding}_challenger"]].dropna()
         rows.columns = pd.Index(["image_id", "truth", "score"])
+        rows = rows[rows["truth"] != UNCERTAIN]
         rows = rows.sort_values(["score", "image_id"], ascending=[False, True], ignore_index=True)
         positive = rows["truth"] == 1
         called = rows.index < int(positive.sum())

@@ -1,7 +1,8 @@
 """open: pin all that a run depends on, and make the folder that it works in.
 
 With a run's name, that is a clone of the code in `$CXR_HOME/runs/<run>/workspace`; without one, the checkout that the
-person is in, for `dvc repro`. Both get the data set, the champion, and `inputs.json`: what DVC cannot see.
+person is in, for `dvc repro`. Both get the data set, the champion, the reference, the test epoch, and `inputs.json`:
+what DVC cannot see.
 
 A run whose recipe is the champion's own would make the champion again, so it ends here with NO_CHANGE.
 """
@@ -19,17 +20,24 @@ from typing import Any, Final
 import yaml
 
 from cxr_ops import contract
+from cxr_ops import plan as plans
 from cxr_ops.edges import dvc, pipeline, store, supervisor
 from cxr_ops.edges.home import Home
-from cxr_ops.edges.ledger import Ledger
+from cxr_ops.edges.ledger import Ledger, open_epoch, reference_after, state_after
 from cxr_ops.errors import DataError, RefusedError, SettingsError
 from cxr_ops.labels import nearest
 from cxr_ops.params import Params
-from cxr_ops.plan import identify
 from cxr_ops.records import Champion, Code, DataRevision, Inputs, canonical_json, write_atomic
 
 # What `open` itself writes stands in a recipe under names of its own.
-_STATE: Final = (contract.DATASET, contract.INPUTS, contract.IMAGE, contract.CHAMPION)
+_STATE: Final = (
+    contract.DATASET,
+    contract.INPUTS,
+    contract.IMAGE,
+    contract.EPOCH,
+    contract.CHAMPION,
+    contract.REFERENCE,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,8 +107,8 @@ def run(
         BusyError: the run is being worked on.
         DataError: there is no data set, or what arrives of it is not what was ingested.
         RefusedError: the run is published.
-        SettingsError: an override, `params.yaml` or the plan is wrong.
-        StorageError: a store does not answer, the ledger is damaged, or the champion's package is lost.
+        SettingsError: an override, `params.yaml` or the plan is wrong, or the plan's reference was never promoted.
+        StorageError: a store does not answer, the ledger is damaged, or the package of champion or reference is lost.
     """
     data = store.data_revision(home)
     if data is None:
@@ -295,19 +303,27 @@ def _open_checkout(home: Home, data: DataRevision, overrides: Mapping[str, Any])
 def _write_inputs(
     home: Home, folder: Path, params: Params, code: Code, data: DataRevision, *, recorded: bool
 ) -> Inputs:
-    """Fetch the champion and write what DVC cannot see."""
-    from cxr_ops.edges.registry import fetch_champion
+    """Fetch champion and reference and write what DVC cannot see."""
+    from cxr_ops.edges.registry import fetch_champion, fetch_reference
 
+    governing = plans.load(folder / params.gate.plan)
     champion = fetch_champion(home, folder / contract.CHAMPION)
+    # One reading for all that follows; if a promotion came after the line above, `promote` finds the champion changed.
+    entries = Ledger(home.ledger).entries()
+    reference = reference_after(entries, governing.performance.reference.package)
+    fetch_reference(home, reference, champion, folder / contract.REFERENCE)
     inputs = Inputs(
         code=code,
         data=data,
         champion=champion,
-        ledger=Ledger(home.ledger).state() if recorded else None,
-        plan=identify(folder, params.gate.plan),
+        reference=reference,
+        epoch=open_epoch(entries),
+        ledger=state_after(entries) if recorded else None,
+        plan=plans.identify(folder, params.gate.plan),
         image=home.image,
     )
     write_atomic(folder / contract.IMAGE, canonical_json({"image": home.image}))
+    inputs.epoch.write(folder / contract.EPOCH)
     inputs.write(folder / contract.INPUTS)
     return inputs
 

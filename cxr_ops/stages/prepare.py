@@ -1,8 +1,8 @@
 """prepare: decode and resize the pictures that are trained and validated on, and pack them into one array file.
 
 Reads `validate/manifest.csv`, `split/split.csv` and the shards of `dataset/`; writes `prepare/images.npy` (uint8,
-images x side x side), `prepare/index.csv` (its rows) and `prepare/prepare.json`. Pictures of the test set are never
-packed: they are scored from their source.
+images x side x side), `prepare/index.csv` (its rows) and `prepare/prepare.json`. Pictures of a test set, of this epoch
+or an earlier one, are never packed: they are scored from their source.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def run(root: Path, params: Params) -> None:
     out, size = root / "prepare", params.prepare.image_size
     shutil.rmtree(out, ignore_errors=True)
     frame = manifest.read_split(root)
-    frame = frame[frame["split"] != "test"].reset_index(drop=True)
+    frame = frame[frame["split"].isin(("train", "validation"))].reset_index(drop=True)
     _check_room(root, len(frame) * size * size)
     out.mkdir(parents=True)
     digests = dict(zip(frame["image_id"], frame["sha256"], strict=True))

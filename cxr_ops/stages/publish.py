@@ -3,6 +3,10 @@
 Every step can be done again. What a step has made is found by the run's name, by the package's digest or in the ledger,
 so a run whose publishing was cut off at any point is published by publishing it again. The decision in the ledger is
 the point of no return: outputs that no longer are what was decided on are refused from then on.
+
+Where the plan discloses the verdict alone, people who tune are shown no number, map or case of the test set while the
+run's test epoch is open: the published page is the summary, and the full report goes to a folder that only auditors and
+approvers can read. Publishing again when the epoch is closed releases all of it.
 """
 
 from __future__ import annotations
@@ -16,10 +20,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from cxr_ops import plan as plans
 from cxr_ops.contract import DATASET, INPUTS, MODEL_NAME, PACKAGE, PACKAGE_FILES
 from cxr_ops.edges import registry, store
 from cxr_ops.edges.home import Home
-from cxr_ops.edges.ledger import Decision, Entry, Ledger, find_decision, find_promotion
+from cxr_ops.edges.ledger import Decision, Entry, Ledger, approvals_to_leave, find_decision, find_promotion, open_epoch
 from cxr_ops.errors import DataError, RefusedError
 from cxr_ops.params import Params
 from cxr_ops.records import (
@@ -28,13 +33,16 @@ from cxr_ops.records import (
     Evaluation,
     Figure,
     Inputs,
+    Reason,
     Result,
     Verdict,
+    sha256_bytes,
     sha256_file,
     tree_digest,
     write_atomic,
 )
 from cxr_ops.report.page import PUBLISHED_MARK
+from cxr_ops.stats.codes import HOLDS, MEANING, Code
 
 # Files of the workspace that the MLflow run holds, in folders of the same names.
 _ARTIFACTS: Final = (
@@ -46,10 +54,9 @@ _ARTIFACTS: Final = (
     "split/split.json",
     "train/history.csv",
     "train/train.json",
-    "evaluate/evaluation.json",
-    "gate/verdict.json",
-    "report/report.html",
 )
+# What of them shows the test set; so do the pictures in `explain/`.
+_DISCLOSING: Final = ("evaluate/evaluation.json", "gate/verdict.json", "report/report.html")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,31 +86,45 @@ def run(home: Home, run: str) -> dict[str, Any]:
         run: the run's name.
 
     Returns:
-        `mlflow_run_id`, `model_version`, `run_commit`, `report` (where the published page stands), `verdict`,
-        `approvals` (how many the plan asks for) and `decision` (the ledger's entry).
+        `run`, `mlflow_run_id`, `model_version`, `run_commit`, `report` (where the published page stands), `restricted`
+        (where the full report stands if that page withholds it), `verdict`, `approvals` (how many people must agree),
+        `holds` (codes for which more than usual must, and what each means), `limited_findings` and `decision` (the
+        ledger's entry).
 
     Raises:
         DataError: an output is missing, or outputs do not belong together.
         RefusedError: the run is published already, with other outputs.
+        SettingsError: the plan is not the one that the run was opened with.
         StorageError: MLflow, the store or the ledger cannot be read or written; publish again afterwards.
     """
     outputs = read_outputs(home, run)
-    decision = Ledger(home.ledger).decision(run)
+    plan = plans.load_bound(outputs.root, outputs.inputs.plan.path, outputs.inputs.plan)
+    entries = Ledger(home.ledger).entries()
+    withheld = _withholds(plan, outputs.inputs.epoch.number, entries)
+    decision = find_decision(entries, run)
+    if decision is not None:
+        check_unchanged(outputs, decision.decision)
+    if decision is None or (plan.performance.disclosure == "verdict" and not withheld):
+        # A run that is decided on is logged again when its epoch has ended: what was withheld is added.
+        mlflow_run_id = registry.log_run(home, _content(home, run, outputs, withheld=withheld))
     if decision is None:
-        mlflow_run_id = registry.log_run(home, _content(home, run, outputs))
         version = registry.register(home, outputs.root / "train" / PACKAGE, mlflow_run_id, _version_tags(run, outputs))
         commit = store.commit_run(home, run, _message(run, outputs, mlflow_run_id, version))
         decision = _decide(home, run, outputs, mlflow_run_id, version, commit)
-    check_unchanged(outputs, decision.decision)
+        check_unchanged(outputs, decision.decision)
     registry.reconcile(home)
     result = finish(home, run)
     return {
+        "run": run,
         "mlflow_run_id": result.mlflow_run_id,
         "model_version": result.model_version,
         "run_commit": result.run_commit,
         "report": result.report,
+        "restricted": result.restricted,
         "verdict": result.verdict,
         "approvals": result.approvals,
+        "holds": {code: MEANING[Code(code)] for code in result.holds},
+        "limited_findings": result.limited_findings,
         "decision": result.decision,
     }
 
@@ -116,7 +137,8 @@ def read_outputs(home: Home, run: str) -> Outputs:
     """
     root = home.workspace(run)
     package = root / "train" / PACKAGE
-    for path in (*(package / name for name in PACKAGE_FILES), root / "report" / "report.html"):
+    pages = (root / "report" / "report.html", root / "report" / "summary.html")
+    for path in (*(package / name for name in PACKAGE_FILES), *pages):
         if not path.is_file():
             raise DataError(f"{path.name} is missing", where=path, fix=_again(run, "report"))
     outputs = Outputs(
@@ -139,6 +161,8 @@ def read_outputs(home: Home, run: str) -> Outputs:
         ("gate/verdict.json stems from another inputs.json", verdict.inputs, outputs.inputs.digest()),
         ("gate/verdict.json names another champion than inputs.json", verdict.champion, outputs.inputs.champion),
         ("evaluate/evaluation.json names another champion", evaluation.champion, verdict.champion.package),
+        ("gate/verdict.json names another reference than inputs.json", verdict.reference, outputs.inputs.reference),
+        ("gate/verdict.json is of another test epoch", verdict.epoch, outputs.inputs.epoch.number),
         ("gate/verdict.json names another plan than inputs.json", verdict.plan, outputs.inputs.plan),
         ("gate/verdict.json names another test set", verdict.test_digest, evaluation.test_digest),
     ):
@@ -180,10 +204,20 @@ def finish(home: Home, run: str) -> Result:
     decision, promotion = entry.decision, find_promotion(entries, run)
     root = home.workspace(run)
     verdict = Verdict.read(root / "gate" / "verdict.json")
-    page = publish_page((root / "report" / "report.html").read_text(encoding="utf-8"), entry, promotion, entries)
+    plan = plans.load_bound(root, verdict.plan.path, verdict.plan)
+    withheld = _withholds(plan, decision.epoch, entries)
+    full = publish_page((root / "report" / "report.html").read_text(encoding="utf-8"), entry, promotion, entries)
+    page, restricted = full, home.restricted / f"{run}.html"
+    if withheld:
+        page = publish_page((root / "report" / "summary.html").read_text(encoding="utf-8"), entry, promotion, entries)
+        # The folder guards its files. Who it belongs to later is the administrator's to say: it is left as it is.
+        home.restricted.mkdir(mode=0o700, parents=True, exist_ok=True)
+        write_atomic(restricted, full.encode())
     published = home.reports / f"{run}.html"
     published.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(published, page.encode())
+    if not withheld:
+        restricted.unlink(missing_ok=True)
     registry.add_text(home, decision.mlflow_run_id, "report/published.html", page)
     tags = {
         "cxr.decision": entry.digest(),
@@ -195,8 +229,10 @@ def finish(home: Home, run: str) -> Result:
         run=run,
         airflow_run_id=decision.airflow_run_id,
         verdict=decision.verdict,
-        reasons=verdict.reasons,
+        reasons=_told(verdict, withheld=withheld),
         approvals=decision.approvals,
+        limited_findings=list(decision.limited_findings),
+        holds=list(decision.holds),
         champion=verdict.champion,
         package=decision.package,
         mlflow_run_id=decision.mlflow_run_id,
@@ -205,6 +241,7 @@ def finish(home: Home, run: str) -> Result:
         data_revision=decision.data_revision,
         code_commit=decision.code_commit,
         report=str(published),
+        restricted=str(restricted) if withheld else None,
         decision=entry.digest(),
         promotion=promotion.digest() if promotion else None,
     )
@@ -216,7 +253,7 @@ def publish_page(report: str, decision: Entry, promotion: Entry | None, entries:
     """Put a block of identifiers in front of a report.
 
     Args:
-        report: the report as it was made, `report/report.html`.
+        report: the report as it was made: `report/report.html`, or `report/summary.html` where that is withheld.
         decision: the ledger's decision on the run.
         promotion: the ledger's promotion of the run's model, if there is one.
         entries: the ledger, for the approvals.
@@ -225,6 +262,7 @@ def publish_page(report: str, decision: Entry, promotion: Entry | None, entries:
         The page. Taking the block out again gives the bytes whose digest the block states.
     """
     body = decision.decision
+    own = sha256_bytes(report.encode())
     approvals = [
         f"{entry.approval.by}, {entry.approval.at}"
         for entry in entries
@@ -240,13 +278,16 @@ def publish_page(report: str, decision: Entry, promotion: Entry | None, entries:
         "Data revision": body.data_revision,
         "Code": body.code_commit + (" (a snapshot of uncommitted changes)" if body.code_dirty else ""),
         "Image": body.image or "none: not run in a container",
+        "Test epoch": str(body.epoch),
         "Decision": f"entry {decision.seq} of the ledger, {decision.at}, sha256 {decision.digest()}",
         "Approvals": "; ".join(approvals) or ("none yet" if body.approvals else "none asked for by the plan"),
         "Promotion": (
             f"entry {promotion.seq} of the ledger, {promotion.at}, sha256 {promotion.digest()}" if promotion else "none"
         ),
-        "This report without this block": f"sha256 {body.report}",
+        "This report without this block": f"sha256 {own}",
     }
+    if own != body.report:
+        facts["Full report"] = f"sha256 {body.report}; withheld while test epoch {body.epoch} is open"
     rows = "".join(
         f"<div><dt>{html.escape(key)}</dt><dd>{html.escape(value)}</dd></div>" for key, value in facts.items()
     )
@@ -269,6 +310,19 @@ def _opened(home: Home, run: str) -> Mapping[str, Any]:
     except json.JSONDecodeError as error:
         raise DataError("run.json is not JSON", where=path, fix="open a new run") from error
     return opened if isinstance(opened, dict) else {}
+
+
+def _withholds(plan: plans.ChangePlan, epoch: int, entries: list[Entry]) -> bool:
+    """Whether what the test set shows of a run of this epoch is kept from people who tune."""
+    return plan.performance.disclosure == "verdict" and open_epoch(entries).number == epoch
+
+
+def _told(verdict: Verdict, *, withheld: bool) -> list[Reason]:
+    """The verdict's reasons; where the test set is withheld, what each code means and nothing of the evidence."""
+    if not withheld:
+        return verdict.reasons
+    codes = dict.fromkeys(Code(reason.code) for reason in verdict.reasons)
+    return [Reason(code=code, sentence=MEANING[code]) for code in codes]
 
 
 def _again(run: str, stages: str) -> str:
@@ -301,8 +355,17 @@ def _decide(home: Home, run: str, outputs: Outputs, mlflow_run_id: str, version:
         run_commit=commit,
         mlflow_run_id=mlflow_run_id,
         model_version=version,
+        reference=inputs.reference.package if inputs.reference else None,
+        epoch=inputs.epoch.number,
+        limited_findings=tuple(verdict.limited_findings),
+        holds=tuple(sorted({reason.code for reason in verdict.reasons} & HOLDS)),
     )
-    return Ledger(home.ledger).append_if("decision", lambda entries: find_decision(entries, run) or body)
+
+    def decide(entries: list[Entry]) -> Decision | Entry:
+        asked = max(body.approvals, approvals_to_leave(entries, body.plan_sha256))
+        return find_decision(entries, run) or body.model_copy(update={"approvals": asked})
+
+    return Ledger(home.ledger).append_if("decision", decide)
 
 
 def _message(run: str, outputs: Outputs, mlflow_run_id: str, version: str) -> str:
@@ -322,24 +385,23 @@ def _message(run: str, outputs: Outputs, mlflow_run_id: str, version: str) -> st
 # ------------------------------------------------------------------------------------------------- for MLflow
 
 
-def _content(home: Home, run: str, outputs: Outputs) -> registry.RunContent:
-    root, inputs = outputs.root, outputs.inputs
+def _content(home: Home, run: str, outputs: Outputs, *, withheld: bool) -> registry.RunContent:
+    root, inputs, evaluation = outputs.root, outputs.inputs, outputs.evaluation
     params = Params.load(root / "params.yaml").model_dump(mode="json", by_alias=True)
     files = [root / name for name in _ARTIFACTS] + [root / inputs.plan.path]
-    pictures = sorted((root / "explain").glob("*.png"))
+    metrics = {f"validation_auc/{role}": value for role, value in evaluation.validation_macro.items()}
+    if not withheld:
+        files += [*(root / name for name in _DISCLOSING), *sorted((root / "explain").glob("*.png"))]
+        metrics |= _metrics(evaluation)
     return registry.RunContent(
         run=run,
         tags=_tags(outputs),
         params={f"{section}.{key}": str(value) for section, keys in params.items() for key, value in keys.items()},
-        metrics=_metrics(outputs.evaluation),
+        metrics=metrics,
         history=_history(root / "train" / "history.csv"),
         datasets=_datasets(home, outputs),
-        artifacts=[
-            (path.parent.relative_to(root).as_posix().strip("."), path)
-            for path in (*files, *pictures)
-            if path.is_file()
-        ],
-        note=_note(run, outputs),
+        artifacts=[(path.parent.relative_to(root).as_posix().strip("."), path) for path in files if path.is_file()],
+        note=_note(run, outputs, _told(outputs.verdict, withheld=withheld)),
     )
 
 
@@ -358,6 +420,8 @@ def _tags(outputs: Outputs) -> dict[str, str]:
         "cxr.inputs": outputs.digest(INPUTS),
         "cxr.package": outputs.package,
         "cxr.champion": verdict.champion.entry,
+        "cxr.reference": inputs.reference and inputs.reference.package,
+        "cxr.epoch": str(verdict.epoch),
         "cxr.test_digest": verdict.test_digest,
         "cxr.evaluation": outputs.digest("evaluate/evaluation.json"),
         "cxr.verdict_digest": outputs.digest("gate/verdict.json"),
@@ -375,18 +439,29 @@ def _version_tags(run: str, outputs: Outputs) -> dict[str, str]:
 
 
 def _metrics(evaluation: Evaluation) -> dict[str, float]:
-    """AUC of challenger and champion and their difference, with bounds; what is undefined is left out."""
-    rows: list[tuple[str, Figure | None, Figure | None, Figure | None]] = [
-        (row.finding, row.challenger, row.champion, row.difference) for row in evaluation.findings
-    ]
-    rows.append(("macro", evaluation.macro_challenger, evaluation.macro_champion, evaluation.macro_difference))
+    """AUC of each model and differences from champion and reference, with bounds; what is undefined is left out."""
+    figures: dict[str, Figure | None] = {
+        "auc/macro": evaluation.macro_challenger,
+        "champion_auc/macro": evaluation.macro_champion,
+        "difference/macro": evaluation.macro_difference,
+        "reference_auc/macro": evaluation.macro_reference,
+        "reference_difference/macro": evaluation.macro_reference_difference,
+    }
+    for row in evaluation.findings:
+        figures |= {
+            f"auc/{row.finding}": row.challenger,
+            f"champion_auc/{row.finding}": row.champion,
+            f"difference/{row.finding}": row.difference,
+            f"reference_auc/{row.finding}": row.reference,
+            f"reference_difference/{row.finding}": row.reference_difference,
+        }
     metrics: dict[str, float] = {}
-    for finding, *figures in rows:
-        for name, figure in zip(("auc", "champion_auc", "difference"), figures, strict=True):
-            if isinstance(figure, Estimate):
-                metrics[f"{name}/{finding}"] = figure.value
-                metrics[f"{name}_low/{finding}"] = figure.low
-                metrics[f"{name}_high/{finding}"] = figure.high
+    for name, figure in figures.items():
+        if isinstance(figure, Estimate):
+            what, _, finding = name.partition("/")
+            metrics[name] = figure.value
+            metrics[f"{what}_low/{finding}"] = figure.low
+            metrics[f"{what}_high/{finding}"] = figure.high
     return metrics
 
 
@@ -428,7 +503,7 @@ def _datasets(home: Home, outputs: Outputs) -> list[registry.Dataset]:
     return found
 
 
-def _note(run: str, outputs: Outputs) -> str:
+def _note(run: str, outputs: Outputs, reasons: list[Reason]) -> str:
     """The description that MLflow shows beside the run, in Markdown."""
     inputs, verdict = outputs.inputs, outputs.verdict
     rows = {
@@ -440,9 +515,10 @@ def _note(run: str, outputs: Outputs) -> str:
         "Image": inputs.image,
         "Package": outputs.package,
         "Champion judged against": verdict.champion.version and f"{MODEL_NAME}/{verdict.champion.version}",
+        "Reference judged against": inputs.reference and f"{MODEL_NAME}/{inputs.reference.version}",
     }
     lines = [f"**{verdict.verdict}**" + ("" if verdict.clinical_use else ", not for clinical use"), ""]
-    lines += [f"* {reason.sentence}" for reason in verdict.reasons]
+    lines += [f"* {reason.sentence}" for reason in reasons]
     lines += ["", "| | |", "|-|-|", *(f"| {key} | `{value}` |" for key, value in rows.items() if value)]
     lines += ["", f"The report is the artifact `report/published.html`. All identifiers: `cxr-ops lineage {run}`."]
     return "\n".join(lines)

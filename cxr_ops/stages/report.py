@@ -1,7 +1,9 @@
-"""report: everything that the run found, on one page that an outsider can check.
+"""report: everything that the run found, on one page that an outsider can check, and the part that all may see.
 
-Reads the outputs of all stages before it; writes `report/report.html`, which holds no clock, host, path, run id or
-identifier of a patient or image. `publish` adds links, approvals and timings around it.
+Reads the outputs of all stages before it. Writes `report/report.html`, which holds everything, and
+`report/summary.html`, which holds no result on the test set: it is what people who tune models see while the test
+epoch is open. Neither holds a clock, host, path, run id or identifier of a patient or image. `publish` adds links,
+approvals and timings around them.
 """
 
 from __future__ import annotations
@@ -19,8 +21,8 @@ from cxr_ops import contract
 from cxr_ops.errors import DataError
 from cxr_ops.params import Params
 from cxr_ops.records import Evaluation, Explanation, Inputs, Verdict, sha256_file, write_atomic
-from cxr_ops.report import page
-from cxr_ops.report.figures import Floats
+from cxr_ops.report import page, words
+from cxr_ops.report.figures import MODELS, Floats, Model
 
 # What prints the digest of a package in a checkout, with nothing but Python's standard library.
 _PACKAGE_COMMAND: Final = """\
@@ -33,12 +35,14 @@ _TEST_SET_COMMAND: Final = """\
 python3 -c 'import csv, hashlib, json
 side = {row["image_id"]: row["split"] for row in csv.DictReader(open("split/split.csv"))}
 rows = [list(row.values()) for row in csv.DictReader(open("validate/manifest.csv"))]
-rows = sorted([row[0], row[2], "".join(value or "-" for value in row[10:])] for row in rows if side[row[0]] == "test")
+name = {"": "-", "-1": "?"}
+rows = [[row[0], row[2], "".join(name.get(v, v) for v in row[10:])] for row in rows if side[row[0]] == "test"]
+rows.sort()
 print(hashlib.sha256((json.dumps(rows, indent=2, ensure_ascii=False) + "\\n").encode()).hexdigest())'"""
 
 
 def run(root: Path, params: Params) -> None:
-    """Write the report.
+    """Write the report and its summary.
 
     Args:
         root: the workspace.
@@ -50,9 +54,11 @@ def run(root: Path, params: Params) -> None:
     """
     out = root / "report"
     shutil.rmtree(out, ignore_errors=True)
-    html = page.render(read(root, params.report.title))
+    material = read(root, params.report.title)
+    pages = {"report.html": page.render(material), "summary.html": page.render_summary(material)}
     out.mkdir(parents=True)
-    write_atomic(out / "report.html", html.encode())
+    for name, html in pages.items():
+        write_atomic(out / name, html.encode())
 
 
 def read(root: Path, title: str) -> page.Material:
@@ -79,11 +85,12 @@ def read(root: Path, title: str) -> page.Material:
         checks=[(check["says"], _check_outcome(check)) for check in validation["checks"]],
         split=[
             page.SplitRow(name=name, **{key: counts[key] for key in ("images", "patients", "positives")})
-            for name, counts in ((name, split["splits"][name]) for name in ("train", "validation", "test"))
+            for name, counts in ((name, split["splits"][name]) for name in ("train", "validation", "test", "retired"))
+            if counts["images"]  # nobody has retired in the first test epoch
         ],
         history=_history(root / "train" / "history.csv", training, model["training"]["settings"]["epochs"]),
-        training=page.facts(model["training"]),
-        model=page.facts({name: value for name, value in model.items() if name != "training"}),
+        training=words.facts(model["training"]),
+        model=words.facts({name: value for name, value in model.items() if name != "training"}),
         curves=_curves(root / "evaluate" / "roc.csv"),
         explanation=explanation,
         pictures={case.picture: _picture(root / "explain" / case.picture) for case in explanation.cases},
@@ -129,13 +136,13 @@ def _history(path: Path, training: dict[str, Any], budget: int) -> page.History:
     )
 
 
-def _curves(path: Path) -> dict[str, dict[str, tuple[Floats, Floats]]]:
+def _curves(path: Path) -> page.Curves:
     points: dict[str, dict[str, list[tuple[float, float]]]] = defaultdict(lambda: defaultdict(list))
     for row in _rows(path):
         points[row["model"]][row["finding"]].append((float(row["fpr"]), float(row["tpr"])))
-    curves: dict[str, dict[str, tuple[Floats, Floats]]] = {}
-    for model, findings in points.items():
-        arrays = {finding: np.array(pairs, dtype=np.float64) for finding, pairs in findings.items()}
+    curves: dict[Model, dict[str, tuple[Floats, Floats]]] = {}
+    for model in MODELS:
+        arrays = {finding: np.array(pairs, dtype=np.float64) for finding, pairs in points[model].items()}
         curves[model] = {finding: (array[:, 0], array[:, 1]) for finding, array in arrays.items()}
     return curves
 
@@ -157,6 +164,10 @@ def _proofs(root: Path, verdict: Verdict, evaluation: Evaluation, inputs: Inputs
     ]
     if evaluation.champion is not None:
         proofs.append(package("Champion's package", f"{contract.CHAMPION}/{contract.PACKAGE}", evaluation.champion))
+    if verdict.reference is not None and verdict.reference.package != evaluation.champion:
+        proofs.append(
+            package("Reference's package", f"{contract.REFERENCE}/{contract.PACKAGE}", verdict.reference.package)
+        )
     proofs.append(page.Proof(what="Test set", digest=evaluation.test_digest, command=_TEST_SET_COMMAND))
     proofs += [
         file(f"Batch {name}", f"{contract.DATASET}/{name}/batch.json", digest)

@@ -1,6 +1,7 @@
 """split: give each patient a side, and count what stands on it.
 
-Reads `validate/manifest.csv`; writes `split/split.csv` (image_id, patient_id, split) and `split/split.json`.
+Reads `validate/manifest.csv` and `epoch.json`; writes `split/split.csv` (image_id, patient_id, split) and
+`split/split.json`. Test patients who were scored in an earlier epoch get the side `retired`.
 """
 
 from __future__ import annotations
@@ -10,11 +11,12 @@ from pathlib import Path
 
 import pandas as pd
 
+from cxr_ops import contract
 from cxr_ops.data import manifest, splits
 from cxr_ops.errors import DataError
 from cxr_ops.labels import FINDINGS
 from cxr_ops.params import Params
-from cxr_ops.records import canonical_json, write_atomic
+from cxr_ops.records import Epoch, canonical_json, write_atomic
 
 
 def run(root: Path, params: Params) -> None:
@@ -25,26 +27,34 @@ def run(root: Path, params: Params) -> None:
         params: `split` is used.
 
     Raises:
-        DataError: `validate` has not run, or a side has no patient.
+        DataError: `open` or `validate` has not run, or a side has no patient.
     """
     out = root / "split"
     shutil.rmtree(out, ignore_errors=True)
     frame = manifest.read_manifest(root / "validate" / "manifest.csv")
-    sides = {
-        patient: splits.side(
-            patient, salt=params.split.salt, validation=params.split.validation, test=params.split.test
-        )
-        for patient in frame["patient_id"].unique()
-    }
-    frame["split"] = frame["patient_id"].map(sides)
+    epoch = _epoch(root)
+    frame["split"] = splits.assign(
+        frame,
+        salt=params.split.salt,
+        validation=params.split.validation,
+        test=params.split.test,
+        closed_batches=epoch.closed_batches,
+    )
     summary = {
         "salt": params.split.salt,
         "validation": params.split.validation,
         "test": params.split.test,
         "test_digest": splits.test_digest(frame[frame["split"] == "test"]),
-        "splits": {side: _count(frame[frame["split"] == side]) for side in splits.SIDES},
+        "splits": {side: _count(frame[frame["split"] == side]) for side in (*splits.SIDES, splits.RETIRED)},
     }
+    retired = frame.loc[frame["split"] == splits.RETIRED, "patient_id"].nunique()
     empty = [side for side in splits.SIDES if not (frame["split"] == side).any()]
+    if empty == ["test"] and retired:
+        raise DataError(
+            f"the test set of epoch {epoch.number} is empty: all {retired} test patients were scored in earlier epochs",
+            where=root / contract.EPOCH,
+            fix="ingest patients who were never scored",
+        )
     if empty:
         raise DataError(
             f"no patient falls to {' and '.join(empty)}: {frame['patient_id'].nunique()} patients are too few",
@@ -54,6 +64,12 @@ def run(root: Path, params: Params) -> None:
     out.mkdir(parents=True)
     write_atomic(out / "split.csv", manifest.to_csv(frame, ("image_id", "patient_id", "split")))
     write_atomic(out / "split.json", canonical_json(summary))
+
+
+def _epoch(root: Path) -> Epoch:
+    if not (root / contract.EPOCH).is_file():
+        raise DataError(f"{contract.EPOCH} is missing", where=root / contract.EPOCH, fix="cxr-ops open")
+    return Epoch.read(root / contract.EPOCH)
 
 
 def _count(rows: pd.DataFrame) -> dict[str, object]:

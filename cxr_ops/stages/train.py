@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ import pandas as pd
 
 from cxr_ops.contract import PACKAGE
 from cxr_ops.errors import DataError
-from cxr_ops.labels import FINDINGS
+from cxr_ops.labels import FINDINGS, UNCERTAIN
 from cxr_ops.model import checkpoint, loss, network, package, pretrained, training
 from cxr_ops.params import Params
 from cxr_ops.records import canonical_json, sha256_bytes, sha256_file, write_atomic
@@ -33,7 +34,7 @@ def run(root: Path, params: Params) -> None:
 
     Args:
         root: the workspace.
-        params: `train`, and the salt of `split` for the names of patients.
+        params: `train`; `split` goes into the contract, and its salt into the names of patients.
 
     Raises:
         DataError: `prepare` has not run or its files were altered; there is too little to train or to validate on.
@@ -47,14 +48,20 @@ def run(root: Path, params: Params) -> None:
     index, data, digests = _read_prepared(root / "prepare")
     settings = params.train
     machine = training.choose_machine(settings)
-    start, start_sha256 = pretrained.read(settings, root)
+    start, origin = pretrained.read(settings, root)
+    if origin.patients == "unknown":
+        sys.stderr.write(
+            f"{origin.start}: which patients these weights have seen is unknown, so the gate will not promote the "
+            "model; next: set train.weights_data and train.weights_patients\n"
+        )
     provenance: dict[str, Any] = {
         "settings": settings.model_dump(mode="json"),
         "data": digests,
         "images": {"train": len(data.train), "validation": len(data.validation)},
         "patients": int(index["patient_id"].nunique()),
         "patient_salt": params.split.salt,
-        "start_sha256": start_sha256,
+        "split": params.split.model_dump(mode="json"),
+        "starting_weights": origin.model_dump(mode="json"),
         "machine": {"device": machine.device, "precision": machine.precision, "threads": machine.threads},
         "software": _versions(),
     }
@@ -117,9 +124,10 @@ def _read_prepared(folder: Path) -> tuple[pd.DataFrame, training.Data, dict[str,
             where=index_path,
             fix="ingest more data, or change the fractions of split in params.yaml",
         )
+    truth = index[list(FINDINGS)].to_numpy(np.float32)
     data = training.Data(
         pixels_RSS=pixels,
-        truth_RK=index[list(FINDINGS)].to_numpy(np.float32),
+        truth_RK=np.where(truth == UNCERTAIN, np.float32(np.nan), truth),
         train=sides["train"],
         validation=sides["validation"],
     )

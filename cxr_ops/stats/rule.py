@@ -1,128 +1,133 @@
 """The gate's rule: evidence and a change-control plan in, a verdict with its reasons out. Pure.
 
-One claim is judged: the challenger is not worse than the champion by the plan's margin, in the macro-AUC and in each
-finding that can be judged, and each AUC lies above its floor. It is an intersection-union test: every check is
-one-sided at the plan's alpha and all must be met, so their number needs no correction (Berger, Technometrics 24 (1982)
-295-300).
+One claim is judged: the challenger is not worse than the champion, nor than the frozen reference, by the plan's margin
+on any check, and each AUC lies above its floor. It is an intersection-union test: every check is one-sided at the
+plan's alpha and all must be met, so their number needs no correction (Berger, Technometrics 24 (1982) 295-300). How a
+check is made and what its failure says stands in `cxr_ops.stats.checks`.
 
-A check that is not met is evidence of harm (REJECT) where the upper bound shows a loss, after Holm's correction over
-the findings, or where the test set was large enough to show the claim had it been true. Otherwise it is INSUFFICIENT
-EVIDENCE, with the patients that would be needed. REJECT goes before INSUFFICIENT EVIDENCE, and that before PROMOTE.
-What is missing, undefined, contradictory or unknown never leads to PROMOTE.
+A check that is not met gives REJECT where it is evidence against the challenger, and INSUFFICIENT EVIDENCE otherwise.
+REJECT goes before INSUFFICIENT EVIDENCE, and that before PROMOTE. What is missing, undefined, contradictory or unknown
+never leads to PROMOTE. Signs that a pass may mislead (a gain too good to be true, a loss in a cell of subgroup and
+finding) hold it until more people have looked.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Final, Literal
 
-from scipy import stats
-
 from cxr_ops.labels import FINDINGS
-from cxr_ops.plan import ChangePlan
-from cxr_ops.records import Check, Estimate, Evaluation, Figure, FindingEvidence, Inputs, Reason, Undefined, Verdict
-from cxr_ops.stats import auc
+from cxr_ops.plan import Bounds, ChangePlan, PerformanceEvaluation
+from cxr_ops.records import Check, Estimate, Evaluation, Evidence, Facts, Inputs, Reason, Scenario, Verdict
+from cxr_ops.stats import auc, checks, soundness
+from cxr_ops.stats.checks import Role, holm
+from cxr_ops.stats.codes import AGAINST, MEANING, NOT_STOPPING, Code
+
+__all__ = ["AGAINST", "MEANING", "Code", "Decision", "Judgement", "decide", "judge"]
 
 Decision = Literal["PROMOTE", "REJECT", "INSUFFICIENT EVIDENCE"]
 PROMOTE: Final = "PROMOTE"
 REJECT: Final = "REJECT"
 INSUFFICIENT: Final = "INSUFFICIENT EVIDENCE"
 
-# A test set that would have shown a family of true claims with this probability, and did not, speaks against them. The
-# family counts, not the single claim: of 14 true claims, each shown with probability 0.8, hardly ever all are shown.
-POWER: Final = 0.8
-# Figures that were computed together agree up to rounding.
-TOLERANCE: Final = 1e-9
+
+@dataclass(frozen=True, kw_only=True)
+class Judgement:
+    """What the evidence says under a plan. The fields are those of `records.Verdict` by the same names."""
+
+    evidence_says: Decision
+    reasons: list[Reason]
+    checks: list[Check]
+    approvals: int
+    limited_findings: list[str]
+    superior: bool
+    superior_findings: list[str]
 
 
-class Code(StrEnum):
-    """Why a verdict is what it is. The set is closed: a code that is not here stops a promotion."""
+def judge(evaluation: Evaluation, plan: ChangePlan) -> Judgement:
+    """Judge the evidence alone: what it shows, and whether it is whole; not what the record says of the run.
 
-    # grounds for PROMOTE
-    FLOORS_MET = "FLOORS_MET"
-    NOT_WORSE = "NOT_WORSE"
-    # the evidence speaks against the challenger
-    BELOW_FLOOR = "BELOW_FLOOR"
-    WORSE = "WORSE"
-    MARGIN_NOT_MET = "MARGIN_NOT_MET"
-    INVALID_SCORES = "INVALID_SCORES"
-    CONSTANT_SCORES = "CONSTANT_SCORES"
-    PERMUTED_FINDINGS = "PERMUTED_FINDINGS"
-    SPLIT_MISMATCH = "SPLIT_MISMATCH"
-    # the evidence does not suffice
-    FLOOR_NOT_SHOWN = "FLOOR_NOT_SHOWN"
-    MARGIN_NOT_SHOWN = "MARGIN_NOT_SHOWN"
-    TOO_FEW_PATIENTS = "TOO_FEW_PATIENTS"
-    UNDEFINED_EVIDENCE = "UNDEFINED_EVIDENCE"
-    EVIDENCE_INCOMPLETE = "EVIDENCE_INCOMPLETE"
-    EMPTY_TEST_SET = "EMPTY_TEST_SET"
-    TEST_SET_MISMATCH = "TEST_SET_MISMATCH"
-    CHAMPION_MISMATCH = "CHAMPION_MISMATCH"
-    CHAMPION_INVALID = "CHAMPION_INVALID"
-    CHAMPION_SPLIT_MISMATCH = "CHAMPION_SPLIT_MISMATCH"
-    # the record forbids it, whatever the evidence
-    UNRECORDED_LOOK = "UNRECORDED_LOOK"
-    TEST_SET_EXHAUSTED = "TEST_SET_EXHAUSTED"
-    DIRTY_CODE = "DIRTY_CODE"
-    # to be known, without effect on the verdict
-    NOT_EVALUABLE = "NOT_EVALUABLE"
-
-
-GROUNDS: Final = frozenset({Code.FLOORS_MET, Code.NOT_WORSE})
-AGAINST: Final = frozenset(
-    {
-        Code.BELOW_FLOOR,
-        Code.WORSE,
-        Code.MARGIN_NOT_MET,
-        Code.INVALID_SCORES,
-        Code.CONSTANT_SCORES,
-        Code.PERMUTED_FINDINGS,
-        Code.SPLIT_MISMATCH,
-    }
-)
-NOTES: Final = frozenset({Code.NOT_EVALUABLE})
+    Args:
+        evaluation: what was found. Without `facts`, as where only scores are compared, nothing is said of the weights
+            that training started from; `decide` does not let such evidence promote.
+        plan: its checks are made.
+    """
+    rules = plan.performance
+    against = checks.roles(evaluation)
+    group_claims, group_reasons = checks.of_subgroups(evaluation, rules, against)
+    probability_claims, probability_notes = checks.of_probabilities(evaluation, rules, against)
+    families = checks.of_aucs(evaluation, rules, against, evaluation.test_patients) + group_claims + probability_claims
+    made, judged = checks.judge(families, rules.alpha)
+    holds, approvals = _holds(evaluation, plan, against)
+    reasons = [
+        *_problems(evaluation),
+        *_empty(evaluation),
+        *(Reason(code=Code.EVIDENCE_INCOMPLETE, sentence=hole) for hole in soundness.holes(evaluation, rules)),
+        *_weights(evaluation),
+        *_sufficiency(evaluation, rules),
+        *group_reasons,
+        *probability_notes,
+        *judged,
+        *_scenarios(evaluation, rules, against, made),
+        *holds,
+    ]
+    says = _worst(reasons)
+    if says == PROMOTE and not _all_met(made, evaluation, rules):  # no hole in the rule itself may promote
+        hole = "Not every check that the plan asks for was made."
+        reasons.append(Reason(code=Code.EVIDENCE_INCOMPLETE, sentence=hole))
+        says = INSUFFICIENT
+    if says == PROMOTE:
+        reasons.insert(0, _grounds(evaluation, plan, against))
+    return Judgement(
+        evidence_says=says,
+        reasons=reasons,
+        checks=made,
+        approvals=approvals,
+        limited_findings=[finding for finding in rules.limited_findings if finding in evaluation.macro_over],
+        superior=_is_superior(evaluation, rules, against),
+        superior_findings=_superior_findings(evaluation, rules),
+    )
 
 
 def decide(evaluation: Evaluation, inputs: Inputs, plan: ChangePlan) -> Verdict:
-    """Judge a challenger.
+    """Judge a challenger by the evidence and by the record.
 
     Args:
         evaluation: what the evaluate stage found.
-        inputs: what the run was opened with; its champion is the one that must have been scored.
+        inputs: what the run was opened with; its champion and reference are the ones that must have been scored.
         plan: the plan whose file `inputs.plan` names; the caller has compared the digests.
 
     Returns:
-        The verdict. `evidence_says` leaves out what the record forbids (looks, code).
+        The verdict. `evidence_says` leaves out what the record forbids.
     """
-    sound = [*_problems(evaluation), *_contradictions(evaluation, inputs, plan)]
-    checks, judged = _judge(evaluation, plan)
-    reasons = [*sound, *_sufficiency(evaluation, plan), *judged]
-    evidence_says = _worst(reasons)
-    if evidence_says == PROMOTE and not _all_met(checks, evaluation, plan):  # no hole in the rule itself may promote
-        hole = "Not every check that the plan asks for was made."
-        reasons.append(Reason(code=Code.EVIDENCE_INCOMPLETE, sentence=hole))
-        evidence_says = INSUFFICIENT
-    if evidence_says == PROMOTE:
-        reasons.insert(0, _grounds(evaluation, plan))
-    forbidden = _record(inputs, plan)
+    judgement = judge(evaluation, plan)
+    forbidden = [
+        *_mismatches(evaluation, inputs, plan),
+        *_outside_plan(evaluation.facts, plan.description_of_modifications.bounds),
+        *_record(evaluation, inputs, plan),
+    ]
     return Verdict(
-        verdict=_worst([*reasons, *forbidden]),
-        evidence_says=evidence_says,
-        reasons=[*forbidden, *reasons],
+        verdict=_worst([*judgement.reasons, *forbidden]),
+        evidence_says=judgement.evidence_says,
+        reasons=[*forbidden, *judgement.reasons],
         plan=inputs.plan,
-        approvals=plan.approvals,
+        approvals=judgement.approvals,
         clinical_use=plan.clinical_use,
         challenger=evaluation.challenger,
         champion=inputs.champion,
+        reference=inputs.reference,
         test_digest=evaluation.test_digest,
         evaluation=evaluation.digest(),
         inputs=inputs.digest(),
         alpha=plan.performance.alpha,
         notice=plan.notice,
-        checks=checks,
+        checks=judgement.checks,
+        limited_findings=judgement.limited_findings,
+        superior=judgement.superior,
+        superior_findings=judgement.superior_findings,
+        epoch=inputs.epoch.number,
+        looks=_looks(evaluation, inputs),
     )
 
 
@@ -130,21 +135,7 @@ def _worst(reasons: Iterable[Reason]) -> Decision:
     codes = {reason.code for reason in reasons}
     if codes & AGAINST:
         return REJECT
-    return INSUFFICIENT if codes - GROUNDS - NOTES else PROMOTE
-
-
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Adjust p-values for their number, step by step from the smallest (Holm, Scand. J. Statistics 6 (1979) 65-70).
-
-    >>> [round(p, 3) for p in holm([0.01, 0.04, 0.03])]
-    [0.03, 0.06, 0.06]
-    """
-    adjusted = [0.0] * len(p_values)
-    largest = 0.0
-    for place, i in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
-        largest = max(largest, min(1.0, (len(p_values) - place) * p_values[i]))
-        adjusted[i] = largest
-    return adjusted
+    return INSUFFICIENT if codes - NOT_STOPPING else PROMOTE
 
 
 # ------------------------------------------------------------------------------------------ is the evidence sound?
@@ -152,94 +143,35 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 def _problems(evaluation: Evaluation) -> list[Reason]:
     """What evaluate itself objects to; a code that is unknown, or has no effect by itself, stops a promotion too."""
-    known = set(Code) - GROUNDS - NOTES
+    known = set(Code) - NOT_STOPPING
     return [
         Reason(code=code if code in known else Code.EVIDENCE_INCOMPLETE, sentence=sentence)
         for code, sentence in evaluation.problems
     ]
 
 
-def _contradictions(evaluation: Evaluation, inputs: Inputs, plan: ChangePlan) -> list[Reason]:
-    found: list[Reason] = []
-    if evaluation.test_images < 1 or evaluation.test_patients < 1:
-        found.append(Reason(code=Code.EMPTY_TEST_SET, sentence="The test set is empty."))
-    if evaluation.champion != inputs.champion.package:
-        found.append(
-            Reason(
-                code=Code.CHAMPION_MISMATCH,
-                sentence="The evaluation is not against the champion that the run was opened with.",
-            )
+def _empty(evaluation: Evaluation) -> list[Reason]:
+    if evaluation.test_images >= 1 and evaluation.test_patients >= 1:
+        return []
+    return [Reason(code=Code.EMPTY_TEST_SET, sentence="The test set is empty.")]
+
+
+def _weights(evaluation: Evaluation) -> list[Reason]:
+    """Weights from outside may have seen the test patients, and no figure shows it."""
+    if evaluation.facts is None or evaluation.facts.starting_weights.patients in ("none", "training"):
+        return []
+    weights = evaluation.facts.starting_weights
+    if weights.patients == "test":
+        sentence = f"The weights that training started from ({weights.start}) have seen patients of the test set."
+    else:
+        sentence = (
+            f"It is not declared which patients the weights that training started from ({weights.start}) have seen: "
+            "set train.weights_patients and train.weights_data in params.yaml, or start from other weights."
         )
-    if inputs.champion.package is None and inputs.champion.entry is not None:
-        found.append(
-            Reason(
-                code=Code.CHAMPION_MISMATCH,
-                sentence="The ledger names a champion, but no model came with it; this is not a first release.",
-            )
-        )
-    found.extend(
-        Reason(code=Code.EVIDENCE_INCOMPLETE, sentence=sentence)
-        for sentence in (*_holes(evaluation, plan), *_impossible(evaluation))
-    )
-    return found
+    return [Reason(code=Code.UNKNOWN_WEIGHTS, sentence=sentence)]
 
 
-def _holes(evaluation: Evaluation, plan: ChangePlan) -> list[str]:
-    holes: list[str] = []
-    if tuple(row.finding for row in evaluation.findings) != FINDINGS:
-        holes.append("The evaluation does not hold each of the 14 findings once, in their order.")
-    if evaluation.macro_over != [row.finding for row in evaluation.findings if _evaluable(row, plan)]:
-        holes.append("The macro-AUC is not over the findings that the plan makes evaluable.")
-    if evaluation.champion is not None:
-        compared = [evaluation.macro_champion, evaluation.macro_difference]
-        compared += [figure for row in evaluation.findings for figure in (row.champion, row.difference)]
-        if any(figure is None for figure in compared):
-            holes.append("Figures of the champion, or differences from it, are missing.")
-    return holes
-
-
-def _impossible(evaluation: Evaluation) -> list[str]:
-    """Numbers that cannot all be true, as in a file that was edited or put together wrongly."""
-    faults: list[str] = []
-    rows: list[tuple[str, Figure, Figure | None, Figure | None]] = [
-        (row.finding, row.challenger, row.champion, row.difference) for row in evaluation.findings
-    ]
-    rows.append(
-        ("macro-AUC", evaluation.macro_challenger, evaluation.macro_champion, evaluation.macro_difference),
-    )
-    for name, challenger, champion, difference in rows:
-        if any(isinstance(area, Estimate) and not 0.0 <= area.value <= 1.0 for area in (challenger, champion)):
-            faults.append(f"{name}: an AUC lies outside 0 to 1.")
-        estimates = [figure for figure in (challenger, champion, difference) if isinstance(figure, Estimate)]
-        if any(not (e.low - TOLERANCE <= e.value <= e.high + TOLERANCE and e.se >= 0) for e in estimates):
-            faults.append(f"{name}: an estimate lies outside its interval.")
-        if (
-            isinstance(challenger, Estimate)
-            and isinstance(champion, Estimate)
-            and isinstance(difference, Estimate)
-            and abs(challenger.value - champion.value - difference.value) > TOLERANCE
-        ):
-            faults.append(f"{name}: the difference is not challenger minus champion.")
-    parts = [row.challenger for row in evaluation.findings if row.finding in evaluation.macro_over]
-    values = [part.value for part in parts if isinstance(part, Estimate)]
-    macro = evaluation.macro_challenger
-    if isinstance(macro, Estimate) and (
-        len(values) != len(parts) or not values or abs(sum(values) / len(values) - macro.value) > TOLERANCE
-    ):
-        faults.append("The macro-AUC is not the mean of the findings' AUCs.")
-    return faults
-
-
-def _evaluable(row: FindingEvidence, plan: ChangePlan) -> bool:
-    rules = plan.performance
-    return (
-        row.support.positive_patients >= rules.min_positive_patients
-        and row.support.negative_patients >= rules.min_negative_patients
-    )
-
-
-def _sufficiency(evaluation: Evaluation, plan: ChangePlan) -> list[Reason]:
-    rules = plan.performance
+def _sufficiency(evaluation: Evaluation, rules: PerformanceEvaluation) -> list[Reason]:
     found: list[Reason] = []
     if evaluation.test_patients < rules.min_test_patients:
         found.append(
@@ -251,7 +183,7 @@ def _sufficiency(evaluation: Evaluation, plan: ChangePlan) -> list[Reason]:
             )
         )
     for row in evaluation.findings:
-        if _evaluable(row, plan):
+        if checks.is_evaluable(row.support, rules):
             continue
         required = row.finding in rules.required
         lacking = " and ".join(
@@ -277,197 +209,245 @@ def _sufficiency(evaluation: Evaluation, plan: ChangePlan) -> list[Reason]:
     return found
 
 
-# ------------------------------------------------------------------------------------------------- the checks
+def _scenarios(
+    evaluation: Evaluation, rules: PerformanceEvaluation, against: Sequence[Role], made: Sequence[Check]
+) -> list[Reason]:
+    """Uncertain labels are missing; were they all negative, or all positive, every check must be met as well."""
+    unmet = {_key(check) for check in made if check.outcome != "met"}
+    found: list[Reason] = []
+    for scenario in evaluation.scenarios:
+        families = checks.of_aucs(scenario, rules, against, evaluation.test_patients)
+        judged, _ = checks.judge(families, rules.alpha)
+        fails = [check for check in judged if check.outcome != "met" and _key(check) not in unmet]
+        if fails:
+            found.append(_uncertain(scenario, f"not met would be: {'; '.join(map(_describe, fails))}."))
+        elif {_key(check) for check in judged} != _wanted(scenario, rules, against):
+            found.append(_uncertain(scenario, "not every check that the plan asks for was made."))
+    return found
 
 
-def _judge(evaluation: Evaluation, plan: ChangePlan) -> tuple[list[Check], list[Reason]]:
-    """Make every check that the plan asks for; a reason for each that is not met."""
-    rules = plan.performance
-    rows = [row for row in evaluation.findings if _evaluable(row, plan)]
-    patients = evaluation.test_patients
-    macro_floor, macro_margin = rules.macro.floor, rules.macro.margin
-    finding_floor, margin_of = rules.finding.floor, rules.finding.margin_of
-    families: list[list[_Claim]] = []
-    if macro_floor is not None:
-        families.append([_Claim("floor", None, evaluation.macro_challenger, macro_floor, patients)])
-    if finding_floor is not None:
-        families.append(
-            [_Claim("floor", r.finding, r.challenger, finding_floor, r.support.positive_patients) for r in rows]
-        )
-    if evaluation.champion is not None:
-        families.append([_Claim("margin", None, evaluation.macro_difference, -macro_margin, patients)])
-        families.append(
-            [
-                _Claim("margin", r.finding, r.difference, -margin_of(r.finding), r.support.positive_patients)
-                for r in rows
-            ]
-        )
-    checks: list[Check] = []
-    reasons: list[Reason] = []
-    for family in families:
-        harm = holm([claim.p_harm() for claim in family])
-        for claim, p in zip(family, harm, strict=True):
-            check, reason = claim.judge(rules.alpha, p, _distance(rules.alpha, len(family)))
-            checks.append(check)
-            reasons.extend([reason] if reason else [])
-    return checks, reasons
+def _uncertain(scenario: Scenario, what: str) -> Reason:
+    taken = "positive" if scenario.uncertain_as else "negative"
+    sentence = f"With every uncertain label taken as {taken}, {what}"
+    return Reason(code=Code.UNCERTAIN_LABELS, sentence=sentence, numbers={"uncertain_as": scenario.uncertain_as})
 
 
-@dataclass(frozen=True)
-class _Claim:
-    """That a figure lies above a limit: an AUC above its floor, or a difference above minus the margin."""
-
-    kind: Literal["floor", "margin"]
-    finding: str | None
-    figure: Figure | None
-    limit: float
-    patients: int
-
-    @property
-    def name(self) -> str:
-        """What the figure is of."""
-        return self.finding or "Macro-AUC"
-
-    def p_harm(self) -> float:
-        """One-sided p-value that an AUC lies below its floor, or that a difference lies below 0."""
-        if not isinstance(self.figure, Estimate):
-            return 1.0
-        return auc.p_below(self.figure, self.limit if self.kind == "floor" else 0.0)
-
-    def judge(self, alpha: float, p_harm: float, distance: float) -> tuple[Check, Reason | None]:
-        """Judge at `alpha`; `p_harm` and `distance` (see `_distance`) are corrected for the number of claims."""
-        figure = self.figure
-        if not isinstance(figure, Estimate):
-            return self._undefined(figure)
-        low, high = auc.bounds(figure, alpha)
-        needed = None if low > self.limit else self._needed(figure, distance)
-        powered = self.kind == "margin" and figure.se <= -self.limit / distance
-        outcome: Literal["met", "failed", "unclear"]
-        outcome = "met" if low > self.limit else "failed" if p_harm <= alpha or powered else "unclear"
-        check = Check(
-            kind=self.kind,
-            finding=self.finding,
-            limit=self.limit,
-            value=figure.value,
-            low=low,
-            high=high,
-            outcome=outcome,
-            needed=needed if outcome == "unclear" else None,
-        )
-        if outcome == "met":
-            return check, None
-        code, sentence = self._words(check, figure, alpha, harm=p_harm <= alpha)
-        numbers: dict[str, float | int | None] = {
-            "value": figure.value,
-            "se": figure.se,
-            "low": low,
-            "high": high,
-            "limit": self.limit,
-            "p_harm": p_harm,
-            "patients": self.patients,
-            "needed": check.needed,
-        }
-        return check, Reason(code=code, finding=self.finding, sentence=sentence, numbers=numbers)
-
-    def _undefined(self, figure: Undefined | None) -> tuple[Check, Reason]:
-        why = "it is missing" if figure is None else figure.reason
-        needed = f" Needed: {figure.needed}." if figure is not None and figure.needed else ""
-        of = "difference from the champion" if self.kind == "margin" else "AUC"
-        sentence = f"{self.name}: the {of} is undefined, because {why}.{needed}"
-        check = Check(kind=self.kind, finding=self.finding, limit=self.limit, outcome="undefined")
-        return check, Reason(code=Code.UNDEFINED_EVIDENCE, finding=self.finding, sentence=sentence)
-
-    def _needed(self, figure: Estimate, distance: float) -> int | None:
-        """Patients that would show the claim, if it is true, with the probability that `distance` stands for.
-
-        The standard error falls with the root of the patients. For a margin the models are taken as equally good, for a
-        floor the AUC as it was seen; an AUC at or below its floor is helped by no number of patients.
-        """
-        room = -self.limit if self.kind == "margin" else figure.value - self.limit
-        if room <= 0 or figure.se == 0:
-            return None
-        return max(self.patients + 1, math.ceil(self.patients * (figure.se * distance / room) ** 2))
-
-    def _words(self, check: Check, figure: Estimate, alpha: float, *, harm: bool) -> tuple[Code, str]:
-        sure = f"{100 * (1 - alpha):g} % confidence"
-        patients = "patients" if self.finding is None else "positive patients"
-        if self.kind == "floor":
-            seen = f"{self.name}: {figure.value:.3f}"
-            if harm:
-                return Code.BELOW_FLOOR, f"{seen}, below the floor of {self.limit:g} with {sure}."
-            more = f" About {check.needed} {patients} would show it; there are {self.patients}." if check.needed else ""
-            return (
-                Code.FLOOR_NOT_SHOWN,
-                f"{seen}, at least {check.low:.3f} with {sure}: the floor of {self.limit:g} is not shown.{more}",
-            )
-        seen = f"{self.name}: {figure.value:+.3f} against the champion"
-        margin = f"{-self.limit:g}"
-        if harm:
-            return (
-                Code.WORSE,
-                f"{seen}, and worse with {sure}: that the loss stays within the margin of {margin} is not shown.",
-            )
-        if check.outcome == "failed":
-            seen += f", at least {check.low:+.3f} with {sure}"
-            enough = "although there are enough patients to show it for an equally good model"
-            return Code.MARGIN_NOT_MET, f"{seen}: the margin of {margin} is not met, {enough}."
-        more = f" For an equally good model about {check.needed} {patients} would show it; there are {self.patients}."
-        return (
-            Code.MARGIN_NOT_SHOWN,
-            f"{seen}, at least {check.low:+.3f} with {sure}: the margin of {margin} is not shown."
-            + (more if check.needed else ""),
-        )
+def _describe(check: Check) -> str:
+    against = f" against the {check.against}" if check.against else ""
+    return f"the {check.kind} of {check.finding or 'the macro-AUC'}{against}"
 
 
-def _distance(alpha: float, claims: int) -> float:
-    """Standard errors between a true claim and its limit at which all of `claims` are shown with probability `POWER`.
-
-    Bonferroni's bound: each is missed with a probability of (1 - POWER) / claims.
-    """
-    return float(stats.norm.ppf(1 - alpha) + stats.norm.ppf(1 - (1 - POWER) / claims))
+_Key = tuple[str, str | None, str | None, str | None]
 
 
-def _all_met(checks: Sequence[Check], evaluation: Evaluation, plan: ChangePlan) -> bool:
+def _key(check: Check) -> _Key:
+    return check.kind, check.against, check.finding, check.subgroup
+
+
+def _wanted(evidence: Evidence, rules: PerformanceEvaluation, against: Sequence[Role]) -> set[_Key]:
+    """The checks of AUCs that the plan asks for; counted apart from the code that makes them."""
+    wanted: set[_Key] = set()
+    for finding in (None, *evidence.macro_over):
+        thresholds = rules.macro if finding is None else rules.finding
+        wanted |= {("floor", None, finding, None)} if thresholds.floor is not None else set()
+        wanted |= {("margin", role, finding, None) for role in against}
+    return wanted
+
+
+def _all_met(made: Sequence[Check], evaluation: Evaluation, rules: PerformanceEvaluation) -> bool:
     """Whether each check that the plan asks for was made and met; counted anew, apart from the code that makes them."""
-    met = {(check.kind, check.finding) for check in checks if check.outcome == "met"}
-    judged: list[str | None] = [None, *evaluation.macro_over]
-    wanted: set[tuple[str, str | None]] = set()
-    for finding in judged:
-        thresholds = plan.performance.macro if finding is None else plan.performance.finding
-        wanted |= {("floor", finding)} if thresholds.floor is not None else set()
-        wanted |= {("margin", finding)} if evaluation.champion is not None else set()
-    return bool(wanted) and wanted == met and len(checks) == len(wanted)
+    against = checks.roles(evaluation)
+    wanted = _wanted(evaluation, rules, against)
+    if rules.subgroups is not None:
+        for group in evaluation.subgroups:
+            if group.attribute in rules.subgroups.attributes and len(group.macro_over) >= rules.subgroups.min_findings:
+                wanted |= {("margin", role, None, group.name) for role in against}
+    positives = {row.finding: row.support.positive_patients for row in evaluation.findings}
+    if rules.operating_points is not None:
+        for finding in set(rules.operating_points.findings) & set(evaluation.macro_over):
+            if positives[finding] >= rules.operating_points.min_positive_patients:
+                wanted |= {(kind, role, finding, None) for role in against for kind in ("sensitivity", "specificity")}
+    if rules.calibration is not None:
+        for finding in set(rules.calibration.findings) & set(evaluation.macro_over):
+            wanted |= {("slope", None, finding, None), *(("brier", role, finding, None) for role in against)}
+    met = {_key(check) for check in made if check.outcome == "met"}
+    return bool(wanted) and wanted == met and len(made) == len(wanted)
 
 
-def _grounds(evaluation: Evaluation, plan: ChangePlan) -> Reason:
+def _grounds(evaluation: Evaluation, plan: ChangePlan, against: Sequence[Role]) -> Reason:
     judged = f"the macro-AUC and {len(evaluation.macro_over)} findings"
-    if evaluation.champion is None:
+    if not against:
         sentence = f"First release: {judged} lie above the floors of the plan {plan.name!r}."
         return Reason(code=Code.FLOORS_MET, sentence=sentence)
-    sentence = f"Not worse than the champion by the margins of the plan {plan.name!r}, and above its floors: {judged}."
+    models = " or the ".join(against)
+    sentence = f"Not worse than the {models} by the margins of the plan {plan.name!r}, and above its floors: {judged}."
     return Reason(code=Code.NOT_WORSE, sentence=sentence)
 
 
-# ------------------------------------------------------------------------------------------------- the record
+# ------------------------------------------------------------------------------------- what else the evidence shows
 
 
-def _record(inputs: Inputs, plan: ChangePlan) -> list[Reason]:
-    """What forbids a promotion whatever the evidence says."""
+def _holds(evaluation: Evaluation, plan: ChangePlan, against: Sequence[Role]) -> tuple[list[Reason], int]:
+    """Signs that more people must look at before a promotion, and how many people must then agree."""
+    rules = plan.performance
     found: list[Reason] = []
+    approvals = plan.approvals
+    gain, screen = rules.suspicious_gain, rules.harm_screen
+    seen = evaluation.macro_difference
+    if gain is not None and isinstance(seen, Estimate) and (low := auc.bounds(seen, rules.alpha)[0]) > gain.gain:
+        found.append(
+            Reason(
+                code=Code.SUSPICIOUS_IMPROVEMENT,
+                sentence=f"Macro-AUC: {seen.value:+.3f} against the champion, at least {low:+.3f} with "
+                f"{100 * (1 - rules.alpha):g} % confidence. A gain of more than {gain.gain:g} may be a leak of test "
+                "labels: somebody must look for one before this is promoted.",
+                numbers={"value": seen.value, "low": low, "limit": gain.gain},
+            )
+        )
+        approvals = max(approvals, gain.approvals)
+    if screen is not None:
+        signals = _harm_signals(evaluation, rules, against)
+        found += signals
+        approvals = max(approvals, screen.approvals) if signals else approvals
+    return found, approvals
+
+
+def _harm_signals(evaluation: Evaluation, rules: PerformanceEvaluation, against: Sequence[Role]) -> list[Reason]:
+    """Cells of subgroup and finding where the challenger has lost, by Student's t and Holm's correction over all."""
+    screen = rules.harm_screen
+    if screen is None:
+        return []
+    cells = [
+        (group, row.finding, role, figure)
+        for group in checks.subgroups(evaluation, rules)
+        for row in group.findings
+        for role in against
+        if isinstance(figure := checks.difference(row, role), Estimate) and not checks.fault(figure, "margin", role)
+    ]
+    adjusted = holm([auc.p_below(figure, 0.0) for _, _, _, figure in cells])
+    return [
+        Reason(
+            code=Code.HARM_SIGNAL,
+            finding=finding,
+            subgroup=group.name,
+            sentence=f"{finding} in {group.name}: {figure.value:+.3f} against the {role}, and worse after Holm's "
+            f"correction over {len(cells)} cells (p = {p:.2g}). Somebody must look at it before this is promoted.",
+            numbers={"value": figure.value, "se": figure.se, "p_harm": p, "cells": len(cells)},
+        )
+        for (group, finding, role, figure), p in zip(cells, adjusted, strict=True)
+        if p <= screen.error and figure.value < -screen.loss
+    ]
+
+
+def _is_superior(evaluation: Evaluation, rules: PerformanceEvaluation, against: Sequence[Role]) -> bool:
+    """Whether the macro-AUC beats the reference's, which may be the champion."""
+    if not against:
+        return False
+    figure = checks.macro_difference(evaluation, against[-1])
+    if not isinstance(figure, Estimate) or checks.fault(figure, "margin", against[-1]):
+        return False
+    return auc.bounds(figure, rules.alpha)[0] > 0.0
+
+
+def _superior_findings(evaluation: Evaluation, rules: PerformanceEvaluation) -> list[str]:
+    """The findings whose AUC beats the champion's, with Holm's correction."""
+    seen = [
+        (row.finding, row.difference)
+        for row in checks.evaluable(evaluation, rules)
+        if isinstance(row.difference, Estimate) and not checks.fault(row.difference, "margin", "champion")
+    ]
+    adjusted = holm([checks.p_above(figure, 0.0) for _, figure in seen])
+    return [finding for (finding, _), p in zip(seen, adjusted, strict=True) if p <= rules.alpha]
+
+
+# ------------------------------------------------------------------------------------- the record and the plan
+
+
+def _mismatches(evaluation: Evaluation, inputs: Inputs, plan: ChangePlan) -> list[Reason]:
+    """Whether the evidence is of the models and the test epoch that the run was opened with."""
+    found: list[tuple[Code, str]] = []
+    promotions = inputs.ledger.promotions if inputs.ledger is not None else None
+    champion = inputs.champion
+    reference = inputs.reference.package if inputs.reference is not None else None
+    named = plan.performance.reference.package
+    if evaluation.champion != champion.package:
+        sentence = "The evaluation is not against the champion that the run was opened with."
+        found.append((Code.CHAMPION_MISMATCH, sentence))
+    if champion.package is None and (champion.entry is not None or promotions):
+        sentence = "The ledger names a champion, but no model came with it; this is not a first release."
+        found.append((Code.CHAMPION_MISMATCH, sentence))
+    if champion.package is not None and promotions == 0:
+        found.append((Code.CHAMPION_MISMATCH, "There is a champion, and the ledger has no promotion."))
+    if evaluation.reference != reference:
+        sentence = "The evaluation is not against the reference that the run was opened with."
+        found.append((Code.REFERENCE_MISMATCH, sentence))
+    if reference is None and (promotions or champion.package is not None):
+        sentence = "Models have been promoted, and there is no reference to hold this one against."
+        found.append((Code.REFERENCE_MISMATCH, sentence))
+    if named is not None and reference != named:
+        sentence = f"The plan names the reference {named[:12]}, and the run was opened with another."
+        found.append((Code.REFERENCE_MISMATCH, sentence))
+    if evaluation.epoch != inputs.epoch.number:
+        sentence = (
+            f"The evaluation is of the test epoch {evaluation.epoch}, and the run was opened in {inputs.epoch.number}."
+        )
+        found.append((Code.TEST_SET_MISMATCH, sentence))
+    return [Reason(code=code, sentence=sentence) for code, sentence in found]
+
+
+def _outside_plan(facts: Facts | None, bounds: Bounds) -> list[Reason]:
+    """Where the challenger is something that the plan does not cover."""
+    if facts is None:
+        return [Reason(code=Code.OUTSIDE_PLAN, sentence="What the challenger is, is not on record.")]
+    found: list[str] = []
+    if facts.architecture != bounds.architecture:
+        found.append(f"The architecture is {facts.architecture}; the plan allows {bounds.architecture}.")
+    if tuple(facts.findings) != FINDINGS:
+        found.append(f"The model's findings are not the plan's {len(FINDINGS)} in their order.")
+    for key, bound in bounds.settings.items():
+        if key not in facts.settings:
+            found.append(f"{key} is not on record; the plan allows {bound}.")
+        elif not bound.allows(facts.settings[key]):
+            found.append(f"{key} is {facts.settings[key]}; the plan allows {bound}.")
+    if bounds.other_settings == "none":
+        found += [
+            f"{key} is {facts.settings[key]}; the plan does not name this setting, and allows no other."
+            for key in sorted(facts.settings.keys() - bounds.settings.keys())
+        ]
+    if not facts.sources:
+        found.append("Where the data come from is not on record.")
+    elif bounds.sources != "any" and (others := sorted(set(facts.sources) - set(bounds.sources))):
+        found.append(f"Data come from {', '.join(others)}; the plan allows {', '.join(bounds.sources)}.")
+    return [Reason(code=Code.OUTSIDE_PLAN, sentence=sentence) for sentence in found]
+
+
+def _looks(evaluation: Evaluation, inputs: Inputs) -> int | None:
+    """Looks of the test epoch with this one; scoring the same model on the same test set again is no new one."""
     if inputs.ledger is None:
+        return None
+    known = (evaluation.challenger, evaluation.test_digest) in inputs.ledger.looked
+    return max(inputs.ledger.looks, len(inputs.ledger.looked)) + (0 if known else 1)
+
+
+def _record(evaluation: Evaluation, inputs: Inputs, plan: ChangePlan) -> list[Reason]:
+    """What else forbids a promotion whatever the evidence says."""
+    found: list[Reason] = []
+    looks, most = _looks(evaluation, inputs), plan.performance.max_looks
+    if looks is None:
         found.append(
             Reason(
                 code=Code.UNRECORDED_LOOK,
                 sentence="This run has no ledger, so its look at the test set is unrecorded and it cannot promote.",
             )
         )
-    elif inputs.ledger.looks >= plan.performance.max_looks:
+    # Asked of a repeat too: it spends nothing, but what was scored after the budget must not pass the second time.
+    elif looks > most:
         found.append(
             Reason(
                 code=Code.TEST_SET_EXHAUSTED,
-                sentence=f"{inputs.ledger.looks} looks at the test set have been spent of the plan's "
-                f"{plan.performance.max_looks}; patients never scored before are needed.",
-                numbers={"looks": inputs.ledger.looks, "max_looks": plan.performance.max_looks},
+                sentence=f"This test epoch has had {looks} looks, and the plan allows {most}. Patients never scored "
+                "before are needed: ingest them, then open a new epoch with cxr-ops epoch open.",
+                numbers={"looks": looks, "max_looks": most, "epoch": inputs.epoch.number},
             )
         )
     if inputs.code.dirty and plan.require_clean_code:

@@ -79,6 +79,38 @@ def test_an_approval_carries_its_name(runs: Runs) -> None:
     assert outcome.called("promote") == [["--run", contract.slug(outcome.run_id), "--approved-by", "dr_lee"]]
 
 
+def test_who_is_asked_is_told_what_to_look_at(runs: Runs) -> None:
+    """The question shows verdict, number of persons, holds in words, findings with wide margins and the full report."""
+    published = {
+        "approvals": 2,
+        "restricted": "/restricted/full.html",
+        "holds": {"HARM_SIGNAL": "A finding seems worse in a subgroup."},
+        "limited_findings": ["Hernia", "Edema"],
+    }
+    outcome = runs.run(answer=("dr_lee", "Approve"), publish={"result": published})
+    lines = [line for line in outcome.question.splitlines() if line]
+    for line in (
+        "| verdict | PROMOTE |",
+        "| persons who must agree | 2 |",
+        "| judged by a wide margin, having few patients | Hernia, Edema |",
+        "| full report | /restricted/full.html |",
+        "**HARM_SIGNAL**: A finding seems worse in a subgroup.",
+        "It shows the test set, which is withheld from people who tune models: do not pass it on.",
+    ):
+        assert line in lines
+    run = contract.slug(outcome.run_id)
+    assert f"`cxr-ops promote --run {run} --approved-by NAME`" in outcome.question
+
+
+def test_who_is_asked_about_an_ordinary_run_reads_no_more_than_needed(runs: Runs) -> None:
+    """Without holds and with nothing withheld, the question names the report and says that nothing is limited."""
+    outcome = runs.run(answer=("dr_ito", "Reject"), publish={"result": {"approvals": 1}})
+    assert "| judged by a wide margin, having few patients | no finding |" in outcome.question
+    assert "| full report | r.html |" in outcome.question
+    assert "do not pass it on" not in outcome.question
+    assert "--approved-by" not in outcome.question
+
+
 def test_a_rejection_by_a_person_promotes_nothing(runs: Runs) -> None:
     """When the person asked says no, `promote` is skipped."""
     outcome = runs.run(answer=("dr_ito", "Reject"), publish={"result": {"approvals": 1}})

@@ -52,9 +52,21 @@ def test_reading_and_writing_are_inverse(tmp_path: Path) -> None:
     assert manifest.to_csv(manifest.read_manifest(path), manifest.COLUMNS) == path.read_bytes()
 
 
+def test_an_uncertain_label_is_missing_and_known_to_be_uncertain(tmp_path: Path) -> None:
+    """-1 is no label to train or test on, is told apart from one that is not there, and is written as it was read."""
+    path = write(tmp_path / "m.csv", [row("a.png"), row("b.png", findings="-1")])
+    frame = manifest.read_manifest(path)
+    assert np.isnan(manifest.label_array(frame)).tolist() == [[False] * 13 + [True], [True] * 14]
+    assert manifest.uncertain_array(frame).tolist() == [[False] * 14, [True] * 13 + [False]]
+    assert manifest.to_csv(frame, manifest.COLUMNS) == path.read_bytes()
+
+
 @pytest.mark.parametrize(
     ("column", "value"),
-    [("Mass", "1.0"), ("Mass", "2"), ("Mass", "nan"), ("Mass", " 1"), ("age", "4e1"), ("width", ""), ("height", "6 4")],
+    [
+        *(("Mass", text) for text in ("1.0", "2", "-2", "-1.0", "nan", " 1")),
+        *(("age", "4e1"), ("width", ""), ("height", "6 4")),
+    ],
 )
 def test_no_value_is_guessed(tmp_path: Path, column: str, value: str) -> None:
     """A value that pandas would quietly turn into a number or a NaN is an error with its line."""

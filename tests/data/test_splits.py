@@ -33,6 +33,35 @@ def test_growing_data_never_move_a_patient(
     assert {name: new[name] for name in before} == old
 
 
+IMAGES = st.lists(st.tuples(st.integers(0, 40).map(str), st.sampled_from("abcd")), max_size=80)
+
+
+def assigned(images: list[tuple[str, str]], closed: set[str]) -> dict[str, str]:
+    """The one side of each patient, of images given as (patient, batch)."""
+    rows = pd.DataFrame(images, columns=["patient_id", "batch"], dtype=str)
+    sides = splits.assign(rows, salt="s", validation=0.2, test=0.4, closed_batches=closed)
+    found = set(zip(rows["patient_id"], sides, strict=True))
+    assert len(found) == rows["patient_id"].nunique()
+    return dict(found)
+
+
+@settings(max_examples=200, deadline=None)
+@given(before=IMAGES, after=IMAGES, closed=st.sets(st.sampled_from("abcd")), more=st.sets(st.sampled_from("abcd")))
+def test_only_test_patients_retire_and_nobody_returns(
+    before: list[tuple[str, str]], after: list[tuple[str, str]], closed: set[str], more: set[str]
+) -> None:
+    """Whatever arrives and whatever is closed, a patient stays in training, validation, or test or retired; who is
+    retired stays so, and is a test patient with an image in a closed batch."""
+    old, new = assigned(before, closed), assigned(before + after, closed | more)
+    for patient, was in old.items():
+        now = new[patient]
+        assert now == was or (was, now) == ("test", "retired")
+    by_hash = sides([patient for patient, _ in before], validation=0.2, test=0.4)
+    for patient, was in old.items():
+        seen = any(name == patient and batch in closed for name, batch in before)
+        assert was == ("retired" if seen and by_hash[patient] == "test" else by_hash[patient])
+
+
 @settings(max_examples=100, deadline=None)
 @given(patients=PATIENTS, one=FRACTION, two=FRACTION)
 def test_the_validation_fraction_leaves_the_test_set_alone(patients: list[str], one: float, two: float) -> None:
@@ -79,3 +108,6 @@ def test_the_test_digest_is_of_images_and_labels() -> None:
     assert splits.test_digest(rows.assign(sha256=["00", "12"])) != digest
     assert splits.test_digest(rows.assign(Hernia=[1, 1])) != digest
     assert splits.test_digest(rows.assign(Hernia=pd.array([None, 1], dtype="Int64"))) != digest
+    # Written side by side, "-1" and "-", "1" would be one text.
+    other = [rows.iloc[:1].assign(Mass=a, Nodule=b, Pneumonia=c) for a, b, c in ((pd.NA, 1, -1), (-1, pd.NA, 1))]
+    assert splits.test_digest(other[0]) != splits.test_digest(other[1])

@@ -110,7 +110,7 @@ PLANTED = {
         (("age", 414, [77]), "Ages are 0 to 120 years.", {77}),
         (("width", 0, [87]), "Images are 32 to 20,000 pixels wide.", {87}),
         (("height", 50_000, [97]), "Images are 32 to 20,000 pixels high.", {97}),
-        (("Hernia", 2, [107]), "Hernia is 1, 0 or missing.", {107}),
+        (("Hernia", 2, [107]), "Hernia is 1, 0, -1 (uncertain) or missing.", {107}),
     ],
     "repeated and contradictory": [
         (("image_id", "00000002_000.png", [7]), "No image id occurs twice.", {2, 7}),
@@ -148,7 +148,7 @@ def test_one_class_and_unknown_labels_fail(suites: list[Path]) -> None:
     unknown.loc[3, list(FINDINGS)] = pd.NA
     failures = validation.validate(unknown, BOXES, suites).failures
     assert [(check.says, check.rows) for check in failures] == [
-        ("At least one finding is known for every image.", (3,))
+        ("At least one finding is labelled for every image.", (3,))
     ]
     says = [check.says for check in validation.validate(put("Hernia", pd.NA)(sound()), BOXES, suites).failures]
     assert says == [
@@ -158,6 +158,25 @@ def test_one_class_and_unknown_labels_fail(suites: list[Path]) -> None:
     all_ill = sound().assign(**{finding: pd.array([1] * ROWS, dtype="Int64") for finding in FINDINGS})
     assert "No image has more than 10 findings." in [
         c.says for c in validation.validate(all_ill, BOXES, suites).failures
+    ]
+
+
+def test_uncertain_labels_pass_and_are_counted(suites: list[Path]) -> None:
+    """-1 is a label; the page counts it, and neither the share of positives nor what is known of a finding does."""
+    frame = sound()
+    frame.loc[3, list(FINDINGS)] = -1
+    frame.loc[100:, "Hernia"] = -1
+    found = validation.validate(frame, BOXES, suites)
+    assert found.passed
+    assert found.warnings == []
+    assert ">21 uncertain<" in validation.page(found, frame)
+    assert "uncertain<" not in validation.page(found, sound())
+    frame["Mass"] = pd.array([-1] * 20 + [1] * (ROWS - 20), dtype="Int64")  # a mean of 0.67, were -1 a number
+    frame["Hernia"] = pd.array([-1] * ROWS, dtype="Int64")
+    assert [check.says for check in validation.validate(frame, BOXES, suites).failures] == [
+        "Mass is present in at most 95 % of the images.",
+        "Hernia is known for at least 1 % of the images.",
+        "Hernia is present in at most 95 % of the images.",
     ]
 
 
@@ -254,9 +273,10 @@ def test_the_page_stands_alone_and_names_nobody(suites: list[Path]) -> None:
 
 
 def test_prevalence_is_counted_by_group(suites: list[Path]) -> None:
-    """Counts of each group equal those that pandas gives, missing findings left out of what is known."""
+    """Counts of each group equal those that pandas gives; missing and uncertain findings are not known."""
     frame = sound()
     frame.loc[:9, "Mass"] = pd.NA
+    frame.loc[50:70, "Edema"] = -1
     parts = {(part["kind"], part["name"]): part for part in validation.groups(frame)}
     assert set(parts) == {("all", "all"), ("batch", "first"), ("batch", "second")} | {
         (kind, name) for kind, names in (("view", ("PA", "AP")), ("sex", ("F", "M"))) for name in names
@@ -265,7 +285,13 @@ def test_prevalence_is_counted_by_group(suites: list[Path]) -> None:
         rows = frame if kind == "all" else frame[frame[kind] == name]
         assert (part["images"], part["patients"]) == (len(rows), rows["patient_id"].nunique())
         for finding in FINDINGS:
-            assert part["findings"][finding] == {"positive": rows[finding].sum(), "known": rows[finding].count()}
+            labels = rows[finding].value_counts()
+            positive, negative, uncertain = (labels.get(value, 0) for value in (1, 0, -1))
+            assert part["findings"][finding] == {
+                "positive": positive,
+                "known": positive + negative,
+                "uncertain": uncertain,
+            }
 
 
 @pytest.mark.parametrize(

@@ -70,7 +70,7 @@ def test_the_plan_made_for_it_gives_a_champion_and_is_marked(home: Home, honest:
     result = Result.read(first / "result.json")
     assert result.verdict == "PROMOTE"
     assert result.package == Result.read(honest / "result.json").package
-    assert Ledger(home.ledger).looks_spent() == 1
+    assert Ledger(home.ledger).state().looks == 1
     report = Path(result.report).read_text()
     assert "nih-sample-demo" in report
     assert "not for clinical use" in report.lower()

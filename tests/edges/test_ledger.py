@@ -11,26 +11,31 @@ from pathlib import Path
 import pytest
 
 from cxr_ops.edges.home import Home
-from cxr_ops.edges.ledger import Entry, Ledger, Look, Promotion, record_look
-from cxr_ops.errors import ConflictError, StorageError
-from cxr_ops.records import LedgerState
+from cxr_ops.edges.ledger import Entry, EpochOpened, Ledger, Look, Promotion, record_look, reference_after
+from cxr_ops.errors import ConflictError, RefusedError, SettingsError, StorageError
+from cxr_ops.records import Epoch, LedgerState, Reference, canonical_json, sha256_bytes
 
 
 def look(number: int = 0) -> Look:
     return Look(model=f"model-{number}", test_digest="t", run="r")
 
 
-def promotion(run: str, replaces: str | None = None) -> Promotion:
+def promotion(run: str, replaces: str | None = None, package: str = "p", reference: str | None = None) -> Promotion:
     return Promotion(
         run=run,
         decision="d",
         approvals=[],
-        package="p",
+        package=package,
         recipe=None,
-        model_version="1",
+        model_version=f"version of {package}",
         run_commit="c",
         replaces=replaces,
+        reference=reference,
     )
+
+
+def epoch(number: int, *closed: str) -> EpochOpened:
+    return EpochOpened(number=number, closed_batches=list(closed), by="dr_lee", reason="budget spent")
 
 
 @pytest.fixture
@@ -42,7 +47,8 @@ def test_empty_folder_is_an_empty_ledger(ledger: Ledger) -> None:
     """A ledger that was never written holds nothing, has no champion and no spent looks, and makes no folder."""
     assert ledger.entries() == []
     assert ledger.champion() is None
-    assert ledger.looks_spent() == 0
+    assert ledger.epoch() == Epoch(number=1, closed_batches=[])
+    assert reference_after(ledger.entries()) is None
     assert ledger.state() == LedgerState(entries=0, head=None, looks=0)
     assert not ledger.folder.path.exists()
 
@@ -57,7 +63,8 @@ def test_chain_can_be_checked_with_sha256sum(ledger: Ledger) -> None:
     for file in files:
         assert json.loads(file.read_bytes())["prev"] == before
         before = hashlib.sha256(file.read_bytes()).hexdigest()
-    assert ledger.state() == LedgerState(entries=3, head=before, looks=3)
+    looked = [(f"model-{number}", "t") for number in range(3)]
+    assert ledger.state() == LedgerState(entries=3, head=before, looks=3, looked=looked)
 
 
 def test_entry_is_read_back_as_it_was_written(ledger: Ledger) -> None:
@@ -159,20 +166,85 @@ def test_expected_head_must_be_the_last_entry(ledger: Ledger) -> None:
     assert [entry.digest() for entry in ledger.entries()] == [first.digest(), second.digest()]
 
 
-def test_look_is_recorded_once_for_a_model_and_a_test_set(tmp_path: Path) -> None:
-    """The same model on the same test set is one look, whoever looks; another test set or model is another."""
-    home = Home(root=tmp_path, project=tmp_path, dvc_remote="", mlflow_uri="", mlflow_artifacts="")
-    first = record_look(home, "a", "t1", "run-1")
-    assert record_look(home, "a", "t1", "run-2") == first
-    record_look(home, "b", "t1", "run-2")
-    record_look(home, "a", "t2", "run-2")
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    return Home(root=tmp_path, project=tmp_path, dvc_remote="", mlflow_uri="", mlflow_artifacts="")
+
+
+def test_look_is_recorded_once_for_a_model_and_a_test_set(home: Home) -> None:
+    """The same model on the same test set is one look, whoever looks; another model, or a larger test set, spends."""
     ledger = Ledger(home.ledger)
-    assert (ledger.looks_spent(), ledger.looks_spent("t1"), ledger.looks_spent("t2"), ledger.looks_spent("x")) == (
-        3,
-        2,
-        1,
-        0,
-    )
+    first = record_look(home, Look(model="a", test_digest="t1", run="run-1", batches=("one",)))
+    assert record_look(home, Look(model="a", test_digest="t1", run="run-2")) == first
+    record_look(home, Look(model="b", test_digest="t1", run="run-2"))
+    record_look(home, Look(model="a", test_digest="t2", run="run-2"))
+    assert ledger.state().looked == [("a", "t1"), ("b", "t1"), ("a", "t2")]
+    assert ledger.state().looks == len(ledger.entries()) == 3
+
+
+def test_champion_and_reference_are_recorded_and_spend_nothing(home: Home) -> None:
+    """Only a challenger spends; a model that was scored as champion spends when it comes back as challenger."""
+    ledger = Ledger(home.ledger)
+    for role in ("champion", "reference", "champion"):
+        record_look(home, Look(model=role, test_digest="t", run="r", role=role))
+    assert [entry.look.role for entry in ledger.entries()] == ["champion", "reference"]
+    assert ledger.state().looks == 0
+    record_look(home, Look(model="champion", test_digest="t", run="r"))
+    assert ledger.state().looked == [("champion", "t")]
+    for role in ("challenger", "champion", "reference"):
+        record_look(home, Look(model="champion", test_digest="t", run="r2", role=role))
+    assert len(ledger.entries()) == 3
+
+
+def test_looks_belong_to_their_epoch(home: Home) -> None:
+    """A new epoch begins without spent looks, and a run of a closed one may repeat its look and take no new one."""
+    ledger = Ledger(home.ledger)
+    old = record_look(home, Look(model="a", test_digest="t", run="r"))
+    ledger.append("epoch", epoch(2, "one"))
+    assert ledger.epoch() == Epoch(number=2, closed_batches=["one"])
+    assert (ledger.state().looks, ledger.state().looked) == (0, [])
+    assert record_look(home, Look(model="a", test_digest="t", run="r")) == old
+    with pytest.raises(RefusedError, match="opened in test epoch 1, and epoch 2 is open"):
+        record_look(home, Look(model="b", test_digest="t", run="r"))
+    record_look(home, Look(model="a", test_digest="t", run="r2", epoch=2))
+    assert ledger.state().looks == 1
+
+
+def write_old(ledger: Ledger, kind: str, body: dict) -> None:
+    """Add an entry in the format of before there were epochs and references."""
+    before = ledger.entries()
+    head = before[-1].digest() if before else None
+    fields = {"seq": len(before) + 1, "prev": head, "kind": kind, "at": "2026-01-01T00:00:00.000+00:00", "body": body}
+    entry = fields | {"seal": sha256_bytes(canonical_json(fields))}
+    assert ledger.folder.create(f"{len(before) + 1:08d}.json", canonical_json(entry))
+
+
+def test_entries_of_an_older_format_stay_valid(ledger: Ledger) -> None:
+    """Old entries verify byte for byte, count as looks of the first epoch, and name the first champion as reference."""
+    write_old(ledger, "look", {"model": "m", "test_digest": "t", "run": "r"})
+    for package in "pq":
+        body = promotion("r", package=package).model_dump(mode="json")
+        del body["reference"]
+        write_old(ledger, "promotion", body)
+    ledger.append("look", look(1))
+    assert ledger.verify() == 4
+    assert ledger.entries()[0].body.keys() == {"model", "test_digest", "run"}
+    assert ledger.state().looked == [("m", "t"), ("model-1", "t")]
+    assert ledger.state().promotions == 2
+    assert reference_after(ledger.entries()) == Reference(package="p", version="version of p")
+
+
+def test_reference_is_what_the_last_promotion_says(ledger: Ledger) -> None:
+    """The reference stays where promotions leave it, a plan's own goes before, and one never promoted is refused."""
+    ledger.append("promotion", promotion("a", package="p", reference="p"))
+    ledger.append("promotion", promotion("b", package="q", reference="p"))
+    assert reference_after(ledger.entries()) == Reference(package="p", version="version of p")
+    assert reference_after(ledger.entries(), "q") == Reference(package="q", version="version of q")
+    ledger.append("promotion", promotion("c", package="s", reference="s"))
+    assert reference_after(ledger.entries()) == Reference(package="s", version="version of s")
+    with pytest.raises(SettingsError, match="never promoted") as caught:
+        reference_after(ledger.entries(), "x" * 64)
+    assert "ledger show" in str(caught.value)
 
 
 def test_champion_is_the_last_promotion(ledger: Ledger) -> None:

@@ -11,9 +11,9 @@ from projects import make_home, make_project
 from cxr_ops.contract import PACKAGE_FILES
 from cxr_ops.edges import pipeline
 from cxr_ops.edges.home import Home
-from cxr_ops.edges.ledger import Ledger
-from cxr_ops.errors import DataError
-from cxr_ops.records import Champion, Result, tree_digest
+from cxr_ops.edges.ledger import EpochOpened, Ledger
+from cxr_ops.errors import DataError, RefusedError
+from cxr_ops.records import Champion, Code, DataRevision, Epoch, Inputs, Plan, Reference, Result, tree_digest
 
 RUN = "run-1"
 STAGES = """
@@ -70,24 +70,53 @@ def crown(home: Home, package: str | None) -> None:
         "code": {"commit": "e" * 40},
     }
     (home.run(RUN) / "run.json").write_text(json.dumps(opened))
+    Inputs(
+        code=Code(commit="e" * 40, dirty=False),
+        data=DataRevision(revision="d" * 40, batches={"two": "2", "one": "1", "closed": "0"}),
+        champion=champion,
+        reference=Reference(package="f" * 64, version="1"),
+        epoch=Epoch(number=2, closed_batches=["closed"]),
+        ledger=None,
+        plan=Plan(name="p", path="pccp.demo.yaml", sha256="a" * 64),
+    ).write(home.workspace(RUN) / "inputs.json")
+
+
+def start_epoch(home: Home, number: int) -> None:
+    Ledger(home.ledger).append(
+        "epoch", EpochOpened(number=number, closed_batches=["closed"], by="dr_lee", reason="spent")
+    )
 
 
 def test_looks_are_on_the_ledger_before_the_scores_exist(home: Home) -> None:
-    """Before `evaluate` runs, the look of each model at the test set is recorded, and a second time changes nothing."""
+    """Before `evaluate` runs, who is scored as what on which batches is recorded, and a second time changes nothing."""
+    start_epoch(home, 2)
     package = pipeline.run_stage(home, RUN, "train")["package"]
-    assert Ledger(home.ledger).entries() == []
+    assert len(Ledger(home.ledger).entries()) == 1
 
     pipeline.run_stage(home, RUN, "evaluate")
 
-    looks = [entry.look for entry in Ledger(home.ledger).entries()]
-    assert [(look.model, look.test_digest, look.run) for look in looks] == [
-        (package, "t1", RUN),
-        ("c" * 64, "t1", RUN),
+    looks = [entry.look for entry in Ledger(home.ledger).entries()[1:]]
+    assert [(look.model, look.role, look.test_digest, look.run) for look in looks] == [
+        (package, "challenger", "t1", RUN),
+        ("c" * 64, "champion", "t1", RUN),
+        ("f" * 64, "reference", "t1", RUN),
     ]
+    assert {(look.epoch, look.batches) for look in looks} == {(2, ("one", "two"))}
+    assert Ledger(home.ledger).state().looked == [(package, "t1")]
     seen = (home.workspace(RUN) / "evaluate" / "seen.txt").read_text()
-    assert seen == "00000001.json 00000002.json"
+    assert seen == "00000001.json 00000002.json 00000003.json 00000004.json"
     pipeline.run_stage(home, RUN, "evaluate")
-    assert len(Ledger(home.ledger).entries()) == 2
+    assert len(Ledger(home.ledger).entries()) == 4
+
+
+def test_run_of_a_closed_epoch_is_not_scored(home: Home) -> None:
+    """A run that was opened before the epoch changed looks at nobody: the test set may hold patients of the new one."""
+    start_epoch(home, 3)
+    pipeline.run_stage(home, RUN, "train")
+    with pytest.raises(RefusedError, match="opened in test epoch 2, and epoch 3 is open"):
+        pipeline.run_stage(home, RUN, "evaluate")
+    assert not (home.workspace(RUN) / "evaluate").exists()
+    assert len(Ledger(home.ledger).entries()) == 1
 
 
 def test_challenger_that_is_the_champion_ends_the_run(home: Home) -> None:
@@ -113,6 +142,7 @@ def test_challenger_that_is_the_champion_ends_the_run(home: Home) -> None:
 
 def test_evaluate_without_a_package_or_a_split_spends_no_look(home: Home) -> None:
     """What cannot be named cannot be looked at."""
+    start_epoch(home, 2)
     pipeline.run_stage(home, RUN, "train")
     (home.workspace(RUN) / "split" / "split.json").write_text("{}")
     with pytest.raises(DataError, match="does not name the test set"):
@@ -121,4 +151,4 @@ def test_evaluate_without_a_package_or_a_split_spends_no_look(home: Home) -> Non
     with pytest.raises(DataError, match="package is missing"):
         pipeline.challenger_digest(home.workspace(RUN))
 
-    assert Ledger(home.ledger).entries() == []
+    assert len(Ledger(home.ledger).entries()) == 1

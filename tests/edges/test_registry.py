@@ -29,7 +29,7 @@ from cxr_ops.errors import StorageError
 from cxr_ops.labels import FINDINGS
 from cxr_ops.model import package, scoring
 from cxr_ops.params import Params
-from cxr_ops.records import Champion
+from cxr_ops.records import Champion, Reference
 
 FIRST = Case(name="first").run
 SECOND = Case(name="second").run
@@ -62,6 +62,7 @@ def test_run_holds_what_is_needed_to_find_everything_again(published: Home, clie
     assert run.data.params["train.epochs"] == str(Params().train.epochs)
     assert run.data.params["split.salt"] == "cxr-ops-1"
     assert [run.data.metrics[f"{name}/Mass"] for name in ("auc", "auc_low", "auc_high")] == [0.8, 0.76, 0.84]
+    assert run.data.metrics["validation_auc/challenger"] == 0.71
     assert "auc/macro" in run.data.metrics
     assert "auc/Hernia" not in run.data.metrics  # undefined is left out, not 0
     assert [(m.step, m.value) for m in client.get_metric_history(run.info.run_id, "train_loss")] == [
@@ -202,21 +203,39 @@ def test_lost_ledger_is_not_the_same_as_a_new_one(champion: Home, tmp_path: Path
             ask()
 
 
+@pytest.mark.parametrize("alias", ["champion", "reference"])
 @pytest.mark.parametrize("damage", ["deleted", "moved"])
-def test_alias_follows_the_ledger(champion: Home, client: MlflowClient, damage: str) -> None:
-    """An alias `champion` that was deleted or moved by hand is put back, once."""
+def test_alias_follows_the_ledger(champion: Home, client: MlflowClient, damage: str, alias: str) -> None:
+    """An alias `champion` or `reference` that was deleted or moved by hand is put back, once."""
     if damage == "deleted":
-        client.delete_registered_model_alias(MODEL_NAME, "champion")
+        client.delete_registered_model_alias(MODEL_NAME, alias)
     else:
-        client.set_registered_model_alias(MODEL_NAME, "champion", "2")
+        client.set_registered_model_alias(MODEL_NAME, alias, "2")
     assert registry.reconcile(champion) is True
-    assert int(client.get_model_version_by_alias(MODEL_NAME, "champion").version) == 1
+    assert int(client.get_model_version_by_alias(MODEL_NAME, alias).version) == 1
     assert registry.reconcile(champion) is False
 
 
+def test_reference_is_fetched_where_it_is_another_than_the_champion(champion: Home, tmp_path: Path) -> None:
+    """The reference comes back with its digest; the champion's package is not fetched twice, and no old one is kept."""
+    promotion = Ledger(champion.ledger).champion().promotion
+    reference = Reference(package=promotion.package, version="1")
+    folder = tmp_path / "reference"
+    registry.fetch_reference(champion, reference, Champion(package="f" * 64), folder)
+    assert package.load(folder / "package", promotion.package).digest == promotion.package
+    assert Reference.read(folder / "reference.json") == reference
+    registry.fetch_reference(champion, reference, Champion(package=promotion.package), folder)
+    assert [path.name for path in folder.iterdir()] == ["reference.json"]
+    registry.fetch_reference(champion, None, Champion(), folder)
+    assert json.loads((folder / "reference.json").read_text()) == {"package": None, "version": None}
+    with pytest.raises(StorageError, match="digest is not the one on record"):
+        registry.fetch_reference(champion, Reference(package="e" * 64, version="1"), Champion(), folder)
+
+
 def test_alias_without_a_promotion_is_taken_away(published: Home, client: MlflowClient) -> None:
-    """A `champion` that somebody made by hand in MLflow is no champion; the challenger is the last decided on."""
-    client.set_registered_model_alias(MODEL_NAME, "champion", "2")
+    """A `champion` or `reference` made by hand in MLflow is none; the challenger is the last decided on."""
+    for alias in ("champion", "reference"):
+        client.set_registered_model_alias(MODEL_NAME, alias, "2")
     assert registry.reconcile(published) is True
     aliases = {alias: str(version) for alias, version in client.get_registered_model(MODEL_NAME).aliases.items()}
     assert aliases == {"challenger": "2"}

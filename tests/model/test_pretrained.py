@@ -11,8 +11,8 @@ import torchvision
 
 from cxr_ops.errors import SettingsError
 from cxr_ops.model import network, pretrained, training
-from cxr_ops.params import Train
-from cxr_ops.records import sha256_file
+from cxr_ops.params import Params, Train
+from cxr_ops.records import StartingWeights, sha256_file
 
 
 @pytest.fixture(scope="module")
@@ -29,8 +29,7 @@ def colour(tmp_path_factory: pytest.TempPathFactory) -> tuple[torch.nn.Module, P
 def test_grey_gives_what_equal_colours_give(colour: tuple[torch.nn.Module, Path], terms: dict, tmp_path: Path) -> None:
     """Started from colour weights, the grey network computes what torchvision's computes of three equal channels."""
     net, path = colour
-    layers, digest = pretrained.read(Train(weights=str(path), weights_sha256=sha256_file(path)), tmp_path)
-    assert digest == sha256_file(path)
+    layers, _ = pretrained.read(Train(weights=str(path), weights_sha256=sha256_file(path)), tmp_path)
     grey = training.fresh_network(terms, layers, seed=0).eval()
     assert isinstance(grey, network.ChestNet)
     grey.classifier.load_state_dict(net.classifier.state_dict())
@@ -52,7 +51,51 @@ def test_old_names_are_understood(colour: tuple[torch.nn.Module, Path], tmp_path
 
 def test_none_starts_afresh(tmp_path: Path) -> None:
     """`none` reads nothing."""
-    assert pretrained.read(Train(weights="none"), tmp_path) == ({}, None)
+    assert pretrained.read(Train(weights="none"), tmp_path) == ({}, StartingWeights(start="none", patients="none"))
+
+
+def test_a_file_is_what_the_settings_declare_it_to_be(colour: tuple[torch.nn.Module, Path], tmp_path: Path) -> None:
+    """Data and patients that a file's weights have seen are those declared; with nothing declared they are unknown."""
+    _, path = colour
+    of_file = {"weights": str(path), "weights_sha256": sha256_file(path)}
+    _, silent = pretrained.read(Train(**of_file), tmp_path)
+    assert silent == StartingWeights(start=path.name, sha256=sha256_file(path), training_data=[], patients="unknown")
+    _, told = pretrained.read(Train(**of_file, weights_data=("CheXpert",), weights_patients="none"), tmp_path)
+    assert (told.training_data, told.patients) == (["CheXpert"], "none")
+    _, half = pretrained.read(Train(**of_file, weights_data=("NIH",)), tmp_path)
+    assert half.patients == "unknown"
+
+
+@pytest.mark.parametrize(
+    ("declared", "why"),
+    [
+        ({"weights": "a.safetensors", "weights_patients": "none"}, "needs weights_data"),
+        ({"weights": "a.safetensors", "weights_data": [""], "weights_patients": "none"}, "at least 1 character"),
+        ({"weights": "a.safetensors", "weights_data": ["NIH"], "weights_patients": "some"}, "'none', 'training'"),
+        ({"weights": "imagenet", "weights_patients": "none"}, "what imagenet has seen is known"),
+        ({"weights_data": ["NIH"]}, "what none has seen is known"),
+    ],
+)
+def test_a_declaration_that_says_nothing_is_refused(declared: dict, why: str) -> None:
+    """Patients without data, a nameless data set, another word, and a declaration of what is known are errors."""
+    with pytest.raises(SettingsError, match=why):
+        Params.check({"train": declared}, "params.yaml")
+
+
+def test_imagenet_has_seen_no_radiograph(
+    colour: tuple[torch.nn.Module, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torchvision's weights are declared by us: ImageNet, and no patient."""
+    net, _ = colour
+    path = tmp_path / "hub" / "checkpoints" / pretrained.IMAGENET_FILE
+    path.parent.mkdir(parents=True)
+    torch.save(net.state_dict(), path)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr(pretrained, "IMAGENET_SHA256", sha256_file(path)[:8])  # it cannot be downloaded here
+    _, origin = pretrained.read(Train(weights="imagenet"), tmp_path)
+    assert origin == StartingWeights(
+        start="imagenet", sha256=sha256_file(path), training_data=["ImageNet-1k"], patients="none"
+    )
 
 
 def test_a_file_is_pinned_by_its_digest(colour: tuple[torch.nn.Module, Path], tmp_path: Path) -> None:

@@ -18,13 +18,22 @@ from cxr_ops.records import (
     Estimate,
     Evaluation,
     Explanation,
+    Facts,
+    Figure,
     FindingEvidence,
     HeatMap,
     Inputs,
     LedgerState,
+    Paired,
+    Performance,
     Plan,
     Pointing,
     Reason,
+    Reference,
+    ReliabilityBin,
+    Scenario,
+    StartingWeights,
+    Subgroup,
     Support,
     Undefined,
     Verdict,
@@ -44,78 +53,199 @@ def png(seed: int, size: int = 96) -> bytes:
     return buffer.getvalue()
 
 
+GROUPS = (("sex", "F"), ("sex", "M"), ("view", "AP"), ("view", "PA"), ("age", "0 to 39"), ("age", "40 to 64"))
+MISSING = Undefined(reason="no positive image in the test set", needed="at least 1 positive patient")
+
+
 def estimate(value: float, half: float) -> Estimate:
-    return Estimate(value=value, se=half / 1.96, low=max(-1.0, value - half), high=min(1.0, value + half), level=0.95)
+    return Estimate(value=value, se=half / 1.96, low=value - half, high=value + half, level=0.95)
 
 
-def make_evaluation(*, champion: bool = True, undefined: tuple[str, ...] = ("Hernia",)) -> Evaluation:
-    rng = np.random.default_rng(0)
+def make_findings(
+    rng: np.random.Generator, *, champion: bool, reference: bool, undefined: tuple[str, ...], patients: int
+) -> dict[str, object]:
+    """The 14 findings and their mean, as an `Evidence` holds them."""
     findings = []
     for finding in FINDINGS:
-        value, half, delta = rng.uniform(0.7, 0.95), rng.uniform(0.03, 0.08), rng.uniform(-0.03, 0.05)
+        value, half = rng.uniform(0.7, 0.92), rng.uniform(0.03, 0.08)
+        delta, older = rng.uniform(-0.03, 0.05, 2)
         positives = int(rng.integers(38, 120))
+        support = Support(
+            positives=positives,
+            negatives=3 * patients - positives,
+            positive_patients=positives // 2,
+            negative_patients=patients - 6,
+        )
+        figures: dict[str, Figure | None] = {"challenger": estimate(value, half)}
+        if champion:
+            figures |= {"champion": estimate(value - delta, half), "difference": estimate(delta, half * 0.7)}
+        if reference:
+            figures |= {
+                "reference": estimate(value - older, half),
+                "reference_difference": estimate(older, half * 0.8),
+            }
         if finding in undefined:
-            missing = Undefined(reason="no positive image in the test set", needed="at least 1 positive patient")
-            support = Support(positives=0, negatives=498, positive_patients=0, negative_patients=161)
-            none = missing if champion else None
-            findings.append(
-                FindingEvidence(finding=finding, support=support, challenger=missing, champion=none, difference=none)
-            )
-            continue
+            support = Support(positives=0, negatives=3 * patients, positive_patients=0, negative_patients=patients)
+            figures = dict.fromkeys(figures, MISSING)
         findings.append(
-            FindingEvidence(
-                finding=finding,
-                support=Support(
-                    positives=positives,
-                    negatives=498 - positives,
-                    positive_patients=positives // 2,
-                    negative_patients=155,
-                ),
-                challenger=estimate(value, half),
-                champion=estimate(value - delta, half) if champion else None,
-                difference=estimate(delta, half * 0.7) if champion else None,
+            FindingEvidence.model_validate(
+                {"finding": finding, "support": support, "champion": None, "difference": None, **figures}
             )
         )
-    return Evaluation(
-        findings=findings,
-        macro_challenger=estimate(0.861, 0.013),
-        macro_champion=estimate(0.848, 0.014) if champion else None,
-        macro_difference=estimate(0.013, 0.009) if champion else None,
-        macro_over=[finding for finding in FINDINGS if finding not in undefined],
-        test_digest=digest("test"),
-        test_images=498,
-        test_patients=161,
-        challenger=digest("challenger"),
-        champion=digest("champion") if champion else None,
-        problems=[],
-    )
+    return {
+        "findings": findings,
+        "macro_challenger": estimate(0.861, 0.013),
+        "macro_champion": estimate(0.848, 0.014) if champion else None,
+        "macro_difference": estimate(rng.uniform(0, 0.02), 0.009) if champion else None,
+        "macro_reference": estimate(0.853, 0.014) if reference else None,
+        "macro_reference_difference": estimate(rng.uniform(-0.01, 0.02), 0.011) if reference else None,
+        "macro_over": [finding for finding in FINDINGS if finding not in undefined],
+    }
+
+
+def make_performance(rng: np.random.Generator, given: list[FindingEvidence]) -> list[Performance]:
+    """What each finding's probabilities are worth; the models are those of the evidence."""
+    made = []
+    for one in given:
+        models = [model for model in ("challenger", "champion", "reference") if getattr(one, model) is not None]
+
+        def pair(
+            low: float,
+            high: float,
+            half: float,
+            gone: bool = isinstance(one.challenger, Undefined),
+            models: list[str] = models,
+        ) -> Paired:
+            names = [*models]
+            names += [{"champion": "difference", "reference": "reference_difference"}[name] for name in models[1:]]
+            return Paired.model_validate(
+                {
+                    name: MISSING
+                    if gone
+                    else estimate(
+                        *((rng.normal(0, half / 2), half / 2) if "diff" in name else (rng.uniform(low, high), half))
+                    )
+                    for name in names
+                }
+            )
+
+        predicted = np.linspace(0.01, rng.uniform(0.1, 0.6), 8)
+        made.append(
+            Performance(
+                finding=one.finding,
+                support=one.support,
+                average_precision=pair(0.1, 0.5, 0.06),
+                thresholds={model: float(rng.uniform(0.2, 0.8)) for model in models},
+                sensitivity=pair(0.5, 0.8, 0.08),
+                specificity=pair(0.85, 0.92, 0.02),
+                recalibration={model: (float(rng.uniform(-3, -1)), float(rng.uniform(0.8, 1.2))) for model in models},
+                brier=pair(0.02, 0.12, 0.01),
+                slope=pair(0.85, 1.2, 0.15),
+                intercept=pair(-0.2, 0.2, 0.2),
+                ece=pair(0.005, 0.03, 0.008),
+                reliability={
+                    model: [
+                        ReliabilityBin(
+                            images=60, predicted=float(p), observed=float(np.clip(p * rng.normal(1, 0.2), 0, 1))
+                        )
+                        for p in predicted
+                    ]
+                    for model in models
+                }
+                if not isinstance(one.challenger, Undefined)
+                else {},
+            )
+        )
+    return made
+
+
+def make_evaluation(
+    *,
+    champion: bool = True,
+    reference: bool | None = None,
+    undefined: tuple[str, ...] = ("Hernia",),
+    seed: int = 0,
+    **changes: object,
+) -> Evaluation:
+    """All that an evaluation can hold; the reference is there where a champion is, unless said otherwise."""
+    rng = np.random.default_rng(seed)
+    reference = champion if reference is None else reference
+    models = {"champion": champion, "reference": reference}
+    whole = make_findings(rng, **models, undefined=undefined, patients=161)
+    subgroups = []
+    for attribute, value in GROUPS:
+        found = make_findings(rng, **models, undefined=undefined, patients=70)
+        performance = make_performance(rng, found["findings"])
+        sizes = {"images": 240, "patients": 70}
+        subgroups.append(Subgroup(attribute=attribute, value=value, **sizes, performance=performance, **found))
+    values: dict[str, object] = {
+        **whole,
+        "test_digest": digest("test"),
+        "test_images": 498,
+        "test_patients": 161,
+        "challenger": digest("challenger"),
+        "champion": digest("champion") if champion else None,
+        "reference": digest("reference") if reference else None,
+        "problems": [],
+        "subgroups": subgroups,
+        "missing_groups": ["age=65 and over: 3 patients, no finding can be judged"],
+        "performance": make_performance(rng, whole["findings"]),
+        "uncertain": {"Effusion": 12, "Mass": 5},
+        "scenarios": [
+            Scenario(uncertain_as=taken, **make_findings(rng, **models, undefined=undefined, patients=161))
+            for taken in (0, 1)
+        ],
+        "facts": Facts(
+            architecture="densenet121",
+            findings=list(FINDINGS),
+            settings={"split.salt": "cxr-ops-1", "train.epochs": 9, "train.learning_rate": 0.001, "train.seed": 0},
+            sources=["synthetic"],
+            starting_weights=StartingWeights(start="none", patients="none"),
+        ),
+        "validation_macro": {"challenger": 0.842, **({"champion": 0.836} if champion else {})},
+    }
+    return Evaluation.model_validate(values | changes)
 
 
 def make_checks(evaluation: Evaluation) -> list[Check]:
-    """Every kind of outcome occurs: the floors are met, the margins by chance, Hernia is undefined."""
-    rows = [(None, evaluation.macro_challenger, evaluation.macro_difference)]
-    rows += [(one.finding, one.challenger, one.difference) for one in evaluation.findings]
+    """Every kind of check and of outcome occurs: the floors are met, the margins by chance, Hernia is undefined."""
+    asked = [("floor", None, None, None, evaluation.macro_challenger, 0.5, None)]
+    asked += [("floor", None, one.finding, None, one.challenger, 0.5, None) for one in evaluation.findings]
+    for against in ("champion", "reference") if evaluation.champion else ():
+        name = {"champion": "difference", "reference": "reference_difference"}[against]
+        asked.append(("margin", against, None, None, getattr(evaluation, f"macro_{name}"), -0.05, None))
+        asked += [
+            ("margin", against, one.finding, None, getattr(one, name), -0.05, None) for one in evaluation.findings
+        ]
+        asked += [
+            ("margin", against, None, one.name, getattr(one, f"macro_{name}"), -0.03, None)
+            for one in evaluation.subgroups
+        ]
+        for one in evaluation.performance[:2]:
+            asked.append(("sensitivity", against, one.finding, None, getattr(one.sensitivity, name), -0.05, None))
+            asked.append(("specificity", against, one.finding, None, getattr(one.specificity, name), -0.02, None))
+            asked.append(("brier", against, one.finding, None, getattr(one.brier, name), None, 0.005))
+    asked += [("slope", None, one.finding, None, one.slope.challenger, 0.8, 1.25) for one in evaluation.performance[:2]]
     checks = []
-    for finding, challenger, difference in rows:
-        for kind, figure, limit in (("floor", challenger, 0.5), ("margin", difference, -0.05)):
-            if figure is None:
-                continue
-            if isinstance(figure, Undefined):
-                checks.append(Check(kind=kind, finding=finding, limit=limit, outcome="undefined"))
-                continue
-            outcome = "met" if figure.low > limit else "failed" if figure.low < limit - 0.02 else "unclear"
-            checks.append(
-                Check(
-                    kind=kind,
-                    finding=finding,
-                    limit=limit,
-                    value=figure.value,
-                    low=figure.low,
-                    high=figure.high,
-                    outcome=outcome,
-                    needed=310 if outcome == "unclear" else None,
-                )
+    for kind, against, finding, subgroup, figure, limit, upper in asked:
+        check = Check(
+            kind=kind,
+            against=against,
+            finding=finding,
+            subgroup=subgroup,
+            limit=limit,
+            upper=upper,
+            outcome="undefined",
+        )
+        if isinstance(figure, Estimate):
+            missed = max(
+                0.0 if limit is None else limit - figure.low,
+                0.0 if upper is None else figure.high - upper,
             )
+            outcome = "met" if missed <= 0 else "failed" if missed > 0.02 else "unclear"
+            found = {"value": figure.value, "low": figure.low, "high": figure.high, "outcome": outcome}
+            check = check.model_copy(update=found | {"needed": 310 if outcome == "unclear" else None})
+        checks.append(check)
     return checks
 
 
@@ -136,8 +266,11 @@ def make_verdict(evaluation: Evaluation, word: str = "PROMOTE", **changes: objec
         "plan": Plan(name="demonstration", path="pccp.demo.yaml", sha256=digest("plan")),
         "approvals": 0,
         "clinical_use": False,
+        "reference": Reference(package=evaluation.reference, version="1") if evaluation.reference else None,
+        "looks": 3,
+        "limited_findings": ["Hernia"],
         "challenger": evaluation.challenger,
-        "champion": Champion(package=evaluation.champion, version="1" if evaluation.champion else None),
+        "champion": Champion(package=evaluation.champion, version="2" if evaluation.champion else None),
         "test_digest": evaluation.test_digest,
         "evaluation": evaluation.digest(),
         "inputs": digest("inputs"),
@@ -152,7 +285,8 @@ def make_inputs(evaluation: Evaluation) -> Inputs:
     return Inputs(
         code=Code(commit=digest("code")[:40], dirty=True),
         data=DataRevision(revision=digest("data")[:40], batches={"synthetic-1": digest("batch")}),
-        champion=Champion(package=evaluation.champion, version="1" if evaluation.champion else None),
+        champion=Champion(package=evaluation.champion, version="2" if evaluation.champion else None),
+        reference=Reference(package=evaluation.reference, version="1") if evaluation.reference else None,
         ledger=LedgerState(entries=4, head=digest("head"), looks=2),
         plan=Plan(name="demonstration", path="pccp.demo.yaml", sha256=digest("plan")),
     )
@@ -195,11 +329,13 @@ def make_explanation(evaluation: Evaluation) -> Explanation:
     )
 
 
-def make_material(*, champion: bool = True, word: str = "PROMOTE", **changes: object) -> Material:
-    evaluation = make_evaluation(champion=champion)
+def make_material(
+    *, champion: bool = True, word: str = "PROMOTE", evaluation: Evaluation | None = None, **changes: object
+) -> Material:
+    evaluation = evaluation or make_evaluation(champion=champion)
     rng = np.random.default_rng(1)
     rates = np.sort(np.r_[0.0, rng.random(300), 1.0])
-    models = ["challenger", "champion"] if champion else ["challenger"]
+    models = ["challenger", "champion", "reference"] if champion else ["challenger"]
     values: dict[str, object] = {
         "title": "Chest X-ray retraining",
         "verdict": make_verdict(evaluation, word),
@@ -222,7 +358,11 @@ def make_material(*, champion: bool = True, word: str = "PROMOTE", **changes: ob
         "training": [("optimiser", "AdamW"), ("precision", "bf16"), ("threads", "2"), ("seed", "0")],
         "model": [("architecture", "densenet121"), ("input.size", "96"), ("findings", ", ".join(FINDINGS))],
         "curves": {
-            model: {f: (rates, rates ** (0.3 if model == "challenger" else 0.35)) for f in FINDINGS if f != "Hernia"}
+            model: {
+                f: (rates, rates ** {"challenger": 0.3, "champion": 0.35, "reference": 0.4}[model])
+                for f in FINDINGS
+                if f != "Hernia"
+            }
             for model in models
         },
         "explanation": make_explanation(evaluation),

@@ -17,32 +17,35 @@ from PIL.PngImagePlugin import PngInfo
 from cxr_ops.labels import FINDINGS
 from cxr_ops.report import figures
 
-ROWS = [*FINDINGS, "Mean"]
-
 
 def draw_forest(name: str = "auc", **changes: object) -> str:
-    values = np.linspace(0.6, 0.9, len(ROWS))
-    intervals = np.column_stack([values, values - 0.05, values + 0.05])
-    intervals[ROWS.index("Hernia")] = np.nan
+    values = np.linspace(0.6, 0.9, len(FINDINGS))
+    rows = [
+        figures.Row(
+            label=finding.replace("_", " "), support=f"{i} patients", intervals=[(v, v - 0.05, v + 0.05)], limit=0.55
+        )
+        for i, (finding, v) in enumerate(zip(FINDINGS, values, strict=True))
+    ]
+    rows[FINDINGS.index("Hernia")] = figures.Row(label="Hernia", support="0 patients", intervals=[None], limit=0.55)
     settings: dict[str, object] = {
-        "rows": ROWS,
-        "series": [figures.Series(name="challenger", label="Challenger", intervals=intervals)],
+        "groups": [figures.Group(heading="Findings", support="positive", rows=rows)],
+        "series": [figures.Series(name="challenger", label="Challenger")],
         "title": "AUC by finding",
         "description": "Intervals.",
         "axis": "AUC",
         "neutral": 0.5,
-        "limits": [0.55] * len(ROWS),
         "limit_label": "Floor",
     }
     return figures.forest(name, **(settings | changes))  # type: ignore[arg-type]
 
 
-def draw_roc() -> str:
+def draw_roc(**changes: object) -> str:
     rates = np.linspace(0, 1, 50)
     curves = {"challenger": (rates, rates**0.5)}
-    panels = [figures.Roc(finding=finding, note="challenger 0.812", curves=curves) for finding in FINDINGS]
-    panels[-1] = figures.Roc(finding="Hernia", note="not evaluable")
-    return figures.roc_grid("roc", panels, title="ROC", description="Panels.")
+    panels = [figures.Panel(finding=finding, note="challenger 0.812", curves=curves) for finding in FINDINGS]
+    panels[-1] = figures.Panel(finding="Hernia", note="not evaluable")
+    settings: dict[str, object] = {"x_label": "FPR", "y_label": "TPR", "title": "ROC", "description": "Panels."}
+    return figures.curve_grid("roc", panels, **(settings | changes))  # type: ignore[arg-type]
 
 
 def draw_training(**changes: object) -> str:
@@ -106,39 +109,63 @@ def test_a_figure_stands_alone_in_a_page(draw):
 @pytest.mark.parametrize("draw", [draw_forest, draw_roc, draw_training])
 def test_a_figure_has_a_title_and_a_description_for_a_screen_reader(draw):
     """The picture's role, title and description are there for whoever does not see it."""
-    svg = draw(**({"title": "a <b> & c"} if draw is not draw_roc else {}))
+    svg = draw(title="a <b> & c")
     assert 'role="img"' in svg
     tags = Texts(svg).tags
     assert tags[:3] == ["svg", "title", "desc"]
     assert "<b>" not in svg
 
 
-def test_a_forest_plot_names_every_row_and_says_what_is_not_evaluable():
-    """Each finding and the mean have a label; a row without a number says so in words."""
+def test_a_forest_plot_names_every_row_with_its_support_and_says_what_is_not_evaluable():
+    """Every row has its label and what it stands on as text; a row without a number says so; limits are explained."""
     words = Texts(draw_forest()).words
-    assert [word.replace(" ", "_") for word in words if word.replace(" ", "_") in ROWS] == ROWS
+    for i, finding in enumerate(FINDINGS):
+        assert words.count(finding.replace("_", " ")) == 1
+        assert (f"{i} patients" if finding != "Hernia" else "0 patients") in words
     assert words.count("not evaluable") == 1
-    assert "Floor" in words
+    assert {"Floor", "Challenger", "Findings", "positive"} <= set(words)
+
+
+def places(svg: str, colour: str) -> list[float]:
+    return [
+        float(x) for x in re.findall(rf'<use href="#[^"]*" x="([\d.]+)" y="[^"]*" style="[^"]*--{colour}[^"]*"', svg)
+    ]
 
 
 def test_positions_in_a_forest_plot_are_linear_in_the_values():
-    """Where a mark stands is an affine function of its value: checked against the values themselves, mark by mark."""
-    values = np.array([0.5, 0.6, 0.9, 0.7])
-    intervals = np.column_stack([values, values, values])
-    series = [figures.Series(name="challenger", label="Challenger", intervals=intervals)]
-    svg = draw_forest(rows=["a", "b", "c", "Mean"], series=series, limits=[])
-    marks = [
-        float(x) for x in re.findall(r'<use href="#[^"]*" x="([\d.]+)" y="[^"]*" style="[^"]*--challenger[^"]*"', svg)
+    """Where a mark or a margin stands is an affine function of its value: checked against the values, mark by mark."""
+    values = np.array([-0.05, 0.01, 0.09, -0.02])
+    limits = np.array([-0.03, -0.05, -0.1, -0.01])
+    rows = [
+        figures.Row(label="a", support="", intervals=[(v, v, v)], limit=limit)
+        for v, limit in zip(values, limits, strict=True)
     ]
-    x = np.array(marks[:4])  # the last mark is the legend's
+    groups = [figures.Group(heading="", support="", rows=part) for part in (rows[:1], rows[1:])]
+    svg = draw_forest(groups=groups, series=[figures.Series(name="champion", label="c")], neutral=0.0)
+    x = np.array(places(svg, "champion")[:4])  # the last mark is the legend's
     slope = (x[2] - x[0]) / (values[2] - values[0])
     np.testing.assert_allclose(x, x[0] + slope * (values - values[0]), atol=0.02)
+    lines = re.findall(r'<path d="M ([\d.]+) [\d.]+ \nL ([\d.]+) [^"]*"[^>]*style="[^"]*--limit', svg)
+    assert [first for first, _ in lines] == [second for _, second in lines]
+    margins = np.array([float(first) for first, _ in lines])
+    np.testing.assert_allclose(margins, x[0] + slope * (limits - values[0]), atol=0.02)
 
 
-def test_a_forest_plot_refuses_lengths_that_differ():
-    """A missing row must not shift the others."""
-    with pytest.raises(ValueError, match="15 rows"):
-        draw_forest(limits=[0.5])
+def test_two_differences_of_a_row_stand_one_above_the_other_and_differ_in_mark():
+    """Against champion and reference: other colour, other marker, other height, the same row."""
+    rows = [figures.Row(label="Mass", support="40", intervals=[(0.01, 0, 0.02), (0.02, 0.01, 0.03)], limit=-0.05)]
+    series = [figures.Series(name=name, label=f"minus {name}") for name in ("champion", "reference")]
+    svg = draw_forest(groups=[figures.Group(heading="Findings", support="", rows=rows)], series=series, neutral=0.0)
+    marks = re.findall(r'<use href="#([^"]*)" x="[\d.]+" y="([\d.]+)" style="[^"]*--(champion|reference)', svg)
+    assert {name for _, _, name in marks} == {"champion", "reference"}
+    assert len({shape for shape, _, _ in marks}) == len({height for _, height, _ in marks[:2]}) == 2
+    assert Texts(svg).words.count("Mass") == 1
+
+
+def test_a_forest_plot_refuses_a_row_without_an_interval_for_each_series():
+    """A missing figure must not shift the others to another model."""
+    with pytest.raises(ValueError, match="2 intervals"):
+        draw_forest(series=[figures.Series(name=name, label="") for name in ("champion", "reference")])
 
 
 def test_text_in_a_figure_is_not_rounded():
@@ -151,12 +178,35 @@ def test_roc_panels_name_all_findings_and_both_models_differ_in_dash():
     words = [word.replace(" ", "_") for word in Texts(draw_roc()).words]
     assert [word for word in words if word in FINDINGS] == list(FINDINGS)
     rates = np.linspace(0, 1, 5)
-    curves = {"challenger": (rates, rates), "champion": (rates, rates)}
-    both = figures.roc_grid("roc", [figures.Roc(finding="Mass", note="", curves=curves)], title="t", description="d")
-    champion = [style for style in re.findall(r'style="([^"]*)"', both) if "--champion" in style]
-    challenger = [style for style in re.findall(r'style="([^"]*)"', both) if "--challenger" in style]
-    assert all("stroke-dasharray" in style for style in champion)
-    assert not any("stroke-dasharray" in style for style in challenger)
+    panel = figures.Panel(finding="Mass", note="", curves=dict.fromkeys(figures.MODELS, (rates, rates)))
+    labels = {"x_label": "x", "y_label": "y", "title": "t", "description": "d"}
+    styles = re.findall(r'style="([^"]*)"', figures.curve_grid("roc", [panel], **labels))
+    dashes = {
+        model: {tuple(re.findall(r"stroke-dasharray: ([^;]*)", style)) for style in styles if f"--{model}" in style}
+        for model in figures.MODELS
+    }
+    assert dashes["challenger"] == {()}
+    assert all(len(dash) == 1 for dash in dashes.values())
+    assert len(set().union(*dashes.values())) == 3
+
+
+def test_panels_of_other_scales_say_their_own_numbers_and_mark_their_points():
+    """A panel whose axes end at 0.1 fills its width as one that ends at 1 does, and each point has a mark."""
+    x = np.array([0.0, 0.02, 0.05, 0.1])
+    labels = {"x_label": "x", "y_label": "y", "title": "t", "description": "d", "points": True}
+    small, large = (
+        figures.curve_grid(
+            "one",
+            [figures.Panel(finding="Mass", note="", curves={"champion": (k * x, k * x)}, limit=0.1 * k)],
+            **labels,
+        )
+        for k in (1, 10)
+    )
+    assert len(places(small, "champion")) == len(x) + 1  # and the legend's
+    steps = [np.diff(places(svg, "champion")[:-1]) for svg in (small, large)]
+    np.testing.assert_allclose(*steps, rtol=0.05)  # up to the room that the numbers take
+    assert {"0.05", "0.1"} <= set(Texts(small).words)
+    assert {"0.5", "1"} <= set(Texts(large).words)
 
 
 def test_thinning_keeps_the_area_under_a_curve():

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from cxr_ops.errors import DataError
 from cxr_ops.labels import FINDINGS
-from cxr_ops.records import Champion, Estimate, Result
+from cxr_ops.records import Champion, Estimate, Reason, Result
 from cxr_ops.report import summary
 
 
@@ -115,7 +115,7 @@ def test_paths_below_the_current_folder_are_short(finished, tmp_path, monkeypatc
         ({"promotion": "ee" * 32}, "Version 2 of cxr-densenet121 is the champion now."),
         ({"approvals": 2}, "waits for the approval of 2 persons"),
         ({}, "is not promoted yet"),
-        ({"word": "REJECT"}, "was not promoted; version 1 stays in use"),
+        ({"word": "REJECT"}, "was not promoted; version 2 stays in use"),
         ({"word": "INSUFFICIENT EVIDENCE", "champion": False}, "was not promoted; no model is in use"),
     ],
 )
@@ -145,6 +145,44 @@ def test_a_run_without_change_says_so_and_needs_no_evidence(tmp_path):
     assert "NO_CHANGE" in text
     assert "Nothing has changed since version 2 was trained" in text
     assert list(summary.as_json(folder)) == ["result"]
+
+
+def test_subgroups_reference_epoch_and_holds_have_a_line_each(finished, evidence):
+    """The subgroup that lost most, the mean against the reference, the test epoch and who must agree are told."""
+    text = printed(finished(approvals=2, holds=["HARM_SIGNAL"], limited_findings=["Hernia"]))
+    evaluation = evidence()
+    figures = [
+        (figure.value, group.name, against)
+        for group in evaluation.subgroups
+        for against, figure in (
+            ("champion", group.macro_difference),
+            ("reference", group.macro_reference_difference),
+        )
+    ]
+    value, name, against = min(figures)
+    (line,) = [line for line in text.splitlines() if line.startswith("worst of 6 subgroups")]
+    assert f"{name}, mean {value:+.3f}".replace("0.", ".") in line
+    assert line.endswith(f"against the {against}")
+    assert f"mean against the reference: {evaluation.macro_reference_difference.value:+.3f}".replace("0.", ".") in text
+    assert "test epoch 1, look 3" in text
+    assert "held for people: HARM_SIGNAL; 2 must agree" in text
+    assert "judged by the widest margin: Hernia" in text
+
+
+def test_withheld_results_are_not_printed(finished, tmp_path, evidence):
+    """Where a plan withholds, verdict, meanings, validation figures and places are told, and no test figure."""
+    reasons = [Reason(code="WORSE", sentence="The challenger loses against an earlier model.")]
+    restricted = str(tmp_path / "restricted" / "manual-1.html")
+    folder = finished("REJECT", reasons=reasons, restricted=restricted)
+    text = printed(folder, width=200)
+    for told in ("REJECT", reasons[0].sentence, "challenger: 0.842", "champion: 0.836", restricted, "epoch 1, look 3"):
+        assert told in text
+    assert "0.861" not in text
+    assert not any(finding.replace("_", " ") in text for finding in FINDINGS)
+    assert "subgroup" not in text
+    found = summary.as_json(folder)
+    assert list(found) == ["result", "validation_macro"]
+    assert found["validation_macro"] == evidence().validation_macro
 
 
 def test_as_json_holds_the_same_evidence(finished, evidence):

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from cxr_ops.params import Params
+from cxr_ops.records import Epoch
 from cxr_ops.stages import ingest
 
 
@@ -22,10 +23,11 @@ def small_params() -> Params:
 
 @pytest.fixture
 def workspace(make_nih: Callable[..., Path], tmp_path: Path, project: Path) -> Path:
-    """Two batches, 60 images of 30 patients, at 48 x 48 pixels, and the expectations."""
+    """Two batches, 60 images of 30 patients, at 48 x 48 pixels, the expectations, and the first test epoch."""
     root = tmp_path / "workspace"
     shutil.copytree(project / "expectations", root / "expectations")
     for name, patients, first in (("second", 10, 21), ("first", 20, 1)):
         checked = ingest.check_folder(make_nih(name, patients=patients, first=first, size=48), name, processes=1)
         ingest.build_batch(root / "dataset" / name, checked)
+    Epoch().write(root / "epoch.json")
     return root

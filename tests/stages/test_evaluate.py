@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import shutil
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,21 +15,24 @@ import pandas as pd
 import pytest
 import safetensors.torch
 import torch
-from sklearn.metrics import roc_auc_score
+from sklearn.metrics import average_precision_score, roc_auc_score
 
 from cxr_ops import plan as plans
 from cxr_ops.data import manifest, shards
 from cxr_ops.errors import DataError, SettingsError
 from cxr_ops.labels import FINDINGS
-from cxr_ops.model import network, package
+from cxr_ops.model import network, package, scoring
 from cxr_ops.params import Evaluate, Gate, Params, Split
 from cxr_ops.records import (
     Champion,
     Code,
     DataRevision,
+    Epoch,
     Evaluation,
     Inputs,
     LedgerState,
+    Reference,
+    StartingWeights,
     Verdict,
     canonical_json,
     sha256_bytes,
@@ -39,6 +43,13 @@ PLAN = "pccp.demo.yaml"
 SALT = "cxr-ops-1"
 SIDE = 16
 PARAMS = Params(split=Split(salt=SALT, test=0.5), evaluate=Evaluate(batch_size=64), gate=Gate(plan=PLAN))
+
+# What the package of a real training says of it, besides what tests of `train` look at.
+TOLD = {
+    "split": PARAMS.split.model_dump(mode="json"),
+    "settings": PARAMS.train.model_dump(mode="json"),
+    "starting_weights": StartingWeights(start="none", patients="none").model_dump(mode="json"),
+}
 
 # What a package brings along: it looks at one row of pixels, where column f is bright if finding f is there.
 NETWORK = """
@@ -73,15 +84,19 @@ def write_package(
     slope: float = 8.0,
     patients: tuple[str, ...] = ("nobody-of-these",),
     salt: str = SALT,
+    **told: object,
 ) -> str:
-    """Write a package that scores finding f by column `order[f]` of a row of pixels, and return its digest."""
+    """Write a package that scores finding f by column `order[f]` of a row of pixels, and return its digest.
+
+    `told` goes into the contract's account of the training.
+    """
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     weight = torch.zeros(len(FINDINGS), SIDE)
     weight[range(len(FINDINGS)), order or range(len(FINDINGS))] = slope
     state = {"head.weight": weight, "head.bias": torch.full((len(FINDINGS),), -slope / 2)}
     (folder / package.WEIGHTS).write_bytes(safetensors.torch.save(state))
-    terms = package.contract(image_size=SIDE, mean=0.5, std=0.25, training={"patient_salt": salt})
+    terms = package.contract(image_size=SIDE, mean=0.5, std=0.25, training={"patient_salt": salt, **TOLD, **told})
     (folder / package.CONTRACT).write_bytes(canonical_json(terms))
     (folder / package.NETWORK).write_text(NETWORK.replace("ROW", str(row)), encoding="utf-8")
     keys = sorted(package.patient_key(salt, patient) for patient in patients)
@@ -89,27 +104,40 @@ def write_package(
     return package.digest(folder)
 
 
-def open_run(root: Path, champion: str | None = None) -> None:
+def open_run(root: Path, champion: str | None = None, reference: str | None = None, epoch: Epoch | None = None) -> None:
     """Write what `open` leaves for evaluate and gate."""
     record = Champion(package=champion, entry="e" * 64 if champion else None)
     record.write(root / "champion" / "champion.json")
+    frozen = Reference(package=reference, version="1") if reference else None
+    (root / "reference").mkdir(exist_ok=True)
+    named = frozen.model_dump() if frozen else {"package": None, "version": None}
+    (root / "reference" / "reference.json").write_bytes(canonical_json(named))
+    epoch = epoch or Epoch()
+    epoch.write(root / "epoch.json")
     Inputs(
         code=Code(commit="c" * 40, dirty=False),
         data=DataRevision(revision="d" * 40, batches={}),
         champion=record,
-        ledger=LedgerState(entries=0, head=None, looks=0),
+        reference=frozen,
+        epoch=epoch,
+        ledger=LedgerState(entries=0, head=None, looks=0, promotions=1 if champion else 0),
         plan=plans.identify(root, PLAN),
     ).write(root / "inputs.json")
 
 
 @pytest.fixture(scope="module")
 def made(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A workspace of 700 patients with one to three images each, half of them in the test set, before evaluate."""
+    """A workspace of 700 patients with one to three images each, half of them in the test set, before evaluate.
+
+    The first 400 stand in the batch `one`, the others in `two`.
+    """
     root = tmp_path_factory.mktemp("workspace")
     rng = np.random.default_rng(0)
     shutil.copy(project / PLAN, root / PLAN)
-    rows, images = [], []
+    rows: list[list[object]] = []
+    images: dict[str, list[tuple[str, bytes]]] = {"one": [], "two": []}
     for patient in range(700):
+        batch = "one" if patient < 400 else "two"
         habit = rng.normal(0, 12, len(FINDINGS))
         for follow_up in range(rng.integers(1, 4)):
             labels = (rng.random(len(FINDINGS)) < 0.12).astype(int)
@@ -120,15 +148,16 @@ def made(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
                 pixels[row, : len(FINDINGS)] = seen.clip(0, 255)
             data = cv2.imencode(".png", pixels.astype(np.uint8))[1].tobytes()
             image_id = f"{patient:08d}_{follow_up:03d}.png"
-            images.append((image_id, data))
-            identity = (image_id, str(patient), sha256_bytes(data), "made", "one", "PA", 50, "F", SIDE, SIDE)
-            rows.append([*identity, *labels])
+            images[batch].append((image_id, data))
+            person = (("PA", "AP")[patient // 2 % 2], 20 + patient % 60, "FM"[patient % 2])
+            rows.append([image_id, str(patient), sha256_bytes(data), "made", batch, *person, SIDE, SIDE, *labels])
     frame = pd.DataFrame(rows, columns=list(manifest.COLUMNS))
-    batch = root / "dataset" / "one"
-    batch.mkdir(parents=True)
-    shards.write_shards(batch, images, per_shard=400)
+    for batch, content in images.items():
+        (root / "dataset" / batch).mkdir(parents=True)
+        shards.write_shards(root / "dataset" / batch, content, per_shard=400)
     (root / "validate").mkdir()
     (root / "validate" / "manifest.csv").write_bytes(manifest.to_csv(frame, manifest.COLUMNS))
+    open_run(root)
     split.run(root, PARAMS)
     write_package(root / "train" / "package")
     return root
@@ -139,7 +168,6 @@ def workspace(made: Path, tmp_path: Path) -> Path:
     """A copy of the workspace, opened for a first release."""
     root = tmp_path / "workspace"
     shutil.copytree(made, root)
-    open_run(root)
     return root
 
 
@@ -158,14 +186,26 @@ def decide(root: Path) -> Verdict:
 def with_champion(root: Path, **options: object) -> str:
     """Put a champion into the workspace."""
     champion = write_package(root / "champion" / "package", **options)
-    open_run(root, champion)
+    open_run(root, champion, reference=champion)
     return champion
+
+
+def with_reference(root: Path, **options: object) -> str:
+    """Put a champion into the workspace, and another model behind it as the reference."""
+    champion = write_package(root / "champion" / "package", row=1)
+    reference = write_package(root / "reference" / "package", **{"row": 1, "slope": 4.0, **options})
+    open_run(root, champion, reference)
+    return reference
+
+
+def read_scores(root: Path, name: str = "scores.csv") -> pd.DataFrame:
+    return pd.read_csv(root / "evaluate" / name, dtype={"patient_id": str})
 
 
 def test_the_evidence_is_what_the_scores_say(workspace):
     """AUCs in the evidence are scikit-learn's of the scores on file, which have all digits, on the test images only."""
     evidence = run(workspace)
-    scores = pd.read_csv(workspace / "evaluate" / "scores.csv", dtype={"patient_id": str})
+    scores = read_scores(workspace)
     frame = manifest.read_split(workspace)
     test = frame[frame["split"] == "test"]
     assert scores["image_id"].tolist() == test["image_id"].tolist()
@@ -181,17 +221,55 @@ def test_the_evidence_is_what_the_scores_say(workspace):
     assert evidence.test_digest == json.loads((workspace / "split" / "split.json").read_bytes())["test_digest"]
 
 
+def test_the_validation_set_is_scored_beside_the_test_set(workspace):
+    """validation_scores.csv holds the validation images and no other; macro-AUC and thresholds are taken from it."""
+    with_champion(workspace, row=1)
+    evidence = run(workspace)
+    scores = read_scores(workspace, "validation_scores.csv")
+    frame = manifest.read_split(workspace)
+    assert scores["image_id"].tolist() == frame.loc[frame["split"] == "validation", "image_id"].tolist()
+    assert list(scores.columns) == list(read_scores(workspace).columns)
+    for role in ("challenger", "champion"):
+        areas = [roc_auc_score(scores[f"{finding}_truth"], scores[f"{finding}_{role}"]) for finding in FINDINGS]
+        assert evidence.validation_macro[role] == pytest.approx(np.mean(areas), abs=1e-12)
+        for row in evidence.performance:
+            negative = scores.loc[scores[f"{row.finding}_truth"] == 0, f"{row.finding}_{role}"]
+            assert (negative < row.thresholds[role]).mean() >= 0.8  # the plan's target, reached on this set
+    assert len(evidence.performance) == len(FINDINGS)
+
+
+def test_subgroups_are_those_of_the_manifest(workspace):
+    """Each image stands in the subgroups of the sex and view that the manifest says, and no subgroup is missing."""
+    evidence = run(workspace)
+    frame = manifest.read_split(workspace)
+    test = frame[frame["split"] == "test"]
+    counted = {group.name: (group.images, group.patients) for group in evidence.subgroups}
+    assert counted == {
+        f"{name}={value}": (len(rows), rows["patient_id"].nunique())
+        for name in ("sex", "view")
+        for value, rows in test.groupby(name)
+    }
+    assert evidence.missing_groups == []
+
+
 def test_files_for_dvc_are_flat_complete_and_the_same_again(workspace):
     """metrics.json is flat numbers, roc.csv runs from corner to corner, and a second run writes the same bytes."""
     with_champion(workspace, row=1)
     evidence = run(workspace)
     out = workspace / "evaluate"
     first = {path.name: path.read_bytes() for path in out.iterdir()}
-    assert set(first) == {"evaluation.json", "metrics.json", "roc.csv", "scores.csv"}
+    assert set(first) == {"evaluation.json", "metrics.json", "roc.csv", "scores.csv", "validation_scores.csv"}
     numbers = json.loads(first["metrics.json"])
     assert numbers["macro_auc"] == evidence.macro_challenger.value
     assert numbers["auc_Hernia"] == evidence.findings[-1].challenger.value
+    assert numbers["worst_subgroup_macro_auc_difference"] == min(
+        group.macro_difference.value for group in evidence.subgroups
+    )
+    scores = read_scores(workspace)
+    precisions = [average_precision_score(scores[f"{f}_truth"], scores[f"{f}_challenger"]) for f in FINDINGS]
+    assert numbers["mean_average_precision"] == pytest.approx(np.mean(precisions), abs=1e-12)
     assert all(isinstance(value, float) for value in numbers.values())
+    assert list(numbers) == sorted(numbers)
     curves = pd.read_csv(io.BytesIO(first["roc.csv"]))
     assert list(curves.columns) == ["finding", "fpr", "tpr", "model"]
     for (finding, model), curve in curves.groupby(["finding", "model"]):
@@ -215,6 +293,136 @@ def test_each_model_is_scored_by_the_network_in_its_package(workspace):
         assert row.difference.value == pytest.approx(row.challenger.value - of_champion, abs=1e-12)
         # Half of the noise is common, so a paired difference is surer than two models apart would be.
         assert row.difference.se < np.hypot(row.challenger.se, row.champion.se)
+
+
+def test_the_reference_is_a_third_model(workspace):
+    """A reference that is not the champion is scored by its own package and compared on the same rows."""
+    reference = with_reference(workspace, row=0, order=[*range(13), 12])
+    evidence = run(workspace)
+    assert evidence.reference == reference != evidence.champion
+    scores = read_scores(workspace)
+    for row in evidence.findings:
+        of_reference = roc_auc_score(scores[f"{row.finding}_truth"], scores[f"{row.finding}_reference"])
+        assert row.reference.value == pytest.approx(of_reference, abs=1e-12)
+        assert row.reference_difference.value == pytest.approx(row.challenger.value - of_reference, abs=1e-12)
+    assert (evidence.findings[0].reference_difference.value, evidence.findings[-1].reference.value) == (
+        0,
+        pytest.approx(0.5, abs=0.1),
+    )
+    numbers = json.loads((workspace / "evaluate" / "metrics.json").read_bytes())
+    assert numbers["macro_auc_reference_difference"] == evidence.macro_reference_difference.value
+    assert "reference" in evidence.validation_macro
+
+
+def test_a_reference_that_is_the_champion_is_no_third_model(workspace):
+    """It is named in the evidence, and there are no scores or figures of it besides the champion's."""
+    champion = with_champion(workspace, row=1)
+    evidence = run(workspace)
+    assert evidence.reference == evidence.champion == champion
+    assert evidence.macro_reference is None
+    assert not [column for column in read_scores(workspace).columns if column.endswith("_reference")]
+
+
+def test_a_package_is_scored_once_whatever_its_roles(workspace, monkeypatch):
+    """A challenger with the reference's bytes is one model; each image of both sets is seen once by each package."""
+    with_reference(workspace, row=0, slope=8.0)
+    assert package.digest(workspace / "reference/package") == package.digest(workspace / "train/package")
+    seen: Counter[str] = Counter()
+    real = scoring.score
+
+    def count(model, pixels, **options):
+        seen[model.digest] += len(pixels)
+        return real(model, pixels, **options)
+
+    monkeypatch.setattr(scoring, "score", count)
+    evidence = run(workspace)
+    sides = manifest.read_split(workspace)["split"]
+    images = int(sides.isin(["test", "validation"]).sum())
+    assert seen == {evidence.challenger: images, evidence.champion: images}
+    assert evidence.macro_reference_difference.value == 0
+
+
+def test_retired_patients_are_not_scored(workspace):
+    """In the second epoch the test set is the test patients without an image in a closed batch."""
+    epoch = Epoch(number=2, closed_batches=["one"])
+    open_run(workspace, epoch=epoch)
+    split.run(workspace, PARAMS)
+    evidence = run(workspace)
+    frame = manifest.read_split(workspace)
+    assert (frame["split"] == "retired").sum() > 300
+    test = frame[frame["split"] == "test"]
+    assert set(test["batch"]) == {"two"}
+    assert read_scores(workspace)["image_id"].tolist() == test["image_id"].tolist()
+    assert (evidence.epoch, evidence.test_patients) == (2, test["patient_id"].nunique())
+    assert evidence.problems == []
+
+
+@pytest.mark.parametrize(
+    ("of_split", "of_inputs"),
+    [(Epoch(), Epoch(number=2, closed_batches=["one"])), (Epoch(closed_batches=["one"]), Epoch())],
+)
+def test_a_split_of_another_epoch_is_found(workspace, of_split, of_inputs):
+    """A test set that holds patients scored before, or lacks patients who were not, is not the one on record."""
+    open_run(workspace, epoch=of_split)
+    split.run(workspace, PARAMS)
+    open_run(workspace, epoch=of_inputs)
+    evidence = run(workspace)
+    ((code, sentence),) = evidence.problems
+    assert code == "TEST_SET_MISMATCH"
+    assert f"not that of epoch {of_inputs.number}" in sentence
+    assert decide(workspace).verdict == "INSUFFICIENT EVIDENCE"
+
+
+def test_uncertain_labels_count_as_missing_and_in_both_scenarios(workspace):
+    """AUCs are of the known labels; the two scenarios are those that scikit-learn gives with 0 and 1 filled in.
+
+    Here most that lack a finding are uncertain, so that with 1 filled in it is lost among them: no release.
+    """
+    path = workspace / "validate" / "manifest.csv"
+    frame = manifest.read_manifest(path)
+    negative = frame.index[frame["Mass"] == 0]
+    frame.loc[negative[np.arange(len(negative)) % 15 > 0], "Mass"] = -1
+    path.write_bytes(manifest.to_csv(frame, manifest.COLUMNS))
+    split.run(workspace, PARAMS)
+    evidence = run(workspace)
+    scores = read_scores(workspace)
+    truth, values = scores["Mass_truth"], scores["Mass_challenger"]
+    assert evidence.uncertain == {"Mass": int((truth == -1).sum())}
+    place = FINDINGS.index("Mass")
+    known = roc_auc_score(truth[truth >= 0], values[truth >= 0])
+    assert evidence.findings[place].challenger.value == pytest.approx(known, abs=1e-12)
+    assert [scenario.uncertain_as for scenario in evidence.scenarios] == [0, 1]
+    for scenario in evidence.scenarios:
+        expected = roc_auc_score(truth.replace(-1, scenario.uncertain_as), values)
+        assert scenario.findings[place].challenger.value == pytest.approx(expected, abs=1e-12)
+    decided = decide(workspace)
+    assert decided.verdict == "INSUFFICIENT EVIDENCE"
+    assert "UNCERTAIN_LABELS" in {reason.code for reason in decided.reasons}
+
+
+def test_the_facts_are_those_of_the_package(workspace):
+    """Settings that a plan may bound come from the package, without those of the machine; sources from the data."""
+    write_package(workspace / "train/package", split={"salt": "a", "validation": 0.1, "test": 0.5})
+    found = run(workspace).facts
+    train = {f"train.{key}" for key in PARAMS.train.model_dump()}
+    machine = {f"train.{key}" for key in ("device", "threads", "precision")}
+    weights = {f"train.weights_{key}" for key in ("sha256", "data", "patients")}
+    others = {"split.salt", "split.validation", "split.test", "prepare.image_size"}
+    assert set(found.settings) == (train | others) - machine - weights
+    assert (found.settings["split.salt"], found.settings["prepare.image_size"]) == ("a", SIDE)
+    assert found.settings["train.epochs"] == PARAMS.train.epochs
+    assert (found.architecture, found.findings, found.sources) == ("densenet121", list(FINDINGS), ["made"])
+    assert found.starting_weights == StartingWeights(start="none", patients="none")
+
+
+@pytest.mark.parametrize("said", [None, {}, {"start": "a.safetensors", "patients": "nobody"}])
+def test_weights_of_unknown_origin_are_told_and_not_promoted(workspace, said):
+    """A package that does not say what its weights started from started from unknown ones, and is not promoted."""
+    write_package(workspace / "train/package", starting_weights=said)
+    assert run(workspace).facts.starting_weights == StartingWeights(start="unknown", patients="unknown")
+    decided = decide(workspace)
+    assert decided.verdict == "INSUFFICIENT EVIDENCE"
+    assert "UNKNOWN_WEIGHTS" in {reason.code for reason in decided.reasons}
 
 
 def test_a_champion_compared_with_itself_differs_by_nothing(workspace):
@@ -292,6 +500,13 @@ EXCHANGED = [1, 0, *range(2, 14)]
             "INSUFFICIENT EVIDENCE",
         ),
         (lambda root: with_champion(root, row=1, order=EXCHANGED), "CHAMPION_INVALID", "INSUFFICIENT EVIDENCE"),
+        (
+            lambda root: with_reference(root, patients=(_test_patient(root),)),
+            "REFERENCE_SPLIT_MISMATCH",
+            "INSUFFICIENT EVIDENCE",
+        ),
+        (lambda root: with_reference(root, patients=()), "REFERENCE_SPLIT_MISMATCH", "INSUFFICIENT EVIDENCE"),
+        (lambda root: with_reference(root, order=EXCHANGED), "REFERENCE_INVALID", "INSUFFICIENT EVIDENCE"),
     ],
 )
 def test_a_fault_of_the_evidence_is_named_and_not_promoted(workspace, change: Change, code, verdict):
@@ -315,6 +530,25 @@ def test_a_patient_on_two_sides_is_found(workspace):
     table.to_csv(path, index=False, lineterminator="\n")
     codes = {code for code, _ in run(workspace).problems}
     assert codes == {"SPLIT_MISMATCH", "TEST_SET_MISMATCH"}
+
+
+def test_another_reference_than_the_one_on_record_is_not_scored(workspace):
+    """A reference whose bytes, or whose record, are not those that the run was opened with ends the stage."""
+    with_reference(workspace)
+    write_package(workspace / "reference" / "package", row=2)
+    with pytest.raises(DataError, match="not the one on record"):
+        run(workspace)
+    record = workspace / "reference" / "reference.json"
+    record.write_bytes(Reference(package="f" * 64, version="1").to_bytes())
+    with pytest.raises(DataError, match=r"reference\.json names another reference than inputs\.json"):
+        run(workspace)
+    for content, why in ((b"{", "is not JSON"), (None, "is missing")):
+        record.unlink()
+        if content is not None:
+            record.write_bytes(content)
+        with pytest.raises(DataError, match=why):
+            run(workspace)
+    assert not (workspace / "evaluate").exists()
 
 
 def test_another_champion_than_the_one_on_record_is_not_scored(workspace):

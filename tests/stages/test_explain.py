@@ -35,8 +35,8 @@ def table(truth: list[float], scores: list[float]) -> pd.DataFrame:
 def test_chooses_the_surest_of_each_kind() -> None:
     """With 3 positives the 3 highest scores count as positive; missing labels are no case; the surest come first."""
     nan = float("nan")
-    truth = [1, 0, 1, 0, 1, 0, nan, 0]
-    scores = [0.9, 0.8, 0.7, 0.6, 0.1, 0.5, 0.99, 0.0]
+    truth = [1, 0, 1, 0, 1, 0, nan, 0, -1]  # the high scores of labels that nobody knows, or is sure of, count nowhere
+    scores = [0.9, 0.8, 0.7, 0.6, 0.1, 0.5, 0.99, 0.0, 0.98]
     cases, missing = explain.select(table(truth, scores), 2)
     mass = [(case.kind, int(case.image_id[:8]), case.probability) for case in cases if case.finding == "Mass"]
     assert mass == [
@@ -148,7 +148,7 @@ def evaluated(workspace: Path, small_params: Params) -> tuple[Path, Params]:
         pixels = [decode_grey(reader.read(image_id)) for image_id in test["image_id"]]
     scores = scoring.score(package.load(workspace / "train" / "package"), pixels)
     (workspace / "evaluate").mkdir()
-    (workspace / "evaluate" / "scores.csv").write_bytes(evaluate.scores_table(test, [scores]))
+    (workspace / "evaluate" / "scores.csv").write_bytes(evaluate.scores_table(test, {"challenger": scores}))
     nothing = Undefined(reason="made up")
     Evaluation(
         findings=[],

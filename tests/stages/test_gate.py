@@ -17,9 +17,11 @@ from cxr_ops.records import (
     DataRevision,
     Estimate,
     Evaluation,
+    Facts,
     FindingEvidence,
     Inputs,
     LedgerState,
+    StartingWeights,
     Support,
     Verdict,
 )
@@ -48,6 +50,13 @@ def _evaluation(value: float) -> Evaluation:
         challenger="a" * 64,
         champion=None,
         problems=[],
+        facts=Facts(
+            architecture="densenet121",
+            findings=list(FINDINGS),
+            settings={},
+            sources=["synth"],
+            starting_weights=StartingWeights(start="none", patients="none"),
+        ),
     )
 
 

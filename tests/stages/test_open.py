@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 from pathlib import Path
 
@@ -10,12 +11,12 @@ import pytest
 import yaml
 from projects import Installation, commit_all, make_batch, make_home, make_project, run_git
 
-from cxr_ops.edges import dvc, store, supervisor
+from cxr_ops.edges import dvc, registry, store, supervisor
 from cxr_ops.edges.home import Home
-from cxr_ops.edges.ledger import Decision, Ledger, Promotion
+from cxr_ops.edges.ledger import Decision, EpochOpened, Ledger, Look, Promotion
 from cxr_ops.errors import BusyError, CxrError, DataError, RefusedError, SettingsError
 from cxr_ops.params import Params
-from cxr_ops.records import Champion, Inputs, Result, sha256_file, tree_digest
+from cxr_ops.records import Champion, Epoch, Inputs, Reference, Result, sha256_file, tree_digest
 from cxr_ops.stages import open as stage
 
 RUN = "run-1"
@@ -33,7 +34,7 @@ def home(installed: Installation) -> Home:
     return installed.home
 
 
-def crown(home: Home, recipe: str) -> None:
+def crown(home: Home, recipe: str, package: str = "p" * 64, reference: str | None = None) -> None:
     """Put a promotion on the ledger, as far as `open` needs one."""
     Ledger(home.ledger).append(
         "promotion",
@@ -41,11 +42,12 @@ def crown(home: Home, recipe: str) -> None:
             run="earlier",
             decision="d" * 64,
             approvals=[],
-            package="p" * 64,
+            package=package,
             recipe=recipe,
-            model_version="1",
+            model_version=package[0],
             run_commit="c" * 40,
             replaces=None,
+            reference=reference,
         ),
     )
 
@@ -69,6 +71,8 @@ def test_run_gets_a_workspace_with_all_that_it_depends_on(home: Home, tmp_path: 
     assert (inputs.ledger.entries, inputs.ledger.head, inputs.ledger.looks) == (0, None, 0)
     assert inputs.plan.sha256 == sha256_file(home.project / "pccp.demo.yaml")
     assert Champion.read(workspace / "champion" / "champion.json") == Champion()
+    assert json.loads((workspace / "reference" / "reference.json").read_text()) == {"package": None, "version": None}
+    assert Epoch.read(workspace / "epoch.json") == inputs.epoch == Epoch(number=1, closed_batches=[])
     assert json.loads((workspace / "image.json").read_text()) == {"image": None}
     assert tree_digest(workspace / "dataset" / "one") == tree_digest(tmp_path / "one")
     assert run_git(workspace, "status", "--porcelain") == ""
@@ -147,6 +151,87 @@ def test_published_run_is_not_opened_again(home: Home) -> None:
 
     with pytest.raises(RefusedError, match="on record with a decision"):
         stage.run(home, run=RUN)
+
+
+# --------------------------------------------------------------------------------- the epoch and the reference
+
+
+def test_run_is_opened_in_the_epoch_of_now(home: Home) -> None:
+    """epoch.json and inputs.json say which epoch is open and what it closed; looks of earlier ones are not counted."""
+    ledger = Ledger(home.ledger)
+    ledger.append("look", Look(model="m", test_digest="t", run="r", batches=("zero",)))
+    ledger.append("epoch", EpochOpened(number=2, closed_batches=["zero"], by="dr_lee", reason="spent"))
+    ledger.append("look", Look(model="n", test_digest="t", run="r", epoch=2))
+    ledger.append("look", Look(model="o", test_digest="t", run="r", epoch=2, role="champion"))
+
+    stage.run(home, run=RUN)
+
+    inputs = Inputs.read(home.workspace(RUN) / "inputs.json")
+    assert Epoch.read(home.workspace(RUN) / "epoch.json") == inputs.epoch == Epoch(number=2, closed_batches=["zero"])
+    assert (inputs.ledger.entries, inputs.ledger.looks, inputs.ledger.looked) == (4, 1, [("n", "t")])
+
+
+@pytest.fixture
+def fetched(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
+    """Packages asked of a registry that has them all, as (version, digest)."""
+    asked = []
+
+    def fetch(_home: Home, version: str, digest: str, dest: Path) -> None:
+        asked.append((version, digest))
+        dest.mkdir(parents=True)
+        (dest / "model.json").write_text(digest)
+
+    monkeypatch.setattr(registry, "fetch_package", fetch)
+    return asked
+
+
+def test_reference_comes_with_the_run(home: Home, fetched: list[tuple[str, str]]) -> None:
+    """The reference on the ledger is pinned; its package is fetched if it is not the champion's, and then replaced."""
+    crown(home, "r" * 64, "p" * 64, reference="p" * 64)
+    stage.run(home)
+    folder = home.project / "reference"
+    assert Inputs.read(home.project / "inputs.json").reference == Reference(package="p" * 64, version="p")
+    assert fetched == [("p", "p" * 64)]
+    assert not (folder / "package").exists()
+
+    crown(home, "r" * 64, "q" * 64, reference="p" * 64)
+    stage.run(home)
+    assert fetched[1:] == [("q", "q" * 64), ("p", "p" * 64)]
+    assert (folder / "package" / "model.json").read_text() == "p" * 64
+    assert Reference.read(folder / "reference.json") == Inputs.read(home.project / "inputs.json").reference
+    assert "reference/package" not in run_git(home.project, "status", "--porcelain", "--untracked-files=all")
+
+    crown(home, "r" * 64, "s" * 64, reference="s" * 64)
+    stage.run(home)
+    assert not (folder / "package").exists()
+
+
+def test_reference_of_the_plan_must_have_been_promoted(home: Home, fetched: list[tuple[str, str]]) -> None:
+    """A plan may fix a package that was promoted once; any other stops the run and says what to do."""
+    plan = home.project / "pccp.demo.yaml"
+    text = plan.read_text().replace("raise_on_superiority: true", "raise_on_superiority: false")
+    named = re.sub(r"package: null.*", f"package: {'a' * 64}", text)
+    assert named != text
+    plan.write_text(named)
+    with pytest.raises(SettingsError, match=r"the reference aaaaaaaaaaaa.* was never promoted") as caught:
+        stage.run(home, run=RUN)
+    assert caught.value.fix
+    assert not (home.run(RUN) / "run.json").exists()
+
+    crown(home, "r" * 64, "a" * 64)
+    crown(home, "r" * 64, "b" * 64, reference="b" * 64)
+    stage.run(home, run=RUN)
+    assert Inputs.read(home.workspace(RUN) / "inputs.json").reference == Reference(package="a" * 64, version="a")
+
+
+def test_epoch_and_reference_are_no_part_of_the_recipe(home: Home) -> None:
+    """They decide who is asked and who is compared with, not what model comes out."""
+    pipeline = home.project / "dvc.yaml"
+    pipeline.write_text(
+        pipeline.read_text().replace("deps: [image.json, ", "deps: [image.json, epoch.json, reference, ")
+    )
+    assert {"epoch.json", "reference"} <= set(dvc.read_pipeline(home.project)["train"].deps)
+    assert not {"epoch.json", "reference"} & recipe(home)["code"].keys()
 
 
 # ------------------------------------------------------------------------------------------------ settings

@@ -17,7 +17,7 @@ from cxr_ops.data.decode import to_square
 from cxr_ops.errors import DataError, StorageError
 from cxr_ops.labels import FINDINGS
 from cxr_ops.params import Params
-from cxr_ops.records import sha256_file, tree_digest
+from cxr_ops.records import Epoch, sha256_file, tree_digest
 from cxr_ops.stages import prepare, split
 
 
@@ -45,6 +45,17 @@ def test_each_row_is_its_picture(divided: Path, small_params: Params) -> None:
             assert np.array_equal(images[row], to_square(np.asarray(picture), 32)), image_id
     truth = pd.read_csv(divided / "validate" / "manifest.csv").set_index("image_id")
     assert index[list(FINDINGS)].to_numpy().tolist() == truth.loc[index["image_id"], list(FINDINGS)].to_numpy().tolist()
+
+
+def test_retired_patients_are_not_packed(divided: Path, small_params: Params) -> None:
+    """A test patient of an earlier epoch is trained on as little as one of this epoch."""
+    prepare.run(divided, small_params)
+    before = tree_digest(divided / "prepare")
+    Epoch(number=2, closed_batches=["first"]).write(divided / "epoch.json")
+    split.run(divided, small_params)
+    assert "retired" in set(manifest.read_split(divided)["split"])
+    prepare.run(divided, small_params)
+    assert tree_digest(divided / "prepare") == before
 
 
 def test_the_record_describes_the_files(divided: Path, small_params: Params) -> None:

@@ -17,9 +17,9 @@ from mlflow import MlflowClient
 from cxr_ops.contract import MODEL_NAME
 from cxr_ops.edges import registry
 from cxr_ops.edges.home import Home
-from cxr_ops.edges.ledger import Decision, Ledger
+from cxr_ops.edges.ledger import EpochOpened, Ledger, Look, record_look
 from cxr_ops.errors import ConflictError, CxrError, RefusedError, StorageError
-from cxr_ops.records import Champion, Result
+from cxr_ops.records import Champion, Reference, Result
 from cxr_ops.stages import promote, publish
 
 FIRST, SECOND, THIRD = RUN["first"], RUN["second"], RUN["third"]
@@ -52,7 +52,8 @@ def test_promotion_is_recorded_and_the_alias_follows(published: Home) -> None:
     assert json.loads(json.dumps(answer)) == answer
     assert entry.promotion.decision == decision.digest()
     assert (entry.promotion.package, entry.promotion.replaces) == (decision.decision.package, None)
-    assert alias(published) == "1"
+    assert entry.promotion.reference == entry.promotion.package  # the first champion is the reference
+    assert (alias(published), alias(published, "reference")) == ("1", "1")
     assert Result.read(published.run(FIRST) / "result.json").promotion == entry.digest()
     assert entry.digest() in (published.reports / f"{FIRST}.html").read_text()
 
@@ -88,16 +89,25 @@ def test_challenger_judged_against_an_older_champion_loses(champion: Home) -> No
     assert "retrain" in str(error)
 
 
-def test_challenger_judged_against_the_champion_replaces_it(champion: Home, packages: dict[str, Path]) -> None:
-    """The next release names the one it replaces, and the old run's promotion stays on record as past."""
-    old = Ledger(champion.ledger).champion()
+def against_champion(home: Home, **changes: Any) -> Case:
+    """A run that was judged against the champion and reference of now."""
+    old = Ledger(home.ledger).champion()
     against = Champion(package=old.promotion.package, version="1", entry=old.digest(), recipe=old.promotion.recipe)
-    run = finish(champion, packages, Case(name="third", package="b", champion=against))
+    reference = Reference(package=old.promotion.reference, version="1")
+    return Case(**{"name": "third", "package": "b", "champion": against, "reference": reference} | changes)
+
+
+def test_challenger_judged_against_the_champion_replaces_it(champion: Home, packages: dict[str, Path]) -> None:
+    """The next release names the one it replaces, the old promotion stays on record, and the reference is as it was."""
+    old = Ledger(champion.ledger).champion()
+    run = finish(champion, packages, against_champion(champion))
     publish.run(champion, run)
     answer = promote.run(champion, run)
     new = Ledger(champion.ledger).champion()
     assert (answer["promotion"], new.promotion.replaces) == (new.digest(), old.digest())
-    assert alias(champion) == answer["model_version"] == "2"
+    assert new.promotion.reference == old.promotion.package
+    assert (alias(champion), alias(champion, "reference")) == ("2", "1")
+    assert answer["model_version"] == "2"
     assert promote.run(champion, FIRST) == {
         "model_version": "1",
         "promotion": old.digest(),
@@ -105,6 +115,36 @@ def test_challenger_judged_against_the_champion_replaces_it(champion: Home, pack
         "already": True,
     }
     assert alias(champion) == "2"
+
+
+@pytest.mark.parametrize(("superior", "raises"), [(True, True), (True, False), (False, True)])
+def test_reference_rises_to_what_beat_it_and_never_falls(
+    champion: Home, packages: dict[str, Path], monkeypatch, superior: bool, raises: bool
+) -> None:
+    """Only macro superiority under a plan that says so makes the new champion the reference."""
+    old = Ledger(champion.ledger).champion().promotion.package
+    run = redecide(champion, packages, against_champion(champion, superior=superior), raise_on_superiority=raises)
+    for name in ("_check_stored", "finish"):
+        monkeypatch.setattr(promote, name, lambda *_: None)
+    monkeypatch.setattr(registry, "reconcile", lambda _: False)
+    promote.run(champion, run)
+    new = Ledger(champion.ledger).champion().promotion
+    assert new.package != old
+    assert new.reference == (new.package if superior and raises else old)
+
+
+def test_plan_that_asks_for_nobody_is_no_way_around_one_that_asks(
+    champion: Home, packages: dict[str, Path], monkeypatch
+) -> None:
+    """After a release that two people agreed to, a run under another plan needs two people as well."""
+    strict = redecide(champion, packages, against_champion(champion, plan="pccp.yaml", approvals=2))
+    for name in ("_check_stored", "finish"):
+        monkeypatch.setattr(promote, name, lambda *_: None)
+    monkeypatch.setattr(registry, "reconcile", lambda _: False)
+    promote.run(champion, strict, ["dr_lee", "dr_ito"])
+    run = redecide(champion, packages, against_champion(champion, name="fourth", package="c"))
+    assert Ledger(champion.ledger).decision(run).decision.approvals == 2
+    refused(champion, run, RefusedError, "2 persons must agree")
 
 
 RACER = """
@@ -164,9 +204,12 @@ def test_champion_that_changes_during_the_checks_is_seen(published: Home, monkey
 # ------------------------------------------------------------------------------------------- what stops it
 
 
-def redecide(home: Home, packages: dict[str, Path], case: Case, **changes: Any) -> str:
-    """A decided run made without MLflow and the store, for refusals that come before these are asked."""
-    run = finish(home, packages, case, tracked=False)
+def redecide(home: Home, packages: dict[str, Path], case: Case, **rules: Any) -> str:
+    """A decided run made without MLflow and the store, for refusals that come before these are asked.
+
+    `rules` are keys of the plan that have another value in this run.
+    """
+    run = finish(home, packages, case, tracked=False, **rules)
     outputs = publish.read_outputs(home, run)
     publish._decide(home, run, outputs, mlflow_run_id="m", version="1", commit="0" * 40)
     return run
@@ -197,7 +240,7 @@ def test_run_without_a_decision_is_refused(published: Home, packages: dict[str, 
             "asks for committed code",
             id="dirty under production plan",
         ),
-        pytest.param(Case(name="third", plan="pccp.yaml"), "asks for 1 approval, and 0 came", id="no approval"),
+        pytest.param(Case(name="third", plan="pccp.yaml"), "1 person must agree .* nobody did, 1 more is", id="nobody"),
     ],
 )
 def test_record_that_lacks_something_is_refused(
@@ -228,12 +271,30 @@ def test_approval_that_is_none_is_refused(
     assert not [entry for entry in Ledger(published.ledger).entries() if entry.kind == "approval"]
 
 
-def test_same_person_twice_is_one_approval(published: Home, packages: dict[str, Path], monkeypatch) -> None:
-    """Two approvals asked for are two people."""
-    run = redecide(published, packages, Case(name="third", plan="pccp.yaml"))
-    real = Decision.model_validate
-    monkeypatch.setattr(Decision, "model_validate", lambda body: real({**body, "approvals": 2}))
-    refused(published, run, RefusedError, "asks for 2 approvals, and 1 came", "dr_lee", "Dr_Lee")
+def approvals(home: Home) -> list[str]:
+    return [entry.approval.by for entry in Ledger(home.ledger).entries() if entry.kind == "approval"]
+
+
+def test_same_person_twice_is_one_approval(published: Home, packages: dict[str, Path]) -> None:
+    """Two approvals asked for are two people, in one call or in two."""
+    run = redecide(published, packages, Case(name="third", plan="pccp.yaml", approvals=2))
+    for people in (("dr_lee", "Dr_Lee"), ("DR_LEE ",)):
+        refused(published, run, RefusedError, "2 persons must agree .* dr_lee did, 1 more is needed", *people)
+    assert approvals(published) == ["dr_lee"]
+
+
+def test_second_person_comes_later(published: Home, packages: dict[str, Path]) -> None:
+    """A held run keeps the first approval, says who has agreed and what holds it, and the second person promotes it."""
+    hold = Case(name="third", plan="pccp.yaml", package="b", holds=("SUSPICIOUS_IMPROVEMENT",), approvals=2)
+    run = finish(published, packages, hold)
+    assert publish.run(published, run)["approvals"] == 2
+    match = r"2 persons must agree .*SUSPICIOUS_IMPROVEMENT.*so far dr_lee did, 1 more is needed"
+    error = refused(published, run, RefusedError, match, "dr_lee")
+    assert f"promote --run {run} --approved-by NAME" in str(error)
+    promote.run(published, run, ["dr_ito"])
+    signed = [entry.digest() for entry in Ledger(published.ledger).entries() if entry.kind == "approval"]
+    assert approvals(published) == ["dr_lee", "dr_ito"]
+    assert Ledger(published.ledger).champion().promotion.approvals == signed
 
 
 def test_approved_run_records_who_agreed(published: Home, packages: dict[str, Path]) -> None:
@@ -246,7 +307,8 @@ def test_approved_run_records_who_agreed(published: Home, packages: dict[str, Pa
     assert (approval.approval.by, approval.approval.at) == ("dr_lee", "2026-03-01T09:00:00+00:00")
     assert approval.approval.decision == ledger.decision(run).digest()
     assert ledger.champion().promotion.approvals == [approval.digest()]
-    assert "dr_lee, 2026-03-01T09:00:00+00:00" in (published.reports / f"{run}.html").read_text()
+    for folder in (published.reports, published.restricted):
+        assert "dr_lee, 2026-03-01T09:00:00+00:00" in (folder / f"{run}.html").read_text()
 
 
 @pytest.mark.parametrize("name", ["gate/verdict.json", "evaluate/evaluation.json", "inputs.json", "report/report.html"])
@@ -255,6 +317,51 @@ def test_altered_output_is_refused(published: Home, name: str) -> None:
     path = published.workspace(FIRST) / name
     path.write_bytes(path.read_bytes() + b" ")
     refused(published, FIRST, RefusedError, "is not what the ledger's decision")
+
+
+def spend(home: Home, looks: int) -> None:
+    """Other challengers' looks of the open epoch, until so many are spent."""
+    for number in range(Ledger(home.ledger).state().looks, looks):
+        record_look(home, Look(model=f"m{number}", test_digest="t", run="other"))
+
+
+@pytest.mark.parametrize(("before", "match"), [(9, "1 person must agree"), (10, "took look 11 of .* allows 10")])
+def test_look_beyond_the_budget_is_refused(published: Home, packages: dict[str, Path], before: int, match: str) -> None:
+    """Of runs that were opened together, one whose look came after the last that the plan allows cannot promote."""
+    spend(published, before)
+    error = refused(
+        published,
+        redecide(published, packages, Case(name="third", plan="pccp.yaml", package="c")),
+        RefusedError,
+        match,
+    )
+    assert error.fix
+
+
+def test_looks_of_champions_take_nothing_from_the_budget(published: Home, packages: dict[str, Path]) -> None:
+    """Scorings of champion and reference stand on the ledger and are not counted."""
+    spend(published, 9)
+    for role in ("champion", "reference"):
+        record_look(published, Look(model=role, test_digest="t", run="other", role=role))
+    run = redecide(published, packages, Case(name="third", plan="pccp.yaml", package="c"))
+    refused(published, run, RefusedError, "1 person must agree")
+
+
+def test_run_of_a_closed_epoch_is_refused(published: Home) -> None:
+    """A PROMOTE of an epoch that was closed meanwhile must be judged on the test set of now."""
+    opened = EpochOpened(number=2, closed_batches=["batch-1"], by="dr_lee", reason="spent")
+    Ledger(published.ledger).append("epoch", opened)
+    error = refused(published, FIRST, RefusedError, "judged in test epoch 1, and epoch 2 is open")
+    assert "retrain" in str(error)
+
+
+@pytest.mark.parametrize("reference", [None, Reference(package="f" * 64, version="9")])
+def test_challenger_judged_against_another_reference_loses(
+    champion: Home, packages: dict[str, Path], reference: Reference | None
+) -> None:
+    """A run that was judged against the champion but not against the reference on the ledger is judged again."""
+    run = redecide(champion, packages, against_champion(champion, reference=reference))
+    refused(champion, run, ConflictError, f"{MODEL_NAME}/1 is the reference")
 
 
 def test_altered_plan_is_refused(published: Home) -> None:

@@ -11,16 +11,17 @@ from pathlib import Path
 
 import mlflow.tracking._model_registry.fluent
 import pytest
-from finished import AIRFLOW, REPORT, RUN, Case, finish
+from finished import AIRFLOW, REPORT, RUN, SUMMARY, Case, finish
 from mlflow import MlflowClient
 
 from cxr_ops.contract import MODEL_NAME
 from cxr_ops.edges import git, registry, store
 from cxr_ops.edges.home import Home
-from cxr_ops.edges.ledger import Ledger
+from cxr_ops.edges.ledger import EpochOpened, Ledger
 from cxr_ops.errors import DataError, RefusedError
 from cxr_ops.records import Evaluation, Result, Verdict, sha256_bytes, sha256_file
 from cxr_ops.stages import publish
+from cxr_ops.stats.codes import MEANING, Code
 
 FIRST = RUN["first"]
 
@@ -57,7 +58,7 @@ def test_decision_binds_everything_by_digest(published: Home) -> None:
         assert said == sha256_file(root / path)
     assert mlflow_runs(published, FIRST) == [body.mlflow_run_id]
     assert versions(published, body.package) == ["1"]
-    assert Ledger(published.ledger).looks_spent() == 2
+    assert Ledger(published.ledger).state().looks == 2
 
 
 def test_run_commit_names_the_airflow_and_the_mlflow_run(published: Home) -> None:
@@ -208,6 +209,71 @@ def test_rejected_run_is_on_record_too(published: Home, packages: dict[str, Path
     assert Ledger(published.ledger).champion() is None
 
 
+def files_of(home: Home, run_id: str) -> set[str]:
+    """Every artifact of an MLflow run."""
+    client, waiting, found = MlflowClient(home.mlflow_uri), [""], set()
+    while waiting:
+        for file in client.list_artifacts(run_id, waiting.pop()):
+            (waiting.append if file.is_dir else found.add)(file.path)
+    return found
+
+
+def test_test_set_is_withheld_while_its_epoch_is_open(published: Home, packages: dict[str, Path]) -> None:
+    """Under disclosure `verdict` people who tune get verdict, validation and sentences; when the epoch ends, all."""
+    case = Case(name="third", package="b", plan="pccp.yaml", verdict="PROMOTE", holds=("HARM_SIGNAL",), approvals=2)
+    run = finish(published, packages, case)
+    answer = publish.run(published, run)
+    client = MlflowClient(published.mlflow_uri)
+    entry = decisions(published, run)[0]
+
+    logged = client.get_run(answer["mlflow_run_id"]).data
+    assert set(logged.metrics) == {"validation_auc/challenger", "train_loss", "validation_auc"}
+    shown = files_of(published, answer["mlflow_run_id"])
+    assert shown >= {"inputs.json", "train/history.csv", "report/published.html"}
+    disclosing = {"evaluate/evaluation.json", "gate/verdict.json", "report/report.html", "explain/case-1.png"}
+    assert not shown & disclosing
+    page = Path(answer["report"]).read_text()
+    assert re.sub(r'<section class="published".*?</section>', "", page, flags=re.DOTALL) == SUMMARY
+    assert f"sha256 {entry.decision.report}; withheld while test epoch 1 is open" in page
+    assert published.restricted.stat().st_mode & 0o777 == 0o700
+    full = Path(answer["restricted"])
+    assert full == published.restricted / f"{run}.html"
+    assert re.sub(r'<section class="published".*?</section>', "", full.read_text(), flags=re.DOTALL) == REPORT
+    result = Result.read(published.run(run) / "result.json")
+    assert [(reason.code, reason.sentence) for reason in result.reasons] == [
+        (code, MEANING[Code(code)]) for code in ("FLOORS_MET", "HARM_SIGNAL")
+    ]
+    assert all((reason.finding, reason.numbers) == (None, {}) for reason in result.reasons)
+    assert "Every finding is above its floor." not in logged.tags["mlflow.note.content"]
+    assert MEANING[Code.FLOORS_MET] in logged.tags["mlflow.note.content"]
+    assert (result.holds, result.limited_findings, result.restricted) == (["HARM_SIGNAL"], ["Hernia"], str(full))
+    assert answer["holds"] == {"HARM_SIGNAL": MEANING[Code.HARM_SIGNAL]}
+    assert (entry.decision.holds, entry.decision.limited_findings) == (("HARM_SIGNAL",), ("Hernia",))
+
+    opened = EpochOpened(number=2, closed_batches=["batch-1"], by="dr_lee", reason="spent")
+    Ledger(published.ledger).append("epoch", opened)
+    again = publish.run(published, run)
+
+    assert again == answer | {"restricted": None}
+    assert REPORT.partition("-->")[2].strip() in Path(again["report"]).read_text()
+    assert not full.exists()
+    assert files_of(published, answer["mlflow_run_id"]) >= shown | disclosing
+    logged = client.get_run(answer["mlflow_run_id"]).data
+    assert logged.metrics["auc/macro"] == 0.8
+    assert "Every finding is above its floor." in logged.tags["mlflow.note.content"]
+    assert (
+        Result.read(published.run(run) / "result.json").reasons
+        == Verdict.read(published.workspace(run) / "gate/verdict.json").reasons
+    )
+
+
+def test_nothing_is_withheld_under_a_plan_that_discloses_all(published: Home) -> None:
+    """Under disclosure `all` the published page is the report, and there is no restricted folder."""
+    result = Result.read(published.run(FIRST) / "result.json")
+    assert (result.restricted, result.holds, result.limited_findings) == (None, [], [])
+    assert not published.restricted.exists()
+
+
 def test_outputs_that_changed_after_the_decision_are_refused(published: Home) -> None:
     """Once decided on, another report, verdict or package of the same run is not published over the old one."""
     (published.workspace(FIRST) / "report/report.html").write_text(REPORT.replace("more", "better"))
@@ -215,7 +281,7 @@ def test_outputs_that_changed_after_the_decision_are_refused(published: Home) ->
         publish.run(published, FIRST)
 
 
-@pytest.mark.parametrize("what", ["package", "evaluation", "verdict", "inputs", "missing"])
+@pytest.mark.parametrize("what", ["package", "evaluation", "verdict", "epoch", "inputs", "missing", "summary"])
 def test_outputs_that_do_not_belong_together_are_refused(published: Home, packages: dict[str, Path], what: str) -> None:
     """Files of different runs of the stages are a DataError that says which, and nothing is recorded."""
     run = finish(published, packages, Case(name="third", package="c"), tracked=False)
@@ -229,11 +295,14 @@ def test_outputs_that_do_not_belong_together_are_refused(published: Home, packag
     elif what == "verdict":
         path = root / "gate/verdict.json"
         Verdict.read(path).model_copy(update={"challenger": "0" * 64}).write(path)
+    elif what == "epoch":
+        path = root / "gate/verdict.json"
+        Verdict.read(path).model_copy(update={"epoch": 2}).write(path)
     elif what == "inputs":
         path = root / "inputs.json"
         path.write_text(path.read_text().replace("d" * 40, "e" * 40))
     else:
-        (root / "report/report.html").unlink()
+        (root / "report" / ("summary.html" if what == "summary" else "report.html")).unlink()
     before = Ledger(published.ledger).state()
     with pytest.raises(DataError) as caught:
         publish.run(published, run)

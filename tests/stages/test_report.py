@@ -19,26 +19,28 @@ from PIL import Image
 
 from cxr_ops.data import manifest, validation
 from cxr_ops.errors import DataError
-from cxr_ops.labels import FINDINGS
+from cxr_ops.labels import FINDINGS, UNCERTAIN
 from cxr_ops.params import Params
-from cxr_ops.plan import identify
+from cxr_ops.plan import ATTRIBUTES, identify, load
 from cxr_ops.records import (
     Batch,
     Champion,
     Code,
     DataRevision,
+    Epoch,
     Evaluation,
     Explanation,
     Inputs,
     LedgerState,
+    Reference,
     canonical_json,
     sha256_file,
     tree_digest,
 )
-from cxr_ops.report import page
+from cxr_ops.report import words
 from cxr_ops.stages import evaluate, gate, report, split
 from cxr_ops.stages.explain import RULE, Material, point
-from cxr_ops.stats import auc
+from cxr_ops.stats import evidence
 
 SEED = 0
 PATIENTS = 240
@@ -75,6 +77,7 @@ def make_manifest() -> pd.DataFrame:
     for finding in FINDINGS:
         labels = pd.array((rng.random(rows) < 0.25).astype(int) * (finding != "Hernia"), dtype="Int64")
         labels[rng.random(rows) < 0.01] = pd.NA
+        labels[rng.random(rows) < 0.01] = UNCERTAIN
         frame[finding] = labels
     return frame
 
@@ -106,12 +109,14 @@ def make_workspace(root: Path, *, champion: bool = True) -> Path:
         validation.Validation(checks=checks, suites={}), manifest.read_manifest(root / "validate/manifest.csv")
     )
     write(root / "validate/validation.json", canonical_json(found))
+    Epoch().write(root / "epoch.json")
     split.run(root, params)
 
     challenger = make_package(root / "train/package", "challenger")
     reigning = (
         Champion(package=make_package(root / "champion/package", "champion"), version="1") if champion else Champion()
     )
+    older = Reference(package=make_package(root / "reference/package", "reference"), version="0") if champion else None
     history = [(1, 0.9, 0.95, "nan", 0.001), (2, 0.7, 0.8, 0.71, 0.0005), (3, 0.6, 0.85, 0.7, 0.0001)]
     lines = [
         "epoch,train_loss,validation_loss,validation_auc,learning_rate",
@@ -120,22 +125,47 @@ def make_workspace(root: Path, *, champion: bool = True) -> Path:
     write(root / "train/history.csv", "\n".join([*lines, ""]).encode())
     write(root / "train/train.json", canonical_json({"package": challenger, "best_epoch": 2, "epochs_run": 3}))
 
-    test = manifest.read_split(root).query("split == 'test'").reset_index(drop=True)
-    truth = manifest.label_array(test)
-    scores = [
-        (1 / (1 + np.exp(-(2 * np.nan_to_num(truth) + rng.normal(size=truth.shape) - 1)))).astype(np.float32)
-        for _ in range(2 if champion else 1)
-    ]
+    roles = ["challenger", "champion", "reference"] if champion else ["challenger"]
+    sides, scored = {}, {}
+    for side in ("test", "validation"):
+        frame_of = manifest.read_split(root).query(f"split == '{side}'").reset_index(drop=True)
+        truth = manifest.label_array(frame_of)
+        scores = {
+            role: (1 / (1 + np.exp(-(2 * np.nan_to_num(truth) + rng.normal(size=truth.shape) - 1)))).astype(np.float32)
+            for role in roles
+        }
+        sides[side] = (frame_of, scores)
+        scored[side] = evidence.Scored(
+            truth=truth.astype(np.float64),
+            patients=frame_of["patient_id"].to_numpy(),
+            scores=scores,
+            uncertain=manifest.uncertain_array(frame_of),
+        )
+    test, scores = sides["test"]
     plan = identify(root, "pccp.demo.yaml")
-    compared = auc.compare(FINDINGS, truth, test["patient_id"], *scores)
+    found = evidence.assess(
+        FINDINGS,
+        scored["test"],
+        validation=scored["validation"],
+        attributes={name: test[name].astype("string").fillna("").tolist() for name in ATTRIBUTES},
+        rules=load(root / "pccp.demo.yaml").performance,
+        level=0.95,
+    )
     Evaluation(
-        **{name: getattr(compared, name) for name in Evaluation.model_fields if hasattr(compared, name)},
+        **dict(found.evidence),
         test_digest=split_digest(root),
         test_images=len(test),
         test_patients=int(test["patient_id"].nunique()),
         challenger=challenger,
         champion=reigning.package,
+        reference=older.package if older else None,
         problems=[],
+        subgroups=found.subgroups,
+        missing_groups=found.missing_groups,
+        performance=found.performance,
+        uncertain=found.uncertain,
+        scenarios=found.scenarios,
+        validation_macro=found.validation_macro,
     ).write(root / "evaluate/evaluation.json")
     write(root / "evaluate/scores.csv", evaluate.scores_table(test, scores))
     write(root / "evaluate/roc.csv", evaluate.roc_table(test, scores))
@@ -149,6 +179,7 @@ def make_workspace(root: Path, *, champion: bool = True) -> Path:
         code=Code(commit="c" * 40, dirty=False),
         data=DataRevision(revision="d" * 40, batches=batches),
         champion=reigning,
+        reference=older,
         ledger=LedgerState(entries=1, head="e" * 64, looks=1),
         plan=plan,
     ).write(root / "inputs.json")
@@ -202,16 +233,21 @@ def copy(workspace, tmp_path) -> Path:
     return tmp_path / "copy"
 
 
+def shown(html: str) -> str:
+    """A page's words, without the tags around intervals."""
+    return re.sub(r"</?small>", "", html)
+
+
 def test_the_report_is_made_from_what_the_stages_left(html, workspace):
     """Verdict, AUCs, counts of batches and split, checks, training, contract and heat maps are on the page."""
     read = report.read(workspace, "t")
     assert read.verdict.verdict in html
     for one in read.evaluation.findings:
-        assert page.auc_text(one.challenger) in html
+        assert words.figure_text(one.challenger) in shown(html)
     for side in read.split:
         assert f"<td>{side.images}</td>" in html
     assert [batch.patients for batch in read.batches] == [PATIENTS // 2, PATIENTS // 2]
-    for words in (
+    for sentence in (
         "batch-1",
         "batch-2",
         "There are at least 100 images.",
@@ -222,10 +258,10 @@ def test_the_report_is_made_from_what_the_stages_left(html, workspace):
         "the map is empty.",
         "Hernia: no test image has it.",
     ):
-        assert words in html
+        assert sentence in html
 
 
-def test_the_same_workspace_gives_the_same_bytes_elsewhere(html, copy):
+def test_the_same_workspace_gives_the_same_bytes_elsewhere(html, workspace, copy):
     """Another folder, process, hash seed, time zone and language give the same file."""
     shutil.rmtree(copy / "report")
     code = (
@@ -235,6 +271,30 @@ def test_the_same_workspace_gives_the_same_bytes_elsewhere(html, copy):
     environ = {**os.environ, "PYTHONHASHSEED": "5", "TZ": "Asia/Tokyo", "LC_ALL": "C"}
     subprocess.run([sys.executable, "-c", code], cwd=copy, check=True, env=environ)
     assert (copy / "report/report.html").read_bytes() == html.encode()
+    summary = (workspace / "report/summary.html").read_bytes()
+    assert (copy / "report/summary.html").read_bytes() == summary
+
+
+def test_the_summary_holds_no_figure_of_the_test_set(html, workspace):
+    """No AUC, difference, check, threshold or count of the evaluation stands in the page for people who tune."""
+    summary = (workspace / "report/summary.html").read_text(encoding="utf-8")
+    read = report.read(workspace, "t")
+    evaluation, verdict = read.evaluation, read.verdict
+    figures = [evaluation.macro_challenger, evaluation.macro_difference]
+    figures += [figure for one in evaluation.findings for figure in (one.challenger, one.champion, one.difference)]
+    told = {words.figure_text(figure) for figure in figures} | {words.difference_text(figure) for figure in figures}
+    told |= {f"{one.value:.3f}" for one in figures if hasattr(one, "value")} - {
+        f"{value:.3f}" for value in evaluation.validation_macro.values()
+    }
+    told |= {words.check_text(check) for check in verdict.checks} | {
+        reason.sentence for reason in verdict.reasons if reason.code != "OUTSIDE_PLAN"
+    }
+    told |= {f"{evaluation.test_images} images", f"{evaluation.test_patients} patients", "data:image/jpeg", "Hernia:"}
+    texts = re.sub(r"<svg.*?</svg>", "", summary, flags=re.DOTALL)
+    assert not [text for text in told if text != words.NOT_EVALUABLE and text in texts]
+    assert verdict.verdict in summary
+    assert f"{evaluation.validation_macro['challenger']:.3f}" in summary
+    assert evaluation.digest() not in summary
 
 
 def test_no_patient_or_image_is_named(html, workspace):
@@ -251,7 +311,7 @@ def test_each_printed_command_prints_the_digest_beside_it(html, workspace):
     cells = re.findall(
         r'<code class="digest">([0-9a-f]{64})</code><pre><code>(.*?)</code></pre>', html, flags=re.DOTALL
     )
-    assert len(cells) == 10
+    assert len(cells) == 11
     environ = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "LC_ALL": "C.UTF-8"}
     for digest, command in cells:
         typed = ["bash", "-c", unescape(command)]

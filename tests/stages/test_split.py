@@ -12,6 +12,7 @@ from cxr_ops.data import manifest, splits
 from cxr_ops.errors import DataError
 from cxr_ops.labels import FINDINGS
 from cxr_ops.params import Params
+from cxr_ops.records import Epoch
 from cxr_ops.stages import split
 
 
@@ -31,7 +32,8 @@ def test_the_record_counts_what_the_table_holds(validated: Path, small_params: P
     frame = pd.read_csv(validated / "validate" / "manifest.csv", dtype={"patient_id": str}).merge(table)
     record = json.loads((validated / "split" / "split.json").read_bytes())
     assert len(frame) == 60
-    assert set(table["split"]) == set(splits.SIDES) == set(record["splits"])
+    assert set(table["split"]) == set(splits.SIDES)
+    assert set(record["splits"]) == {*splits.SIDES, "retired"}
     assert len(table[["patient_id", "split"]].drop_duplicates()) == 30
     for side, counts in record["splits"].items():
         rows = frame[frame["split"] == side]
@@ -53,6 +55,35 @@ def test_more_data_move_nobody(validated: Path, small_params: Params) -> None:
     after = pd.read_csv(validated / "split" / "split.csv", dtype=str)
     assert before.equals(after.iloc[:40])
     assert json.loads((validated / "split" / "split.json").read_bytes())["test_digest"] != digest
+
+
+def test_who_was_tested_in_an_earlier_epoch_retires(validated: Path, small_params: Params) -> None:
+    """With a batch closed, its test patients are retired with all images; the test set on record is what is left."""
+    split.run(validated, small_params)
+    before = pd.read_csv(validated / "split" / "split.csv", dtype=str)
+    Epoch(number=2, closed_batches=["first"]).write(validated / "epoch.json")
+    split.run(validated, small_params)
+    after = pd.read_csv(validated / "split" / "split.csv", dtype=str)
+    frame = manifest.read_split(validated)
+    moved = before["split"] != after["split"]
+    assert moved.tolist() == ((before["split"] == "test") & (frame["batch"] == "first")).tolist()
+    assert set(after.loc[moved, "split"]) == {"retired"}
+    record = json.loads((validated / "split" / "split.json").read_bytes())
+    assert record["splits"]["retired"]["images"] == moved.sum() > 0
+    assert record["test_digest"] == splits.test_digest(frame[frame["split"] == "test"])
+
+    Epoch(number=3, closed_batches=["first", "second"]).write(validated / "epoch.json")
+    with pytest.raises(DataError, match=r"test set of epoch 3 is empty: all .* scored in earlier epochs"):
+        split.run(validated, small_params)
+    assert not (validated / "split").exists()
+
+
+def test_without_an_epoch_there_is_no_split(validated: Path, small_params: Params) -> None:
+    """A missing epoch.json says what writes it."""
+    (validated / "epoch.json").unlink()
+    with pytest.raises(DataError, match=r"epoch\.json is missing") as caught:
+        split.run(validated, small_params)
+    assert caught.value.fix == "cxr-ops open"
 
 
 def test_a_side_without_patients_is_refused(validated: Path, small_params: Params) -> None:

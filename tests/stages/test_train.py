@@ -15,19 +15,19 @@ import numpy as np
 import pytest
 
 from cxr_ops.contract import EXIT_STOPPED
-from cxr_ops.errors import DataError, SettingsError
+from cxr_ops.errors import DataError, SettingsError, StoppedError
 from cxr_ops.labels import FINDINGS
 from cxr_ops.model import checkpoint, package, training
 from cxr_ops.params import Params
-from cxr_ops.records import canonical_json, sha256_bytes, sha256_file, tree_digest
+from cxr_ops.records import StartingWeights, canonical_json, sha256_bytes, sha256_file, tree_digest
 from cxr_ops.stages import train
 
 SETTINGS = {"epochs": 3, "batch_size": 16, "threads": 1, "seed": 5}
 PARAMS = Params.check({"train": SETTINGS}, "the test")
 
 
-def prepare(root: Path, images: int = 64, side: int = 32) -> Path:
-    """What `prepare` leaves: noise, two images a patient, some labels missing."""
+def prepare(root: Path, images: int = 64, side: int = 32, unknown: str = "") -> Path:
+    """What `prepare` leaves: noise, two images a patient, some labels missing, or uncertain."""
     rng = np.random.default_rng(0)
     folder = root / "prepare"
     folder.mkdir(parents=True)
@@ -35,7 +35,7 @@ def prepare(root: Path, images: int = 64, side: int = 32) -> Path:
     lines = [",".join(["image_id", "patient_id", "split", *FINDINGS])]
     for row in range(images):
         patient = row // 2
-        labels = rng.choice(["1", "0", "0", ""], len(FINDINGS))
+        labels = rng.choice(["1", "0", "0", unknown], len(FINDINGS))
         side_of = "validation" if patient % 4 == 3 else "train"
         lines.append(",".join([f"{patient:08d}_{row % 2:03d}.png", str(patient), side_of, *labels]))
     (folder / "index.csv").write_text("\n".join(lines) + "\n")
@@ -70,6 +70,8 @@ def test_writes_a_package_that_loads_and_says_what_it_is_from(finished: Path) ->
     assert origin["settings"] == PARAMS.train.model_dump(mode="json")
     assert origin["data"]["images.npy"] == sha256_bytes((finished / "prepare" / "images.npy").read_bytes())
     assert origin["patient_salt"] == PARAMS.split.salt
+    assert origin["split"] == {"salt": "cxr-ops-1", "validation": 0.1, "test": 0.25}
+    assert origin["starting_weights"] == StartingWeights(start="none", patients="none").model_dump()
     assert origin["machine"]["threads"] == said["threads"] == 1
     lines = (out / "history.csv").read_text().splitlines()
     assert lines[0] == "epoch,train_loss,validation_loss,validation_auc,learning_rate"
@@ -78,6 +80,41 @@ def test_writes_a_package_that_loads_and_says_what_it_is_from(finished: Path) ->
     assert aucs[said["best_epoch"] - 1] == max(aucs)
     assert not list(finished.rglob("*checkpoint-*"))
     assert str(finished) not in "".join(path.read_text() for path in out.rglob("*.json"))
+
+
+def test_an_uncertain_label_trains_as_a_missing_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With -1 wherever a label was missing, the training is given the same labels."""
+    given = []
+
+    def look(data: training.Data, *_: object, **__: object) -> None:
+        given.append(data.truth_RK)
+        raise StoppedError("seen enough")
+
+    monkeypatch.setattr(training, "train", look)
+    for unknown in ("", "-1"):
+        with pytest.raises(StoppedError):
+            train.run(prepare(tmp_path / f"workspace{unknown}", unknown=unknown), PARAMS)
+    assert np.isnan(given[0]).any()
+    assert np.array_equal(*given, equal_nan=True)
+
+
+def test_weights_of_unknown_origin_are_trained_and_told(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A file of weights with nothing declared starts a training, is unknown in the contract, and a line says so."""
+    root = prepare(tmp_path / "workspace")
+    shutil.copy(finished / "train" / "package" / package.WEIGHTS, root / "own.safetensors")
+    one = {**SETTINGS, "epochs": 1, "weights": "own.safetensors"}
+    one["weights_sha256"] = sha256_file(root / "own.safetensors")
+    train.run(root, Params.check({"train": one}, "the test"))
+    assert "own.safetensors: which patients these weights have seen is unknown" in capsys.readouterr().err
+    told = package.load(root / "train" / "package").contract["training"]["starting_weights"]
+    assert told == {
+        "start": "own.safetensors",
+        "sha256": one["weights_sha256"],
+        "training_data": [],
+        "patients": "unknown",
+    }
 
 
 # Trains as the stage does, with checkpoints as often as it is told.

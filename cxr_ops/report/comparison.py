@@ -1,0 +1,75 @@
+"""A comparison of files of scores as one HTML page, and as a table for the terminal.
+
+The page is self-contained, like the report's, and holds no patient or image id.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from cxr_ops.plan import ChangePlan
+from cxr_ops.records import Evaluation
+from cxr_ops.report import page, summary, words
+from cxr_ops.stats.rule import Judgement
+
+if TYPE_CHECKING:
+    from rich.console import Group
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compared:
+    """What a comparison found.
+
+    Attributes:
+        challenger, champion: names of the files of scores; the champion's is None where one model was described.
+        plan: by which it was judged; `plan_sha256` is of its file.
+        evaluation: the evidence.
+        judgement: what the evidence says under the plan.
+        curves: model -> finding -> (false positive rates, true positive rates).
+        notes: sentences on what was not judged and what was left out; never empty.
+    """
+
+    challenger: str
+    champion: str | None
+    plan: ChangePlan
+    plan_sha256: str
+    evaluation: Evaluation
+    judgement: Judgement
+    curves: page.Curves
+    notes: tuple[str, ...]
+
+
+def render(compared: Compared, level: float) -> str:
+    """Write the page.
+
+    Args:
+        compared: what was found.
+        level: of the two-sided intervals, in (0, 1).
+    """
+    evaluation, checks = compared.evaluation, compared.judgement.checks
+    lead = page.draw_differences if evaluation.champion else page.draw_auc
+    drawings = {
+        "lead": lead(evaluation, checks, name="lead"),
+        "roc": page.draw_roc(evaluation, compared.curves),
+    }
+    return page.fill("comparison.html.j2", c=compared, drawings=drawings, level=level)
+
+
+def table(compared: Compared) -> Group:
+    """What people want to know first, to be printed with rich."""
+    from rich.console import Group
+    from rich.text import Text
+
+    judgement = compared.judgement
+    text = Text()
+    text.append(judgement.evidence_says, summary.STYLES[judgement.evidence_says])
+    text.append(f"  what the evidence says under the plan {compared.plan.name}\n")
+    text.append(f"challenger: {compared.challenger}; champion: {compared.champion or 'none'}\n")
+    reasons = Text()
+    for reason in words.in_order(judgement.reasons):
+        reasons.append(f"{reason.code}", "bold")
+        reasons.append(f"  {reason.sentence}\n")
+    for note in compared.notes:
+        reasons.append(f"{note}\n", "dim")
+    return Group(text, summary.findings_table(compared.evaluation), reasons)

@@ -1,0 +1,649 @@
+"""A change-control plan in words: what it says, what two of them differ in, what a reviewer would object to.
+
+Pure: plans and settings in, sentences out. Nothing here judges a model; `cxr_ops.stats.rule` does.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+from cxr_ops.errors import SettingsError
+from cxr_ops.labels import FINDINGS, SEXES, VIEWS, nearest
+from cxr_ops.params import NOT_OF_THE_MODEL, Params
+from cxr_ops.plan import Bound, ChangePlan, PerformanceEvaluation, Subgroups
+from cxr_ops.stats.power import TARGETS, TIERS, Power, margin_tier
+
+if TYPE_CHECKING:
+    from rich.console import Group
+    from rich.table import Table
+
+Direction = Literal["looser", "stricter", "other"]
+
+# From this margin on a finding has to stand among the limited ones: it is the widest tier.
+WIDE: Final = TIERS[-1][1]
+_LINE: Final = 200  # characters; a change of words is longer, and can be had as JSON
+
+
+# ------------------------------------------------------------------------------------------------------ check
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tier:
+    """A finding's margin as the plan has it, and as its positive patients propose it; None: it cannot be judged."""
+
+    finding: str
+    patients: int
+    margin: float
+    proposed: float | None
+
+    def __str__(self) -> str:
+        proposed = "it cannot be judged" if self.proposed is None else f"{number(self.proposed)} is proposed"
+        return f"{self.finding}: {self.patients} positive patients, so {proposed}; the plan has {number(self.margin)}"
+
+
+def tiers(rules: PerformanceEvaluation, positive_patients: Sequence[int]) -> list[Tier]:
+    """Compare each finding's margin with the one that its positive patients, in the order of `FINDINGS`, propose."""
+    return [
+        Tier(
+            finding=finding, patients=patients, margin=rules.finding.margin_of(finding), proposed=margin_tier(patients)
+        )
+        for finding, patients in zip(FINDINGS, positive_patients, strict=True)
+    ]
+
+
+def settings(params: Params) -> dict[str, Any]:
+    """The settings that a plan can bound: those of split, prepare and train that shape the model, with dotted keys."""
+    document = params.model_dump(mode="json", by_alias=True)
+    named = {f"{part}.{key}": value for part in ("split", "prepare", "train") for key, value in document[part].items()}
+    return {key: value for key, value in named.items() if key not in NOT_OF_THE_MODEL}
+
+
+def check_bounds(plan: ChangePlan) -> None:
+    """Refuse bounds on what is no setting of `params.yaml`: they would never be compared with anything.
+
+    Raises:
+        SettingsError: with the nearest setting of each key.
+    """
+    known = settings(Params())
+    wrong: list[str] = []
+    for key in plan.description_of_modifications.bounds.settings:
+        if key in NOT_OF_THE_MODEL:
+            wrong.append(f"{key} says nothing of the model, and cannot be bounded")
+        elif key not in known:
+            guess = nearest(key, known)
+            wrong.append(f"{key} is not a setting" + (f"; did you mean {guess!r}?" if guess else ""))
+    if wrong:
+        raise SettingsError("; ".join(wrong), where="bounds.settings", fix="name keys of params.yaml, as train.epochs")
+
+
+def warnings(plan: ChangePlan, params: Params) -> list[str]:
+    """What a reviewer would object to, in sentences."""
+    rules, updates = plan.performance, plan.modification_protocol.update_procedures
+    bounds = plan.description_of_modifications.bounds
+    wide = [
+        finding
+        for finding in FINDINGS
+        if rules.finding.margin_of(finding) >= WIDE and finding not in rules.limited_findings
+    ]
+    outside = {
+        key: value
+        for key, value in settings(params).items()
+        if (key in bounds.settings and not bounds.settings[key].allows(value))
+        or (key not in bounds.settings and bounds.other_settings == "none")
+    }
+    objections = (
+        (not plan.clinical_use, "clinical_use is false: no model promoted under this plan may be used on patients"),
+        (updates.approvals == 0, "approvals is 0: a PROMOTE is carried out without a person"),
+        (not updates.require_clean_code, "require_clean_code is false: code that nobody committed may be promoted"),
+        (rules.epoch_alpha is None, "epoch_alpha is null: nothing is promised over all looks of a test epoch"),
+        (rules.disclosure == "all", "disclosure is all: who tunes a model sees the test set that it is judged on"),
+        (rules.subgroups is None, "subgroups is null: a loss in a part of the patients is not looked for"),
+        (
+            rules.required_findings != "all",
+            "required_findings is not all: a finding that cannot be judged stops nothing",
+        ),
+        (rules.macro.floor is None or rules.finding.floor is None, "a floor is null: a first release has to show less"),
+        (
+            bool(wide),
+            f"findings with a margin of {number(WIDE)} or more must stand in limited_findings: {', '.join(wide)}",
+        ),
+        (bounds.other_settings == "free", "other_settings is free: a setting that is not listed may be anything"),
+        (bounds.sources == "any", "sources is any: data may come from anywhere"),
+    )
+    return [
+        *(sentence for holds, sentence in objections if holds),
+        *(
+            f"{key} is {value} in params.yaml, and the plan "
+            + (f"allows {bounds.settings[key]}" if key in bounds.settings else "does not list it")
+            + ": a run with it is outside the plan"
+            for key, value in outside.items()
+        ),
+    ]
+
+
+def facts(plan: ChangePlan, sha256: str) -> list[tuple[str, str]]:
+    """The plan in a few lines, as (name, value)."""
+    rules = plan.performance
+    reviewed = "for clinical use" if plan.clinical_use else "not for clinical use"
+    spent = "nothing promised" if rules.epoch_alpha is None else f"at most {percent(rules.epoch_alpha)}"
+    floors = (rules.macro.floor is not None) + len(FINDINGS) * (rules.finding.floor is not None)
+    points, calibration = rules.operating_points, rules.calibration
+    declared = (len(points.findings) if points else 0, len(calibration.findings) if calibration else 0)
+    groups = ", ".join(f"{name} ({count})" for name, count in _subgroup_counts(rules.subgroups)) or "none"
+    return [
+        ("plan", f"{plan.name}, {reviewed}"),
+        ("sha256", sha256),
+        ("error of each check", f"{percent(rules.alpha)} at a look, one-sided"),
+        ("looks of a test epoch", f"{rules.max_looks}, error over all of them: {spent}"),
+        ("approvals", str(plan.approvals)),
+        ("floors", str(floors)),
+        ("margins of AUCs", f"{1 + len(FINDINGS)}, and as many against a reference that is not the champion"),
+        ("subgroups", groups),
+        ("operating points", f"{2 * declared[0]} checks"),
+        ("calibration", f"{2 * declared[1]} checks"),
+    ]
+
+
+def _subgroup_counts(rules: Subgroups | None) -> list[tuple[str, str]]:
+    if rules is None:
+        return []
+    sizes = {"sex": len(SEXES), "view": len(VIEWS), "age": len(rules.age_bands) + 1}
+    return [
+        (name, str(math.prod(sizes[part] for part in parts)) if set(parts) <= set(sizes) else "as many as there are")
+        for name in rules.attributes
+        for parts in [name.split(", ")]
+    ]
+
+
+# ---------------------------------------------------------------------------------------------------- explain
+
+
+@dataclass(frozen=True, kw_only=True)
+class Section:
+    """A heading of some level (1: the plan; 2: a part; 3: in a part), with paragraphs under it."""
+
+    level: int
+    title: str
+    paragraphs: tuple[str, ...] = ()
+
+
+def explain(plan: ChangePlan) -> list[Section]:
+    """The plan in plain words, in the order of the FDA's three parts; each executed key with its consequence."""
+    description, protocol = plan.description_of_modifications, plan.modification_protocol
+    impact = plan.impact_assessment
+    use = (
+        "A model promoted under it may be used on patients."
+        if plan.clinical_use
+        else "No model promoted under it may be used on patients: clinical_use is false."
+    )
+    return [
+        Section(level=1, title=f"Change-control plan {plan.name}", paragraphs=(plan.notice, use)),
+        Section(
+            level=2,
+            title="Part 1: description of modifications",
+            paragraphs=(
+                description.summary,
+                f"May change without a new review: {'; '.join(description.may_change)}.",
+                f"Needs a new review: {'; '.join(description.must_not_change)}.",
+                *_bounds(plan),
+            ),
+        ),
+        Section(level=2, title="Part 2: modification protocol"),
+        Section(level=3, title="Data management", paragraphs=(protocol.data_management.summary,)),
+        Section(level=3, title="Retraining", paragraphs=(protocol.retraining.summary,)),
+        Section(level=3, title="Performance evaluation", paragraphs=(plan.performance.summary,)),
+        Section(level=3, title="Looks at the test set", paragraphs=tuple(_looks(plan.performance))),
+        Section(level=3, title="What must be shown", paragraphs=tuple(_thresholds(plan.performance))),
+        Section(level=3, title="Subgroups", paragraphs=tuple(_subgroups(plan.performance))),
+        Section(level=3, title="Operating points and calibration", paragraphs=tuple(_declared(plan.performance))),
+        Section(level=3, title="Update procedures", paragraphs=tuple(_updates(plan))),
+        Section(
+            level=2,
+            title="Part 3: impact assessment",
+            paragraphs=(
+                impact.summary,
+                *(f"Benefit: {benefit}" for benefit in impact.benefits),
+                *(f"Risk: {risk.risk} Against it: {risk.mitigation}" for risk in impact.risks),
+            ),
+        ),
+    ]
+
+
+def _bounds(plan: ChangePlan) -> Iterable[str]:
+    bounds = plan.description_of_modifications.bounds
+    yield "A run outside these bounds is judged all the same, says where it is outside, and cannot be promoted."
+    yield f"The architecture must be {bounds.architecture}."
+    for key, bound in bounds.settings.items():
+        yield f"{key} {'must' if bound.equals is not None else 'may'} be {bound}."
+    if bounds.other_settings == "free":
+        yield "A setting of split, prepare or train that is not listed may be anything."
+    else:
+        yield "A setting of split, prepare or train that is not listed is outside the plan."
+    allowed = "anywhere" if bounds.sources == "any" else " or ".join(bounds.sources) + ", and nowhere else"
+    yield f"Data may come from {allowed}."
+
+
+def _looks(rules: PerformanceEvaluation) -> Iterable[str]:
+    yield (
+        f"Every check is one-sided, with an error of {percent(rules.alpha)} at each look. All must be met, so their "
+        "number needs no correction."
+    )
+    over = (
+        "nothing is promised of the error over all of them"
+        if rules.epoch_alpha is None
+        else f"over all of them the error is at most {percent(rules.epoch_alpha)}"
+    )
+    yield (
+        f"A test epoch is good for {_many(rules.max_looks, 'look')}, which are first scorings of a new challenger; "
+        f"{over}. After the last one the verdict is INSUFFICIENT EVIDENCE until an epoch of patients who were never "
+        "scored before is opened."
+    )
+    if rules.disclosure == "verdict":
+        yield (
+            "While a test epoch is open, people who tune see the verdict and the validation set. The numbers, maps and "
+            "cases of the test set are for auditors and approvers."
+        )
+    else:
+        yield "People who tune see the whole report, with the numbers, maps and cases of the test set."
+    yield f"With fewer than {rules.min_test_patients} patients in the test set the verdict is INSUFFICIENT EVIDENCE."
+
+
+def _thresholds(rules: PerformanceEvaluation) -> Iterable[str]:
+    finding, reference, gain = rules.finding, rules.reference, rules.suspicious_gain
+    yield (
+        f"A finding is judged from {rules.min_positive_patients} patients with a positive image and "
+        f"{rules.min_negative_patients} with a negative one."
+    )
+    required = "all 14" if rules.required == FINDINGS else _list(rules.required)
+    yield (
+        f"Required findings: {required}. One that cannot be judged makes the verdict INSUFFICIENT EVIDENCE; any other "
+        "is left out, and named."
+    )
+    yield _floor("The mean AUC (macro-AUC) over the findings that are judged", rules.macro.floor)
+    yield _floor("The AUC of each of these findings", finding.floor)
+    yield (
+        f"The macro-AUC may lose at most {number(rules.macro.margin)} against the model in use, and against the "
+        "reference: the lower bound of the difference must lie above minus that."
+    )
+    for margin in sorted({finding.margin_of(name) for name in FINDINGS}):
+        names = [name for name in FINDINGS if finding.margin_of(name) == margin]
+        yield f"{_list(names)} may {'each ' if len(names) > 1 else ''}lose at most {number(margin)}, likewise."
+    yield f"Shown at approval as judged by a wide margin: {_list(rules.limited_findings)}."
+    yield (
+        "A loss that is shown, or that the test set was large enough to rule out and did not, makes the verdict "
+        "REJECT. A doubt makes it INSUFFICIENT EVIDENCE, with the patients that would settle it."
+    )
+    first = "the first model that became champion" if reference.package is None else f"the package {reference.package}"
+    later = (
+        "rises to a champion whose macro-AUC is shown to be better"
+        if reference.raise_on_superiority
+        else "changes only with this plan"
+    )
+    yield f"The reference is {first}. It {later}."
+    if gain is None:
+        yield "A gain that looks too good is not held."
+    else:
+        yield (
+            f"A macro-AUC that is shown to be better by more than {number(gain.gain)} is held until "
+            f"{_people(gain.approvals)} agreed, after looking for a leak of test patients into training."
+        )
+
+
+def _floor(what: str, floor: float | None) -> str:
+    return f"{what} has no floor." if floor is None else f"{what} must lie above {number(floor)} by its lower bound."
+
+
+def _subgroups(rules: PerformanceEvaluation) -> Iterable[str]:
+    groups, screen = rules.subgroups, rules.harm_screen
+    if groups is None:
+        yield "No subgroup is judged, and none is screened for harm."
+        return
+    kinds = _list([" with ".join(name.split(", ")) for name in groups.attributes])
+    yield f"In each subgroup by {kinds} the macro-AUC may lose at most {number(groups.margin)}."
+    bands = [f"{low} to {high - 1}" for low, high in itertools.pairwise((0, *groups.age_bands))]
+    yield f"Years of age are taken in bands: {', '.join([*bands, f'{(0, *groups.age_bands)[-1]} and over'])}."
+    yield (
+        f"A subgroup with fewer than {_many(groups.min_findings, 'finding')} that can be judged is not judged, and "
+        "named. Where no image says what a kind of subgroup asks for, the verdict is INSUFFICIENT EVIDENCE."
+    )
+    if screen is None:
+        yield "Single findings in subgroups are not screened for harm."
+    else:
+        yield (
+            "Every finding in every subgroup is screened for harm (Holm's correction, error "
+            f"{percent(screen.error)}). A signal with a loss over {number(screen.loss)} is held until "
+            f"{_people(screen.approvals)} agreed."
+        )
+
+
+def _declared(rules: PerformanceEvaluation) -> Iterable[str]:
+    points, calibration = rules.operating_points, rules.calibration
+    if points is None:
+        yield "No sensitivity or specificity is asked for."
+    else:
+        chosen = (
+            "has the largest sum of sensitivity and specificity"
+            if points.target is None
+            else f"has a {points.rule} of {number(points.target)}"
+        )
+        yield f"Each model's threshold for a finding is the one that {chosen} on the validation set."
+        yield (
+            f"Checked at it: {_list(points.findings)}. From {points.min_positive_patients} positive patients on, "
+            f"sensitivity may lose at most {number(points.sensitivity_margin)} and specificity "
+            f"{number(points.specificity_margin)}. The figures of other findings are reported and not judged."
+        )
+    if calibration is None:
+        yield "No calibration is asked for."
+    else:
+        low, high = calibration.slope
+        yield (
+            f"Calibration is checked, after recalibration on the validation set, of: {_list(calibration.findings)}. "
+            f"The slope's interval must lie between {number(low)} and {number(high)}, and the Brier score may rise by "
+            f"at most {number(calibration.brier_margin)}."
+        )
+
+
+def _updates(plan: ChangePlan) -> Iterable[str]:
+    updates = plan.modification_protocol.update_procedures
+    yield updates.summary
+    if updates.approvals == 0:
+        yield "A PROMOTE is carried out without asking anybody."
+    else:
+        yield f"A PROMOTE is carried out when {_people(updates.approvals)} agreed who did not ask for the run."
+    if updates.require_clean_code:
+        yield "Only committed code may be promoted."
+    else:
+        yield "Code with changes that nobody committed may be promoted."
+    yield updates.monitoring.summary
+    days = _many(updates.monitoring.review_after_days, "day")
+    yield f"The plan is read again by its owners after {days} at the latest."
+
+
+def markdown(sections: Sequence[Section]) -> str:
+    """Write sections as Markdown, one paragraph an item."""
+    lines: list[str] = []
+    for section in sections:
+        lines += [f"{'#' * section.level} {section.title}", ""]
+        lines += [f"* {paragraph}" for paragraph in section.paragraphs]
+        lines += [""] if section.paragraphs else []
+    return "\n".join(lines)
+
+
+def render(sections: Sequence[Section]) -> Group:
+    """Make sections ready to be printed with rich."""
+    from rich.console import Group
+    from rich.padding import Padding
+    from rich.text import Text
+
+    parts: list[Text | Padding] = []
+    for section in sections:
+        parts.append(Text(f"\n{section.title}", "bold" if section.level < 3 else "italic"))
+        parts += [Padding(Text(paragraph), (0, 0, 0, 2)) for paragraph in section.paragraphs]
+    return Group(*parts)
+
+
+# ------------------------------------------------------------------------------------------------------- diff
+
+
+@dataclass(frozen=True, kw_only=True)
+class Change:
+    """What one key was and is; `key` is its place in the plan, `name` how a person calls it."""
+
+    key: str
+    name: str
+    old: Any
+    new: Any
+    direction: Direction
+
+    def __str__(self) -> str:
+        change = f"{self.name} {_value(self.old)} -> {_value(self.new)} ({self.direction})"
+        return change if len(change) <= _LINE else f"{self.name}: other words ({self.direction})"
+
+
+def diff(old: ChangePlan, new: ChangePlan) -> list[Change]:
+    """What changed from one plan to the next, in the order of the plan, and whether it asks for less or for more."""
+    before, after = _leaves(old), _leaves(new)
+    all_required = old.performance.required == new.performance.required == FINDINGS
+    changes: list[Change] = []
+    for key in {**before, **after}:
+        # A part that one plan lacks is one change, not one for each of its keys.
+        if key not in before or key not in after or before[key] == after[key]:
+            continue
+        changes.append(
+            Change(
+                key=key,
+                name=_name(key),
+                old=before[key],
+                new=after[key],
+                direction=_direction(key, before[key], after[key], all_required=all_required),
+            )
+        )
+    bounds = [plan.description_of_modifications.bounds for plan in (old, new)]
+    for key in {**bounds[0].settings, **bounds[1].settings}:
+        pair = [one.settings.get(key, one.other_settings) for one in bounds]
+        if pair[0] != pair[1]:
+            loosens, tightens = _covers(pair[1], pair[0]), _covers(pair[0], pair[1])
+            direction: Direction = "other" if loosens == tightens else "looser" if loosens else "stricter"
+            place = f"description_of_modifications.bounds.settings.{key}"
+            shown = [str(bound) if isinstance(bound, Bound) else f"not listed, {bound}" for bound in pair]
+            changes.append(Change(key=place, name=f"bound of {key}", old=shown[0], new=shown[1], direction=direction))
+    return changes
+
+
+def _covers(outer: Bound | str, inner: Bound | str) -> bool:
+    """Whether all that one bound allows the other allows too; a setting that is not listed is `free` or `none`."""
+    if outer == "free" or inner == "none":
+        return True
+    if isinstance(outer, str) or isinstance(inner, str):
+        return False
+    if inner.range is not None:
+        return outer.range is not None and outer.range[0] <= inner.range[0] and inner.range[1] <= outer.range[1]
+    return all(outer.allows(value) for value in (inner.one_of or (inner.equals,)))
+
+
+_RULES: Final = "modification_protocol.performance_evaluation."
+_SETTINGS: Final = "description_of_modifications.bounds.settings"
+
+
+def _leaves(plan: ChangePlan) -> dict[str, Any]:
+    """Every key with its value, but for the bounds of settings; each finding's margin and whether a part is there."""
+    leaves: dict[str, Any] = {}
+
+    def walk(values: Mapping[str, Any], place: str) -> None:
+        for name, value in values.items():
+            key = place + name
+            if key in _PARTS:
+                leaves[key] = value is not None
+            elif not isinstance(value, dict):
+                leaves[key] = value
+            if isinstance(value, dict) and key != _SETTINGS:
+                walk(value, f"{key}.")
+
+    document = plan.model_dump(mode="json")
+    finding = plan.performance.finding
+    document["modification_protocol"]["performance_evaluation"] |= {
+        "required_findings": list(plan.performance.required),
+        "finding": {"floor": finding.floor, "margin": {name: finding.margin_of(name) for name in FINDINGS}},
+    }
+    walk(document, "")
+    return leaves
+
+
+def _name(key: str) -> str:
+    for prefix in (_RULES, "description_of_modifications.", "modification_protocol."):
+        key = key.removeprefix(prefix)
+    words = key.split(".")
+    findings = [word for word in words if word in FINDINGS]  # their names keep the underscore
+    return " ".join([*(word.replace("_", " ") for word in words if word not in FINDINGS), *findings])
+
+
+# Which way a plan moves when the value of a key grows. A key that is not here is words, or has no such order.
+_GROWS: Final[Mapping[str, Direction]] = {
+    "description_of_modifications.bounds.sources": "looser",
+    "description_of_modifications.bounds.other_settings": "looser",
+    "modification_protocol.update_procedures.approvals": "stricter",
+    "modification_protocol.update_procedures.require_clean_code": "stricter",
+    "modification_protocol.update_procedures.monitoring.review_after_days": "looser",
+    f"{_RULES}alpha": "looser",
+    f"{_RULES}max_looks": "looser",
+    f"{_RULES}epoch_alpha": "looser",
+    f"{_RULES}disclosure": "looser",
+    f"{_RULES}min_test_patients": "stricter",
+    f"{_RULES}required_findings": "stricter",
+    f"{_RULES}limited_findings": "stricter",
+    f"{_RULES}macro.floor": "stricter",
+    f"{_RULES}macro.margin": "looser",
+    f"{_RULES}finding.floor": "stricter",
+    **dict.fromkeys([f"{_RULES}finding.margin.{finding}" for finding in FINDINGS], "looser"),
+    f"{_RULES}subgroups": "stricter",
+    f"{_RULES}subgroups.attributes": "stricter",
+    f"{_RULES}subgroups.margin": "looser",
+    f"{_RULES}subgroups.min_findings": "looser",
+    f"{_RULES}harm_screen": "stricter",
+    f"{_RULES}harm_screen.error": "stricter",
+    f"{_RULES}harm_screen.loss": "looser",
+    f"{_RULES}harm_screen.approvals": "stricter",
+    f"{_RULES}suspicious_gain": "stricter",
+    f"{_RULES}suspicious_gain.gain": "looser",
+    f"{_RULES}suspicious_gain.approvals": "stricter",
+    f"{_RULES}operating_points": "stricter",
+    f"{_RULES}operating_points.findings": "stricter",
+    f"{_RULES}operating_points.sensitivity_margin": "looser",
+    f"{_RULES}operating_points.specificity_margin": "looser",
+    f"{_RULES}operating_points.min_positive_patients": "looser",
+    f"{_RULES}calibration": "stricter",
+    f"{_RULES}calibration.findings": "stricter",
+    f"{_RULES}calibration.slope": "looser",
+    f"{_RULES}calibration.brier_margin": "looser",
+}
+# Parts that a plan can leave out.
+_PARTS: Final = tuple(
+    f"{_RULES}{name}" for name in ("subgroups", "harm_screen", "suspicious_gain", "operating_points", "calibration")
+)
+# Fewer patients for a finding to be judged: less is asked for as long as every finding is required. Where one is not,
+# a finding that was left out is judged, and more is asked for.
+_LEAST: Final = (f"{_RULES}min_positive_patients", f"{_RULES}min_negative_patients")
+_WORDS: Final = {"none": 0.0, "free": 1.0, "verdict": 0.0, "all": 1.0}
+
+
+def _direction(key: str, old: Any, new: Any, *, all_required: bool) -> Direction:
+    grows: Direction | None = _GROWS.get(key)
+    if key in _LEAST:
+        grows = "stricter" if all_required else "looser"
+    if grows is None:
+        return "other"
+    up, down = _at_most(old, new, key), _at_most(new, old, key)
+    if up == down:
+        return "other"
+    return grows if up else ("stricter" if grows == "looser" else "looser")
+
+
+def _at_most(small: Any, large: Any, key: str) -> bool:
+    """Whether a value is no more than another: a number, a list that the other holds, an interval inside the other."""
+    if key.endswith("slope"):
+        return bool(large[0] <= small[0] and small[1] <= large[1])
+    if isinstance(small, list) or isinstance(large, list):
+        return large == "any" or (small != "any" and set(small) <= set(large))
+    return _size(small, key) <= _size(large, key)
+
+
+def _size(value: Any, key: str) -> float:
+    """A number to compare: no floor is the lowest floor, no limit on an epoch's error the highest one."""
+    if value is None:
+        return math.inf if key.endswith("epoch_alpha") else -math.inf
+    return _WORDS[value] if isinstance(value, str) else float(value)
+
+
+def _value(value: Any) -> str:
+    match value:
+        case None:
+            return "null"
+        case bool():
+            return "yes" if value else "no"
+        case float():
+            return number(value)
+        case list():
+            return f"[{', '.join(map(_value, value))}]"
+        case dict():
+            return "; ".join(f"{name}: {_value(inner)}" for name, inner in value.items())
+        case _:
+            return str(value)
+
+
+# ------------------------------------------------------------------------------------------------------ power
+
+
+def power_table(power: Power) -> Table:
+    """Make a table of what each check is expected to show, to be printed with rich."""
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("check", no_wrap=True)
+    for name in ("limit", "SE", "met", "patients", *(f"for {target:g}" for target in TARGETS)):
+        table.add_column(name, justify="right", no_wrap=True)
+    for check in power.checks:
+        of = check.finding or check.subgroup or "macro-AUC"
+        against = " (reference)" if check.against == "reference" else ""
+        table.add_row(
+            f"{check.kind} {of}{against}",
+            number(check.limit),
+            f"{check.se:.4f}",
+            f"{check.probability:.3f}",
+            f"{check.patients}{'' if check.counted == 'patients' else ' ' + check.counted[:3]}",
+            *("never" if needed is None else str(needed) for needed in check.needed),
+        )
+    return table
+
+
+def power_summary(rules: PerformanceEvaluation, power: Power) -> list[str]:
+    """What a look is expected to come to, in sentences."""
+    lines = [f"stops every release: {what}" for what in power.blocked]
+    lines += [f"not judged: {what}" for what in power.not_judged]
+    points, calibration = rules.operating_points, rules.calibration
+    if calibration is not None and calibration.findings:
+        lines.append(f"not among these figures: calibration of {_list(calibration.findings)}")
+    if points is not None and points.findings:
+        lines.append("thresholds are taken as given; choosing them on a validation set makes these errors larger")
+    if power.blocked:
+        return [*lines, "all checks met at one look: never, with these patients"]
+    return [*lines, f"all checks met at one look: {power.all_met:.2f} (at least {power.at_least:.2f}, Bonferroni)"]
+
+
+# ------------------------------------------------------------------------------------------------------ words
+
+
+def number(value: float) -> str:
+    """Write a margin with two decimals, or with as many as it needs.
+
+    >>> number(0.1), number(0.005), number(-0.03)
+    ('0.10', '0.005', '-0.03')
+    """
+    return f"{value:.2f}" if round(value, 2) == value else f"{value:g}"
+
+
+def percent(share: float) -> str:
+    """Write a share in percent.
+
+    >>> percent(0.005)
+    '0.5 %'
+    """
+    return f"{100 * share:g} %"
+
+
+def _many(count: int, thing: str) -> str:
+    return f"{count} {thing}{'' if count == 1 else 's'}"
+
+
+def _people(count: int) -> str:
+    return "one person has" if count == 1 else f"{count} persons have"
+
+
+def _list(names: Sequence[str]) -> str:
+    if not names:
+        return "none"
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

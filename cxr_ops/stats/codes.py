@@ -1,0 +1,110 @@
+"""Why a verdict is what it is: the closed set of codes, what each does to a verdict, and what each means."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Final
+
+
+class Code(StrEnum):
+    """Why a verdict is what it is. The set is closed: a code that is not here stops a promotion."""
+
+    # grounds for PROMOTE
+    FLOORS_MET = "FLOORS_MET"
+    NOT_WORSE = "NOT_WORSE"
+    # the evidence speaks against the challenger
+    BELOW_FLOOR = "BELOW_FLOOR"
+    WORSE = "WORSE"
+    MARGIN_NOT_MET = "MARGIN_NOT_MET"
+    MISCALIBRATED = "MISCALIBRATED"
+    INVALID_SCORES = "INVALID_SCORES"
+    CONSTANT_SCORES = "CONSTANT_SCORES"
+    PERMUTED_FINDINGS = "PERMUTED_FINDINGS"
+    SPLIT_MISMATCH = "SPLIT_MISMATCH"
+    # the evidence does not suffice
+    FLOOR_NOT_SHOWN = "FLOOR_NOT_SHOWN"
+    MARGIN_NOT_SHOWN = "MARGIN_NOT_SHOWN"
+    CALIBRATION_NOT_SHOWN = "CALIBRATION_NOT_SHOWN"
+    UNCERTAIN_LABELS = "UNCERTAIN_LABELS"
+    TOO_FEW_PATIENTS = "TOO_FEW_PATIENTS"
+    SUBGROUP_MISSING = "SUBGROUP_MISSING"
+    UNDEFINED_EVIDENCE = "UNDEFINED_EVIDENCE"
+    EVIDENCE_INCOMPLETE = "EVIDENCE_INCOMPLETE"
+    EMPTY_TEST_SET = "EMPTY_TEST_SET"
+    NO_PATIENT_IDS = "NO_PATIENT_IDS"
+    UNKNOWN_WEIGHTS = "UNKNOWN_WEIGHTS"
+    CHAMPION_INVALID = "CHAMPION_INVALID"
+    CHAMPION_SPLIT_MISMATCH = "CHAMPION_SPLIT_MISMATCH"
+    REFERENCE_INVALID = "REFERENCE_INVALID"
+    REFERENCE_SPLIT_MISMATCH = "REFERENCE_SPLIT_MISMATCH"
+    # the record or the plan forbids it, whatever the evidence
+    OUTSIDE_PLAN = "OUTSIDE_PLAN"
+    TEST_SET_MISMATCH = "TEST_SET_MISMATCH"
+    CHAMPION_MISMATCH = "CHAMPION_MISMATCH"
+    REFERENCE_MISMATCH = "REFERENCE_MISMATCH"
+    UNRECORDED_LOOK = "UNRECORDED_LOOK"
+    TEST_SET_EXHAUSTED = "TEST_SET_EXHAUSTED"
+    DIRTY_CODE = "DIRTY_CODE"
+    # people must look first; the verdict stays what it is
+    SUSPICIOUS_IMPROVEMENT = "SUSPICIOUS_IMPROVEMENT"
+    HARM_SIGNAL = "HARM_SIGNAL"
+    # to be known, without effect on the verdict
+    NOT_EVALUABLE = "NOT_EVALUABLE"
+
+
+GROUNDS: Final = frozenset({Code.FLOORS_MET, Code.NOT_WORSE})
+AGAINST: Final = frozenset(
+    {
+        Code.BELOW_FLOOR,
+        Code.WORSE,
+        Code.MARGIN_NOT_MET,
+        Code.MISCALIBRATED,
+        Code.INVALID_SCORES,
+        Code.CONSTANT_SCORES,
+        Code.PERMUTED_FINDINGS,
+        Code.SPLIT_MISMATCH,
+    }
+)
+HOLDS: Final = frozenset({Code.SUSPICIOUS_IMPROVEMENT, Code.HARM_SIGNAL})
+NOTES: Final = frozenset({Code.NOT_EVALUABLE})
+# Every other code stops a promotion for want of evidence.
+NOT_STOPPING: Final = GROUNDS | HOLDS | NOTES
+
+# One sentence each, without a number of the test set: for documents, and where those numbers are withheld.
+MEANING: Final[dict[Code, str]] = {
+    Code.FLOORS_MET: "First release: every figure that the plan judges lies above its floor.",
+    Code.NOT_WORSE: "Nothing that the plan judges is worse than its margin allows, and all lies above the floors.",
+    Code.BELOW_FLOOR: "An AUC of the challenger lies below its floor, beyond doubt at the plan's error.",
+    Code.WORSE: "The challenger loses against an earlier model, beyond doubt at the plan's error.",
+    Code.MARGIN_NOT_MET: "There are enough patients to show the margin for an equally good model, and it is not shown.",
+    Code.MISCALIBRATED: "The challenger's calibration slope lies outside the plan's limits.",
+    Code.INVALID_SCORES: "Scores of the challenger are missing, not finite or no probabilities.",
+    Code.CONSTANT_SCORES: "The challenger gives every image the same score for a finding.",
+    Code.PERMUTED_FINDINGS: "The challenger's scores stand in one another's place.",
+    Code.SPLIT_MISMATCH: "The challenger was trained on test patients, or it is not on record whom it was trained on.",
+    Code.FLOOR_NOT_SHOWN: "Too few patients show whether an AUC lies above its floor.",
+    Code.MARGIN_NOT_SHOWN: "Too few patients show whether a loss stays within its margin.",
+    Code.CALIBRATION_NOT_SHOWN: "Too few patients show whether the calibration slope lies within the plan's limits.",
+    Code.UNCERTAIN_LABELS: "The decision would be another if the uncertain labels were all negative, or all positive.",
+    Code.TOO_FEW_PATIENTS: "The test set, or a finding that the plan requires, has too few patients.",
+    Code.SUBGROUP_MISSING: "A subgroup that the plan asks for cannot be formed from the data.",
+    Code.UNDEFINED_EVIDENCE: "A figure that the plan judges cannot be had.",
+    Code.EVIDENCE_INCOMPLETE: "The evidence has a hole, or contradicts itself.",
+    Code.EMPTY_TEST_SET: "The test set is empty.",
+    Code.NO_PATIENT_IDS: "Without patient ids, nobody can tell how many patients the images stand for.",
+    Code.UNKNOWN_WEIGHTS: "The starting weights have seen test patients, or it is not declared what they have seen.",
+    Code.CHAMPION_INVALID: "The champion's scores are no probabilities, constant or in one another's place.",
+    Code.CHAMPION_SPLIT_MISMATCH: "The champion was trained on test patients, or on patients who are not on record.",
+    Code.REFERENCE_INVALID: "The reference's scores are no probabilities, constant or in one another's place.",
+    Code.REFERENCE_SPLIT_MISMATCH: "The reference was trained on test patients, or on patients who are not on record.",
+    Code.OUTSIDE_PLAN: "The challenger is something that the plan does not cover; a person must review it.",
+    Code.TEST_SET_MISMATCH: "The test set is not the one on record.",
+    Code.CHAMPION_MISMATCH: "The challenger was not judged against the champion on record.",
+    Code.REFERENCE_MISMATCH: "The challenger was not judged against the reference on record.",
+    Code.UNRECORDED_LOOK: "The look at the test set is not on the ledger.",
+    Code.TEST_SET_EXHAUSTED: "All looks of this test epoch are spent; patients never scored before are needed.",
+    Code.DIRTY_CODE: "The code held uncommitted changes.",
+    Code.SUSPICIOUS_IMPROVEMENT: "The gain is larger than retraining explains; somebody must look for a leak.",
+    Code.HARM_SIGNAL: "A finding seems to have become worse in a subgroup; a further person must look at it.",
+    Code.NOT_EVALUABLE: "Something that the plan does not require has too few patients to be judged.",
+}

@@ -1,0 +1,341 @@
+"""From scores to everything that is known of a challenger on a test set: one door for all that compare models.
+
+AUCs of all images and of subgroups (`cxr_ops.stats.auc`), figures at a threshold and of the probabilities
+(`cxr_ops.stats.probability`), what uncertain labels could change, and faults of the scores themselves
+(`cxr_ops.stats.sanity`). What follows from it is `cxr_ops.stats.rule`'s to say.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from cxr_ops.plan import PerformanceEvaluation, Subgroups
+from cxr_ops.records import Evidence, Performance, Scenario, Subgroup
+from cxr_ops.stats import auc, probability, sanity
+from cxr_ops.stats.codes import Code
+
+Bools = npt.NDArray[np.bool_]
+Ints = npt.NDArray[np.int64]
+
+CHALLENGER: Final = "challenger"
+CHAMPION: Final = "champion"
+REFERENCE: Final = "reference"
+ROLES: Final = (CHALLENGER, CHAMPION, REFERENCE)
+
+OLDEST: Final = 150  # years; the NIH release has ages of 411 and the like
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scored:
+    """A set of images with its labels, and what each model said of them.
+
+    Attributes:
+        truth: (N, F) 1, 0 or NaN (missing or uncertain).
+        patients: (N,) names or numbers.
+        scores: role -> (N, F). `challenger` is always there; `champion` and `reference` where they exist.
+        uncertain: (N, F) whether a label is missing because it is uncertain; None where none is.
+
+    Raises:
+        ValueError: shapes do not fit, a role is unknown, or a label is both known and uncertain.
+    """
+
+    truth: npt.NDArray[np.float64]
+    patients: npt.NDArray[Any]
+    scores: Mapping[str, npt.NDArray[np.floating[Any]]]
+    uncertain: Bools | None = None
+
+    def __post_init__(self) -> None:
+        if CHALLENGER not in self.scores or not set(self.scores) <= set(ROLES):
+            raise ValueError(f"scores must be of the {CHALLENGER}, and of no others than {', '.join(ROLES)}")
+        tables = [*self.scores.values()] + ([] if self.uncertain is None else [self.uncertain])
+        if self.patients.shape != self.truth.shape[:1] or any(table.shape != self.truth.shape for table in tables):
+            raise ValueError("truth, patients, scores and uncertain must be of the same images and findings")
+        if self.uncertain is not None and not np.isnan(self.truth[self.uncertain]).all():
+            raise ValueError("a label cannot be known and uncertain")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Assessment:
+    """All that `assess` finds; the fields are those of `cxr_ops.records.Evaluation`."""
+
+    evidence: Evidence
+    subgroups: list[Subgroup]
+    missing_groups: list[str]
+    performance: list[Performance]
+    uncertain: dict[str, int]
+    scenarios: list[Scenario]
+    validation_macro: dict[str, float]
+
+
+def assess(
+    findings: Sequence[str],
+    test: Scored,
+    *,
+    validation: Scored | None,
+    attributes: Mapping[str, Sequence[str]],
+    rules: PerformanceEvaluation,
+    level: float,
+) -> Assessment:
+    """Find all that a plan asks about a challenger.
+
+    Args:
+        findings: F names.
+        test: what is judged.
+        validation: of the same models, to choose thresholds and to recalibrate; without it, figures that need it are
+            undefined.
+        attributes: name (of `cxr_ops.plan.ATTRIBUTES`) -> text of each test image, `` for unknown; ages in years.
+        rules: of the plan.
+        level: of the two-sided intervals, in (0, 1).
+
+    >>> from pathlib import Path
+    >>> from cxr_ops import plan
+    >>> rules = plan.load(Path("pccp.demo.yaml")).performance
+    >>> rng = np.random.default_rng(0)
+    >>> truth = rng.integers(0, 2, (60, 1)).astype(float)
+    >>> test = Scored(truth=truth, patients=np.arange(60), scores={"challenger": truth / 4 + rng.random((60, 1)) / 2})
+    >>> found = assess(["Mass"], test, validation=None, attributes={"sex": ["F", "M"] * 30}, rules=rules, level=0.95)
+    >>> [group.name for group in found.subgroups], found.missing_groups
+    (['sex=F', 'sex=M'], ['No subgroup by view: no image says it.'])
+    """
+    patients = _numbered(test.patients)
+    evidence = _compare(findings, test.truth, patients, test.scores, rules, level)
+    groups, missing = form_groups(rules.subgroups, attributes, patients.size)
+    frozen = (
+        probability.unfrozen(findings, list(test.scores))
+        if validation is None
+        else probability.freeze(findings, validation.truth, validation.scores, rules.operating_points)
+    )
+    performance, *of_groups = probability.performance(
+        findings,
+        test.truth,
+        patients,
+        test.scores,
+        frozen,
+        level=level,
+        subsets=[np.ones(patients.size, dtype=np.bool_), *(group.images for group in groups)],
+    )
+    return Assessment(
+        evidence=evidence,
+        subgroups=[
+            _subgroup(group, findings, test, patients, of_group, rules, level)
+            for group, of_group in zip(groups, of_groups, strict=True)
+        ],
+        missing_groups=missing,
+        performance=performance,
+        uncertain=_count_uncertain(findings, test.uncertain),
+        scenarios=_scenarios(findings, test, patients, rules, level),
+        validation_macro={} if validation is None else _macro(validation),
+    )
+
+
+def _numbered(patients: npt.NDArray[Any]) -> Ints:
+    names = patients.tolist()
+    numbers = {name: number for number, name in enumerate(sorted(set(names)))}  # faster than to sort all of them
+    return np.fromiter((numbers[name] for name in names), dtype=np.int64, count=len(names))
+
+
+def _compare(
+    findings: Sequence[str],
+    truth: npt.NDArray[np.float64],
+    patients: Ints,
+    scores: Mapping[str, npt.NDArray[np.floating[Any]]],
+    rules: PerformanceEvaluation,
+    level: float,
+) -> Evidence:
+    return auc.compare(
+        findings,
+        truth,
+        patients,
+        scores[CHALLENGER],
+        scores.get(CHAMPION),
+        scores.get(REFERENCE),
+        level=level,
+        min_positive_patients=rules.min_positive_patients,
+        min_negative_patients=rules.min_negative_patients,
+    )
+
+
+# ---------------------------------------------------------------------------------------------- subgroups
+
+
+@dataclass(frozen=True, kw_only=True)
+class Group:
+    """A subgroup's images, (N,), and what they have in common."""
+
+    attribute: str
+    value: str
+    images: Bools
+
+
+def form_groups(
+    subgroups: Subgroups | None, attributes: Mapping[str, Sequence[str]], images: int
+) -> tuple[list[Group], list[str]]:
+    """The subgroups that the images form, in the order of the plan, and in sentences what could not be formed."""
+    groups: list[Group] = []
+    missing: list[str] = []
+    if subgroups is None:
+        return groups, missing
+    for attribute in subgroups.attributes:
+        columns = [_values(name, attributes.get(name, [""] * images), subgroups) for name in attribute.split(", ")]
+        known = np.logical_and.reduce([codes >= 0 for _, codes in columns])
+        if not known.any():
+            missing.append(f"No subgroup by {attribute}: no image says it.")
+            continue
+        unknown = int(images - known.sum())
+        if unknown:
+            missing.append(
+                f"{unknown} of {images} images stand in no subgroup by {attribute}: it is not known of them."
+            )
+        for choice in itertools.product(*(range(len(names)) for names, _ in columns)):
+            mask = np.logical_and.reduce([codes == code for (_, codes), code in zip(columns, choice, strict=True)])
+            value = ", ".join(names[code] for (names, _), code in zip(columns, choice, strict=True))
+            if mask.any():
+                groups.append(Group(attribute=attribute, value=value, images=mask))
+            elif len(columns) == 1:  # an age band; of pairs, not all need to exist
+                missing.append(f"No image is in the subgroup {attribute}={value}.")
+    return groups, missing
+
+
+def _values(name: str, texts: Sequence[str], subgroups: Subgroups) -> tuple[list[str], Ints]:
+    """The values of an attribute in their order, and which of them each image has; -1 is unknown."""
+    distinct = sorted(set(texts))
+    if name == "age":
+        names = _bands(subgroups.age_bands)
+        code_of = {text: _band(text, subgroups.age_bands) for text in distinct}
+    else:
+        # A comma separates the values of a pair.
+        value_of = {text: text.strip().replace(",", ";") for text in distinct}
+        names = sorted({value for value in value_of.values() if value})
+        code_of = {text: names.index(value) if value else -1 for text, value in value_of.items()}
+    return names, np.fromiter((code_of[text] for text in texts), dtype=np.int64, count=len(texts))
+
+
+def _bands(starts: Sequence[int]) -> list[str]:
+    """Names of age bands.
+
+    >>> _bands((40, 65))
+    ['0 to 39', '40 to 64', '65 and over']
+    """
+    edges = (0, *starts)
+    closed = [f"{low} to {high - 1}" for low, high in itertools.pairwise(edges)]
+    return [*closed, f"{edges[-1]} and over"]
+
+
+def _band(text: str, starts: Sequence[int]) -> int:
+    """Number of the band of an age; -1 for what is no age."""
+    try:
+        years = float(text)
+    except ValueError:
+        return -1
+    return sum(years >= start for start in starts) if 0 <= years <= OLDEST else -1
+
+
+def _subgroup(
+    group: Group,
+    findings: Sequence[str],
+    test: Scored,
+    patients: Ints,
+    performance: list[Performance],
+    rules: PerformanceEvaluation,
+    level: float,
+) -> Subgroup:
+    rows = np.flatnonzero(group.images)
+    scores = {role: table[rows] for role, table in test.scores.items()}
+    return Subgroup(
+        attribute=group.attribute,
+        value=group.value,
+        images=rows.size,
+        patients=np.unique(patients[rows]).size,
+        performance=performance,
+        **dict(_compare(findings, test.truth[rows], patients[rows], scores, rules, level)),
+    )
+
+
+# -------------------------------------------------------------------------- uncertain labels, validation
+
+
+def _count_uncertain(findings: Sequence[str], uncertain: Bools | None) -> dict[str, int]:
+    if uncertain is None:
+        return {}
+    counts = uncertain.sum(axis=0)
+    return {finding: int(count) for finding, count in zip(findings, counts, strict=True) if count}
+
+
+def _scenarios(
+    findings: Sequence[str], test: Scored, patients: Ints, rules: PerformanceEvaluation, level: float
+) -> list[Scenario]:
+    if test.uncertain is None or not test.uncertain.any():
+        return []
+    choices: tuple[Literal[0, 1], ...] = (0, 1)
+    return [
+        Scenario(
+            uncertain_as=choice,
+            **dict(
+                _compare(
+                    findings,
+                    np.where(test.uncertain, float(choice), test.truth),
+                    patients,
+                    test.scores,
+                    rules,
+                    level,
+                )
+            ),
+        )
+        for choice in choices
+    ]
+
+
+def _macro(validation: Scored) -> dict[str, float]:
+    """Each model's macro-AUC over the findings with enough patients; one with scores that are not finite has none."""
+    patients, macro = _numbered(validation.patients), {}
+    columns: list[tuple[int, Ints]] = []
+    for f, labels in enumerate(validation.truth.T):
+        if min(np.unique(patients[labels == kind]).size for kind in (0, 1)) >= auc.MIN_PATIENTS:
+            columns.append((f, np.flatnonzero(~np.isnan(labels))))
+    for role, table in validation.scores.items():
+        if columns and all(np.isfinite(table[rows, f]).all() for f, rows in columns):
+            areas = [auc.placements(validation.truth[rows, f], table[rows, f])[0].mean() for f, rows in columns]
+            macro[role] = float(np.mean(areas))
+    return macro
+
+
+# ------------------------------------------------------------------------------------------------- faults
+
+
+def score_problems(
+    findings: Sequence[str], truth: npt.ArrayLike, scores: Mapping[str, npt.ArrayLike]
+) -> list[tuple[str, str]]:
+    """Faults of the scores themselves, which no metric shows: (code, sentence) of each.
+
+    Args:
+        findings: F names.
+        truth: (N, F) 1, 0 or NaN.
+        scores: role -> (N, F).
+
+    >>> score_problems(["Mass"], [[1], [0]], {"challenger": [[0.5], [0.5]]})
+    [('CONSTANT_SCORES', 'The challenger gives every image the same score for Mass.')]
+    """
+    others = {CHAMPION: Code.CHAMPION_INVALID, REFERENCE: Code.REFERENCE_INVALID}
+    problems: list[tuple[str, str]] = []
+    for role, values in scores.items():
+        invalid = sanity.invalid_scores(findings, values)
+        if invalid:
+            code = others.get(role, Code.INVALID_SCORES)
+            problems.append((str(code), f"Scores of the {role} are not probabilities. {'; '.join(invalid)}."))
+            continue
+        constant = sanity.constant_scores(findings, values)
+        if constant:
+            code = others.get(role, Code.CONSTANT_SCORES)
+            problems.append((str(code), f"The {role} gives every image the same score for {', '.join(constant)}."))
+        permuted = sanity.permuted_findings(findings, truth, values)
+        if permuted:
+            code = others.get(role, Code.PERMUTED_FINDINGS)
+            pairs = ", ".join(f"{finding} ranks {other}" for finding, other in permuted.items())
+            problems.append((str(code), f"Scores of the {role} stand in one another's place: {pairs}."))
+    return problems

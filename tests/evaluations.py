@@ -1,0 +1,164 @@
+"""What `evaluate` and `open` would write for a simulated study: evaluations and inputs for tests of what reads them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cxr_ops import plan as plans
+from cxr_ops.labels import FINDINGS
+from cxr_ops.plan import ChangePlan
+from cxr_ops.records import (
+    Champion,
+    Code,
+    DataRevision,
+    Epoch,
+    Estimate,
+    Evaluation,
+    Facts,
+    Inputs,
+    LedgerState,
+    Paired,
+    Performance,
+    Reference,
+    StartingWeights,
+)
+from cxr_ops.stats import evidence
+
+PROJECT = Path(__file__).resolve().parents[1]
+CHALLENGER, CHAMPION, REFERENCE, TEST = "a" * 64, "b" * 64, "c" * 64, "t" * 64
+
+FACTS = Facts(
+    architecture="densenet121",
+    findings=list(FINDINGS),
+    settings={
+        "split.salt": "cxr-ops-1",
+        "split.validation": 0.1,
+        "split.test": 0.25,
+        "prepare.image_size": 224,
+        "train.weights": "imagenet",
+        "train.epochs": 12,
+        "train.batch_size": 64,
+        "train.learning_rate": 0.001,
+        "train.weight_decay": 0.0001,
+        "train.max_positive_weight": 20.0,
+        "train.patience": 4,
+        "train.seed": 7,
+    },
+    sources=["nih"],
+    starting_weights=StartingWeights(start="imagenet", training_data=["ImageNet-1k"], patients="none"),
+)
+
+
+def change_rules(plan: ChangePlan, **changes: Any) -> ChangePlan:
+    """A plan with another performance evaluation; what is given for a part that is there changes that part."""
+    rules = plan.performance
+    for name, change in changes.items():
+        part = getattr(rules, name)
+        changed = part.model_copy(update=dict(change)) if isinstance(change, Mapping) else change
+        rules = rules.model_copy(update={name: changed})
+    protocol = plan.modification_protocol.model_copy(update={"performance_evaluation": rules})
+    return plan.model_copy(update={"modification_protocol": protocol})
+
+
+def groups_of(study) -> dict[str, list[str]]:
+    """A sex and an age for each patient, and a view for each image."""
+    return {
+        "sex": ["FM"[patient % 2] for patient in study.patients],
+        "age": [str(20 + 7 * int(patient) % 60) for patient in study.patients],
+        "view": [("AP", "PA", "PA")[image % 3] for image in range(len(study.patients))],
+    }
+
+
+def estimate(value: float, se: float = 0.005) -> Estimate:
+    """A figure with a normal interval."""
+    return Estimate(value=value, se=se, low=value - 2 * se, high=value + 2 * se, level=0.95)
+
+
+def performance_of(row, *, roles=("champion", "reference"), loss=0.0, slope=1.0, se=0.001) -> Performance:
+    """Operating point and calibration of a finding; `loss` is from each other model, in all three measures."""
+
+    def paired(value: float, gain: float) -> Paired:
+        there = {"challenger": estimate(value, se)}
+        for role in roles:
+            there[role] = estimate(value - gain, se)
+            there["difference" if role == "champion" else "reference_difference"] = estimate(gain, se)
+        return Paired(**there)
+
+    unjudged = Paired(challenger=estimate(0.1))
+    return Performance(
+        finding=row.finding,
+        support=row.support,
+        average_precision=unjudged,
+        thresholds={"challenger": 0.5},
+        sensitivity=paired(0.8, -loss),
+        specificity=paired(0.85, -loss),
+        recalibration={"challenger": (0.0, 1.0)},
+        brier=paired(0.1, loss),
+        slope=Paired(challenger=estimate(slope, se)),
+        intercept=unjudged,
+        ece=unjudged,
+        reliability={},
+    )
+
+
+def evaluation_of(study, plan, *, first=False, reference=None, uncertain=None, **changes) -> Evaluation:
+    """What evaluate would write for a simulated study, with a subgroup for each sex and view.
+
+    reference: (N, 14) scores of a reference that is not the champion. uncertain: (N, 14) labels that are to be taken as
+    uncertain, and are so missing.
+    """
+    models = {"challenger": study.challenger, "champion": None if first else study.champion, "reference": reference}
+    scores = {role: table for role, table in models.items() if table is not None}
+    truth = study.truth if uncertain is None else np.where(uncertain, np.nan, study.truth)
+    found = evidence.assess(
+        FINDINGS,
+        evidence.Scored(truth=truth, patients=study.patients, scores=scores, uncertain=uncertain),
+        validation=None,
+        attributes=groups_of(study),
+        rules=plan.performance,
+        level=0.95,
+    )
+    roles = [role for role in ("champion", "reference") if role in scores]
+    known: dict[str, Any] = dict(found.evidence) | {
+        "subgroups": [group.model_copy(update={"performance": []}) for group in found.subgroups],
+        "missing_groups": found.missing_groups,
+        "performance": [performance_of(row, roles=roles) for row in found.evidence.findings],
+        "uncertain": found.uncertain,
+        "scenarios": found.scenarios,
+        "test_digest": TEST,
+        "test_images": len(study.patients),
+        "test_patients": len(np.unique(study.patients)),
+        "challenger": CHALLENGER,
+        "champion": None if first else CHAMPION,
+        "reference": REFERENCE if reference is not None else None if first else CHAMPION,
+        "facts": FACTS,
+        "problems": [],
+    }
+    return Evaluation(**(known | changes))
+
+
+def inputs_of(
+    *,
+    first=False,
+    reference: str | None = CHAMPION,
+    dirty=False,
+    looks: int | None = 0,
+    looked: list[tuple[str, str]] | None = None,
+    **changes: Any,
+) -> Inputs:
+    """The file that such a run was opened with; `looks` None is a run without a ledger."""
+    ledger = LedgerState(entries=9, head="9" * 64, looks=looks or 0, looked=looked or [], promotions=0 if first else 1)
+    known: dict[str, Any] = {
+        "code": Code(commit="c" * 40, dirty=dirty),
+        "data": DataRevision(revision="d" * 40, batches={}),
+        "champion": Champion() if first else Champion(package=CHAMPION, version="1", entry="e" * 64),
+        "reference": None if first or reference is None else Reference(package=reference, version="1"),
+        "epoch": Epoch(),
+        "ledger": None if looks is None else ledger,
+        "plan": plans.identify(PROJECT, "pccp.demo.yaml"),
+    }
+    return Inputs(**(known | changes))

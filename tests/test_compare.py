@@ -1,0 +1,218 @@
+"""`cxr-ops compare` on files of scores: the numbers of scikit-learn, the gate's verdict, and clear refusals."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.special import ndtr
+from sklearn.metrics import roc_auc_score
+
+from cxr_ops import cli, compare
+from cxr_ops.errors import DataError
+from cxr_ops.labels import FINDINGS
+
+PROJECT = Path(__file__).resolve().parents[1]
+DEMO = PROJECT / "pccp.demo.yaml"
+
+
+class Files:
+    """A truth and two files of scores: 600 images of 300 patients, two correlated models of AUC 0.86."""
+
+    def __init__(self, folder: Path) -> None:
+        rng = np.random.default_rng(0)
+        self.patients = np.repeat(np.arange(300), 2)
+        self.ids = [f"{patient:08d}_{image % 2:03d}.png" for image, patient in enumerate(self.patients)]
+        self.truth = (rng.random((600, 14)) < 0.15).astype(int)
+        shared = rng.standard_normal((300, 14))[self.patients] * 0.7 + rng.standard_normal((600, 14)) * 0.7
+        self.a, self.b = (
+            ndtr(1.6 * self.truth - 1.5 + 0.9 * shared + 0.4 * rng.standard_normal((600, 14))) for _ in range(2)
+        )
+        self.folder = folder
+        self.paths = [folder / name for name in ("truth.csv", "a.csv", "b.csv")]
+        self.write_truth(self.truth)
+        for path, scores in zip(self.paths[1:], (self.a, self.b), strict=True):
+            self.write_scores(path, scores)
+
+    def write_truth(self, labels: np.ndarray, *, patients: bool = True, findings: tuple[str, ...] = FINDINGS) -> None:
+        extra = ["patient_id"] if patients else []
+        rows = [
+            [image, *([patient] if patients else []), "FM"[patient % 2], ("PA", "AP")[int(patient % 3 == 0)], *values]
+            for image, patient, values in zip(self.ids, self.patients, labels.tolist(), strict=True)
+        ]
+        write(self.paths[0], ["image_id", *extra, "sex", "view", *findings], rows)
+
+    def write_scores(self, path: Path, scores: np.ndarray, findings: tuple[str, ...] = FINDINGS) -> None:
+        rows = [[image, *values] for image, values in zip(self.ids, scores.tolist(), strict=True)]
+        write(path, ["Image Index", *findings], rows)
+
+
+def write(path: Path, header: list[str], rows: list[list]) -> None:
+    """A CSV file."""
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows([header, *rows])
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Files:
+    """The files of one comparison."""
+    return Files(tmp_path)
+
+
+def test_figures_are_those_of_scikit_learn_and_of_the_images_in_any_order(files):
+    """Each finding's AUC is scikit-learn's, though the rows of each file stand in another order."""
+    order = np.random.default_rng(1).permutation(600)
+    rows = [[files.ids[i], *files.b[i].tolist()] for i in order]
+    write(files.paths[2], ["Image Index", *FINDINGS], rows)
+    found = compare.as_json(compare.run(*files.paths, plan=DEMO))
+    for f, finding in enumerate(FINDINGS):
+        row = found["findings"][finding]
+        assert row["auc"] == pytest.approx(roc_auc_score(files.truth[:, f], files.a[:, f]), abs=1e-12)
+        assert row["b"]["auc"] == pytest.approx(roc_auc_score(files.truth[:, f], files.b[:, f]), abs=1e-12)
+        assert row["difference"]["value"] == pytest.approx(row["auc"] - row["b"]["auc"], abs=1e-12)
+        assert row["positives"] == files.truth[:, f].sum()
+        assert row["positive_patients"] == len(set(files.patients[files.truth[:, f] == 1]))
+        assert row["ci"][0] < row["auc"] < row["ci"][1]
+        assert row["se"] > 0 < row["se_image"]
+    assert found["macro"]["auc"] == pytest.approx(np.mean([found["findings"][name]["auc"] for name in FINDINGS]))
+    assert set(found["subgroups"]) == {"sex=F", "sex=M", "view=AP", "view=PA"}
+
+
+def test_patients_count_and_not_images(files):
+    """Scores that are alike within a patient have a larger standard error than images counted one by one would give."""
+    rng = np.random.default_rng(3)
+    owned = rng.standard_normal((300, 14))[files.patients]
+    truth = (rng.random((300, 14)) < 0.2).astype(int)[files.patients]
+    files.write_truth(truth)
+    files.write_scores(files.paths[1], ndtr(truth + owned + 0.1 * rng.standard_normal((600, 14))))
+    found = compare.as_json(compare.run(*files.paths[:2], plan=DEMO))
+    ratios = [found["findings"][name]["se"] / found["findings"][name]["se_image"] for name in FINDINGS]
+    assert 1.3 < np.median(ratios) < 1.5  # two images that are one: the square root of two
+
+
+def test_equal_models_are_not_worse_under_the_demonstration_plan(files):
+    """The verdict is the gate's: equal models pass the demonstration's margins, and fail the production template's."""
+    assert compare.run(*files.paths, plan=DEMO).judgement.evidence_says == "PROMOTE"
+    strict = compare.run(*files.paths, plan=PROJECT / "pccp.yaml").judgement
+    assert strict.evidence_says == "INSUFFICIENT EVIDENCE"
+
+
+def test_the_same_file_twice_differs_by_nothing(files):
+    """A model compared with itself has a difference of 0 with the interval [0, 0] in every finding."""
+    found = compare.as_json(compare.run(files.paths[0], files.paths[1], files.paths[1], plan=DEMO))
+    for row in [found["macro"], *found["findings"].values()]:
+        assert (row["difference"]["value"], row["difference"]["ci"]) == (0.0, [0.0, 0.0])
+
+
+def test_a_worse_model_is_rejected(files):
+    """Scores of noise against a good model are REJECT, and the reasons say worse."""
+    files.write_scores(files.paths[1], np.random.default_rng(2).random((600, 14)))
+    judgement = compare.run(*files.paths, plan=DEMO).judgement
+    assert judgement.evidence_says == "REJECT"
+    assert "WORSE" in {reason.code for reason in judgement.reasons}
+
+
+def test_without_patient_ids_nothing_is_promoted(files):
+    """A truth that does not say whose the images are gives INSUFFICIENT EVIDENCE, and says why."""
+    files.write_truth(files.truth, patients=False)
+    judgement = compare.run(*files.paths, plan=DEMO).judgement
+    assert judgement.evidence_says == "INSUFFICIENT EVIDENCE"
+    assert "NO_PATIENT_IDS" in {reason.code for reason in judgement.reasons}
+
+
+def test_a_finding_without_scores_is_left_out_and_said_so(files):
+    """Files with thirteen findings are compared over thirteen, the last is null with a reason, and nothing passes."""
+    for path, scores in zip(files.paths[1:], (files.a, files.b), strict=True):
+        files.write_scores(path, scores[:, :13], FINDINGS[:13])
+    compared = compare.run(*files.paths, plan=DEMO)
+    found = compare.as_json(compared)
+    assert found["findings"][FINDINGS[13]]["auc"] is None
+    assert found["findings"][FINDINGS[13]]["undefined"]["reason"]
+    assert found["macro"]["over"] == list(FINDINGS[:13])
+    assert any(FINDINGS[13] in note for note in found["notes"])
+    assert compared.judgement.evidence_says == "INSUFFICIENT EVIDENCE"
+
+
+def test_a_missing_score_is_never_passed_over(files):
+    """One empty cell makes the finding undefined and the verdict no PROMOTE."""
+    scores = files.a.copy()
+    scores[7, 3] = np.nan
+    files.write_scores(files.paths[1], scores)
+    assert compare.run(*files.paths, plan=DEMO).judgement.evidence_says == "REJECT"
+
+
+def test_uncertain_labels_are_judged_both_ways(files):
+    """-1 in the truth is uncertain: missing in the figures, and counted for both scenarios."""
+    labels = files.truth.copy()
+    labels[:30, 0] = -1
+    files.write_truth(labels)
+    compared = compare.run(*files.paths, plan=DEMO)
+    assert compared.evaluation.uncertain == {FINDINGS[0]: 30}
+    assert [scenario.uncertain_as for scenario in compared.evaluation.scenarios] == [0, 1]
+    assert compared.evaluation.findings[0].support.positives == (labels[:, 0] == 1).sum()
+
+
+def test_thresholds_come_from_the_validation_set(files, tmp_path):
+    """With labels of further images, thresholds are chosen there, and the test set is what the truth holds."""
+    validation = tmp_path / "validation.csv"
+    half = [i for i in range(600) if files.patients[i] < 100]
+    rest = [i for i in range(600) if files.patients[i] >= 100]
+    header = ["image_id", "patient_id", *FINDINGS]
+    for path, kept in ((validation, half), (files.paths[0], rest)):
+        write(path, header, [[files.ids[i], files.patients[i], *files.truth[i].tolist()] for i in kept])
+    compared = compare.run(*files.paths, plan=DEMO, validation=validation)
+    one = compared.evaluation.performance[0]
+    negatives = files.a[half, 0][files.truth[half, 0] == 0]
+    assert np.mean(negatives < one.thresholds["challenger"]) >= 0.8  # the demonstration's rule: specificity 0.80
+    assert compared.evaluation.test_images == len(rest)
+    assert compared.evaluation.findings[0].challenger.value == pytest.approx(
+        roc_auc_score(files.truth[rest, 0], files.a[rest, 0])
+    )
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda f: f.paths[1].unlink(), "a.csv is missing"),
+        (lambda f: f.paths[1].write_text("image_id,Hernia\nx.png\n"), "fields"),
+        (lambda f: f.paths[1].write_text("image_id,Hernia\nx.png,high\n"), "not a number"),
+        (lambda f: f.paths[1].write_text("image_id,Herna\nx.png,0.5\n"), "Hernia"),
+        (lambda f: f.paths[1].write_text("image_id,score\nx.png,0.5\n"), "no column holds scores"),
+        (lambda f: f.paths[2].write_text(f"image_id,Hernia\n{f.ids[0]},0.5\n"), "600|599"),
+        (
+            lambda f: f.paths[0].write_text("image_id,patient_id,Hernia\nother.png,1,0\n"),
+            "not in the truth",
+        ),
+    ],
+)
+def test_files_that_do_not_fit_are_refused_with_the_place(files, damage, message):
+    """Each kind of damage is an error that names it."""
+    damage(files)
+    with pytest.raises(DataError, match=message):
+        compare.run(*files.paths, plan=DEMO)
+
+
+def test_the_command_writes_table_json_and_page(files, tmp_path, monkeypatch, capsys):
+    """The command prints a table, and leaves JSON and a self-contained page without image or patient ids."""
+    out, page = tmp_path / "out.json", tmp_path / "out.html"
+    arguments = ["--truth", files.paths[0], "--a", files.paths[1], "--b", files.paths[2], "--plan", DEMO]
+    monkeypatch.setattr(
+        sys, "argv", ["cxr-ops", "compare", *map(str, arguments), "--json", str(out), "--html", str(page)]
+    )
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 0
+    printed = capsys.readouterr().out
+    assert "PROMOTE" in printed
+    assert all(finding.replace("_", " ") in printed.replace("_", " ") for finding in FINDINGS)
+    assert json.loads(out.read_text())["evidence_says"] == "PROMOTE"
+    text = page.read_text()
+    assert not re.search(r"(?:src|href)=\"(?!#|data:)", text)
+    assert "<script" not in text
+    assert not any(image in text for image in files.ids)
+    assert text.count("<svg") == 2
