@@ -322,7 +322,8 @@ def _drift(results: Results) -> str:
 
 
 def _loss(results: Results, name: str) -> str:
-    return f"{results.mean(name):.4f} ± {results.error(name):.4f}" if results.count(name) else "not run"
+    count = results.count(name)
+    return f"{results.mean(name):.4f} ± {results.deviation(name) / math.sqrt(count):.4f}" if count > 1 else "not run"
 
 
 def _false_promotions(results: Results, rule: str) -> list[str]:
@@ -353,19 +354,26 @@ def _others(results: Results) -> str:
                 f"{results.mean(f'drift/{rule}/{RELEASES}'):.3f}" if results.count(f"drift/{rule}/1") else "not run",
             )
         )
-    ratios = [results.mean(f"bootstrap/{name}") for name in results.names("bootstrap/")]
     return _section(
         "## Side by side with what others do",
         "The same scores, the plan's alpha, and the plan's margins where a rule has margins. The fixed threshold is "
         "the first champion's true mean AUC less the margin: the best that one could set. The gate's lost promotions "
         "among equal models are of its whole plan, among better ones of its margins; the others know no floors and "
         "subgroups.",
-        f"On {results.count(f'bootstrap/{MACRO}')} replicates a Poisson bootstrap over images gave "
-        f"{min(ratios, default=math.nan):.2f} to {max(ratios, default=math.nan):.2f} times DeLong's standard error by "
-        f"image. That one therefore stands for the bootstrap, with the error that {TFMA_SAMPLES} samples leave in it "
-        "and the quantile of Student's t.",
+        _bootstrap(results),
         _table(head, rows),
         "![False and lost promotions of each rule](gate-rules.svg)",
+    )
+
+
+def _bootstrap(results: Results) -> str:
+    ratios = [results.mean(f"bootstrap/{name}") for name in results.names("bootstrap/")]
+    if not ratios:
+        return "The bootstrap by image is stood for by DeLong's standard error; how alike they are was not run."
+    return (
+        f"On {results.count(f'bootstrap/{MACRO}')} replicates a Poisson bootstrap over images gave {min(ratios):.2f} "
+        f"to {max(ratios):.2f} times DeLong's standard error by image. That one therefore stands for the bootstrap, "
+        f"with the error that {TFMA_SAMPLES} samples leave in it and the quantile of Student's t."
     )
 
 

@@ -76,7 +76,7 @@ def tasks(results: Results, replicates: int) -> list[tuple[str, int]]:
     for name, of in study.STUDIES.items():
         blocks = max(1, round(replicates * of.share / of.block))
         held = set(results.studies[name].blocks)
-        todo += [((block + 1) / blocks, name, block) for block in range(blocks) if block not in held]
+        todo += [(block / blocks, name, block) for block in range(blocks) if block not in held]
     return [(name, block) for _, name, block in sorted(todo)]
 
 
