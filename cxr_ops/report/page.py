@@ -37,7 +37,8 @@ from cxr_ops.records import (
 )
 from cxr_ops.report import figures, words
 from cxr_ops.report.figures import MODELS, Model
-from cxr_ops.report.words import NOT_EVALUABLE, Against
+from cxr_ops.report.words import NOT_EVALUABLE
+from cxr_ops.stats.checks import Role, difference, macro_difference
 from cxr_ops.stats.codes import HOLDS, MEANING, Code
 
 if TYPE_CHECKING:
@@ -278,8 +279,8 @@ def _environment() -> Environment:
         "patients": words.starting_patients,
     }
     environment.globals |= {
-        "minus": words.difference,
-        "macro_minus": words.macro_difference,
+        "minus": difference,
+        "macro_minus": macro_difference,
         "checks_sentence": words.checks_sentence,
         "epoch_text": words.epoch_text,
     }
@@ -320,12 +321,12 @@ def draw_differences(evaluation: Evaluation, checks: Sequence[Check], *, name: s
         name: of the figure.
     """
     against = words.compared_with(evaluation)
-    mean = words.macro_difference(evaluation, against[0])
+    mean = macro_difference(evaluation, against[0])
     said = f"The mean over findings: {words.difference_text(mean)} against the {against[0]}. "
     groups = _groups(
         evaluation,
-        mean=lambda one: [words.macro_difference(one, model) for model in against],
-        single=lambda one: [words.difference(one, model) for model in against],
+        mean=lambda one: [macro_difference(one, model) for model in against],
+        single=lambda one: [difference(one, model) for model in against],
         limits=_limits(checks, "margin"),
     )
     return figures.forest(
@@ -486,9 +487,9 @@ def _limits(checks: Sequence[Check], kind: str) -> dict[tuple[str | None, str | 
     return {(check.subgroup, check.finding): check.limit for check in checks if check.kind == kind}
 
 
-def _subgroup_checks(verdict: Verdict) -> dict[str, dict[Against, Check]]:
+def _subgroup_checks(verdict: Verdict) -> dict[str, dict[Role, Check]]:
     """Subgroup -> model compared with -> check of the macro-AUC."""
-    found: dict[str, dict[Against, Check]] = {}
+    found: dict[str, dict[Role, Check]] = {}
     for check in verdict.checks:
         if check.kind == "margin" and check.subgroup is not None and check.finding is None and check.against:
             found.setdefault(check.subgroup, {})[check.against] = check

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from cxr_ops import contract
 from cxr_ops.records import Estimate, Evaluation, Figure, Result, Verdict
 from cxr_ops.report import words
+from cxr_ops.stats.checks import macro_difference
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -173,7 +174,7 @@ def _worst_subgroup(evaluation: Evaluation) -> str:
         (figure.value, group.name, against, figure)
         for against in words.compared_with(evaluation)
         for group in evaluation.subgroups
-        if isinstance(figure := words.macro_difference(group, against), Estimate)
+        if isinstance(figure := macro_difference(group, against), Estimate)
     ]
     if not found:
         return f"subgroups: {words.NOT_EVALUABLE} in any of {len(evaluation.subgroups)}\n"

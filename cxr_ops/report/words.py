@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 from cxr_ops import contract
 from cxr_ops.records import (
@@ -12,17 +12,15 @@ from cxr_ops.records import (
     Evaluation,
     Evidence,
     Figure,
-    FindingEvidence,
     HeatMap,
-    Paired,
     Performance,
     Reason,
     Undefined,
     Verdict,
 )
+from cxr_ops.stats.checks import Role
 from cxr_ops.stats.codes import AGAINST, HOLDS
 
-Against = Literal["champion", "reference"]
 MEAN: Final = "Mean"
 NOT_EVALUABLE: Final = "not evaluable"
 
@@ -43,24 +41,14 @@ _STARTED_FROM_PATIENTS: Final = {
 }
 
 
-def compared_with(evaluation: Evaluation) -> list[Against]:
+def compared_with(evaluation: Evaluation) -> list[Role]:
     """Which models the challenger was compared with: the champion, and the reference where it is another one."""
-    against: list[Against] = []
+    against: list[Role] = []
     if evaluation.champion is not None:
         against.append("champion")
     if evaluation.macro_reference is not None:
         against.append("reference")
     return against
-
-
-def difference(one: FindingEvidence | Paired, against: Against) -> Figure | None:
-    """Challenger minus another model."""
-    return one.difference if against == "champion" else one.reference_difference
-
-
-def macro_difference(one: Evidence, against: Against) -> Figure | None:
-    """Challenger minus another model, in the mean over findings."""
-    return one.macro_difference if against == "champion" else one.macro_reference_difference
 
 
 def figure_text(figure: Figure | None, digits: int = 3) -> str:
