@@ -219,7 +219,8 @@ class Estimate(Record):
 
     `method` and `df` say how the interval was made, so that a bound at another level can be had
     (`cxr_ops.stats.auc.bounds`); without `df` the normal distribution is meant. `se_image` is the standard error that
-    one would state if images of one patient were independent; it is for comparison only.
+    one would state if images of one patient were independent; it is for comparison only. A `logit_difference` of two
+    AUCs also holds the `other` one, which was subtracted, and the standard error of the difference of their logits.
     """
 
     value: float
@@ -228,8 +229,10 @@ class Estimate(Record):
     high: float
     level: float
     df: float | None = None
-    method: Literal["wald", "logit", "separated", "separated_difference"] = "wald"
+    method: Literal["wald", "logit", "logit_difference", "separated", "separated_difference"] = "wald"
     se_image: float | None = None
+    other: float | None = None
+    se_logit: float | None = None
 
 
 Figure = Estimate | Undefined

@@ -177,6 +177,7 @@ def _test_set(results: Results) -> str:
     head = (
         "finding",
         "positive images",
+        "official list",
         "positive patients",
         "true AUC",
         "margin",
@@ -187,6 +188,7 @@ def _test_set(results: Results) -> str:
         (
             row["finding"],
             row["images"],
+            row["official"],
             row["patients"],
             f"{row['area']:.2f}",
             f"{row['margin']:g}",
@@ -200,7 +202,8 @@ def _test_set(results: Results) -> str:
         f"{about['images']:,} images of {about['patients']:,} patients: labels, patients, sex, view and age are the "
         f"NIH's own, from the table that `{structure.PACKAGE}` ships. The official test list is not in it. This test "
         f"set is of the official kind ({structure.PATIENTS:,} patients, {structure.IMAGES:,} images): patients with a "
-        f"finding, rather those with many images, drawn once (seed {structure.SEED}).",
+        f"finding, rather those with many images. Of {structure.DRAWS} such draws it is the one (seed "
+        f"{about['drawn']}) whose numbers of positive images come nearest to those of the official list.",
         f"A score is a shift for the finding, {LEAK:g} for each other finding of the image (two at most), and normal "
         f"noise that images of a patient share in part, as do findings (correlation {BETWEEN_FINDINGS:g}) and models "
         f"(scores of negatives correlate by {BETWEEN_MODELS:g}). The shift is solved for, so that the true AUC is "

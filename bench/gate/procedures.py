@@ -26,6 +26,7 @@ WHOLE = ""  # the name of the subgroup that is everybody
 TFMA_SAMPLES = 20  # TensorFlow Model Analysis draws as many bootstrap samples by default
 
 Floats = npt.NDArray[np.float64]
+Pair = tuple[auc.Ranking, auc.Ranking]  # of the challenger, and of the model that it is held against
 
 
 @dataclass(frozen=True)
@@ -64,10 +65,7 @@ class Setup:
             structure = self.world.structure
             everybody = np.ones(len(structure.patients), bool)
             self._labels[key] = ranking.Labels.of(
-                structure.truth[:, finding],
-                structure.patients,
-                self.masks.get(group, everybody),
-                pairs=group == WHOLE,
+                structure.truth[:, finding], structure.patients, self.masks.get(group, everybody)
             )
         return self._labels[key]
 
@@ -93,6 +91,7 @@ class Model:
         self.setup = given
         self.scores = scores
         self._sorted: dict[tuple[str, int], ranking.Sorted] = {}
+        self._gaps: dict[tuple[str, int], Field] = {}
         self._views: dict[tuple[float, str], View] = {}
 
     def sorted(self, finding: int, group: str = WHOLE) -> ranking.Sorted:
@@ -106,6 +105,13 @@ class Model:
                 else ranking.sort(self.scores[finding], structure.truth[:, finding], structure.patients)
             )
         return self._sorted[key]
+
+    def gaps(self, finding: int, group: str = WHOLE) -> Field:
+        """Of the pairs of images within a patient; see `ranking.Labels`."""
+        key = (group, finding)
+        if key not in self._gaps:
+            self._gaps[key] = self.setup.labels(finding, group).gaps(self.scores[finding])
+        return self._gaps[key]
 
     def at(self, difference: float = 0.0, group: str = WHOLE) -> View:
         """This model with all its AUCs (or those in a subgroup) as far from the first champion's."""
@@ -123,26 +129,19 @@ class View:
     _by_image: dict[int, Floats] = field(default_factory=dict)
 
     def rank(self, finding: int, group: str = WHOLE) -> auc.Ranking:
-        """For paired differences: without what these do not use."""
+        """Of everybody or of a subgroup; without what nobody asks of it, the parts by image."""
         key = (group, finding)
         if key not in self._ranked:
-            found = self.model.sorted(finding, group)
-            self._ranked[key] = found.rank(self._shift(finding), self.model.setup.labels(finding, group))
+            found, labels = self.model.sorted(finding, group), self.model.setup.labels(finding, group)
+            self._ranked[key] = found.rank(self._shift(finding), labels, self.model.gaps(finding, group))
         return self._ranked[key]
-
-    def alone(self, finding: int) -> auc.Ranking:
-        """For the AUC itself: with its values without a patient."""
-        found = self.model.sorted(finding)
-        labels = self.model.setup.labels(finding, WHOLE)
-        return found.rank(self._shift(finding), labels, scores=self.model.scores[finding])
 
     def by_image(self, finding: int) -> Floats:
         """(N,) each image's part of the deviation, as `auc.Ranking.image`."""
         if finding not in self._by_image:
             given = self.model.setup
             images = len(given.world.structure.patients)
-            found = self.model.sorted(finding).rank(self._shift(finding), given.labels(finding, WHOLE), images=images)
-            self._by_image[finding] = found.image
+            self._by_image[finding] = self.model.sorted(finding).by_image(self._shift(finding), images)
         return self._by_image[finding]
 
     def finished(self, finding: int) -> Floats:
@@ -158,9 +157,10 @@ class View:
 # ------------------------------------------------------------------------------------------------- the gate
 
 
-def difference(parts: Sequence[auc.Ranking], level: float = LEVEL) -> Estimate:
+def difference(pairs: Sequence[Pair], level: float = LEVEL) -> Estimate:
     """As `auc.compare` makes it."""
-    figure = auc.mean_difference(parts, level, same_order=False)
+    ours, theirs = zip(*pairs, strict=True)
+    figure = auc.mean_difference(ours, theirs, level, same_order=False)
     assert isinstance(figure, Estimate), figure
     return figure
 
@@ -177,17 +177,17 @@ def at(alpha: float) -> float:
     return 1 - 2 * alpha
 
 
-def differences(challenger: View, champion: View, group: str = WHOLE) -> list[auc.Ranking]:
-    """Of all findings that can be judged there."""
+def pairs_of(challenger: View, champion: View, group: str = WHOLE) -> list[Pair]:
+    """Both models' rankings of all findings that can be judged there."""
     over = challenger.model.setup.over[group]
-    return [challenger.rank(f, group).minus(champion.rank(f, group)) for f in over]
+    return [(challenger.rank(f, group), champion.rank(f, group)) for f in over]
 
 
-def margins_met(given: Setup, parts: Sequence[auc.Ranking], alpha: float) -> Iterable[tuple[str, bool]]:
-    """Macro-AUC and each finding against the plan's margins; `parts` as from `differences`."""
-    yield MACRO, difference(parts, at(alpha)).low > -given.plan.performance.macro.margin
-    for f, part in zip(given.over[WHOLE], parts, strict=True):
-        yield FINDINGS[f], difference([part], at(alpha)).low > -given.margin(f)
+def margins_met(given: Setup, pairs: Sequence[Pair], alpha: float) -> Iterable[tuple[str, bool]]:
+    """Macro-AUC and each finding against the plan's margins; `pairs` as from `pairs_of`."""
+    yield MACRO, difference(pairs, at(alpha)).low > -given.plan.performance.macro.margin
+    for f, pair in zip(given.over[WHOLE], pairs, strict=True):
+        yield FINDINGS[f], difference([pair], at(alpha)).low > -given.margin(f)
 
 
 def subgroups_met(challenger: View, champion: View, alpha: float) -> Iterable[tuple[str, bool]]:
@@ -196,14 +196,14 @@ def subgroups_met(challenger: View, champion: View, alpha: float) -> Iterable[tu
     rules = given.plan.performance.subgroups
     for name in given.masks:
         if rules is not None and len(given.over[name]) >= rules.min_findings:
-            yield name, difference(differences(challenger, champion, name), at(alpha)).low > -rules.margin
+            yield name, difference(pairs_of(challenger, champion, name), at(alpha)).low > -rules.margin
 
 
 def floors_met(challenger: View, alpha: float) -> Iterable[tuple[str, bool]]:
     """The macro-AUC and each finding's AUC against the plan's floors."""
     given = challenger.model.setup
     rules = given.plan.performance
-    alone = [challenger.alone(f) for f in given.over[WHOLE]]
+    alone = [challenger.rank(f) for f in given.over[WHOLE]]
     if rules.macro.floor is not None:
         yield FLOOR + MACRO, single(alone, at(alpha)).low > rules.macro.floor
     if rules.finding.floor is not None:
@@ -213,8 +213,8 @@ def floors_met(challenger: View, alpha: float) -> Iterable[tuple[str, bool]]:
 
 def gate(challenger: View, other: View, alpha: float) -> dict[str, bool]:
     """All margins of the plan on AUCs, against the champion or the reference; with `floors_met`, all its checks."""
-    parts = differences(challenger, other)
-    return dict((*margins_met(challenger.model.setup, parts, alpha), *subgroups_met(challenger, other, alpha)))
+    pairs = pairs_of(challenger, other)
+    return dict((*margins_met(challenger.model.setup, pairs, alpha), *subgroups_met(challenger, other, alpha)))
 
 
 # ------------------------------------------------------------------------------------------- what others do

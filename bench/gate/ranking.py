@@ -30,32 +30,45 @@ class Labels:
 
     Attributes:
         positives, negatives: (P,) images of each patient.
-        winners, losers: positive and negative image of each pair within a patient.
+        winners, losers: positive and negative image of each pair within a patient, one patient after the other.
+        owners: (Q,) the patients who have such pairs.
+        ends: (Q,) number of pairs up to and with each of them.
     """
 
     positives: Ints
     negatives: Ints
     winners: Ints
     losers: Ints
-    pair_owners: Ints
+    owners: Ints
+    ends: Ints
 
     @classmethod
-    def of(cls, truth: Floats, patients: Ints, among: Bools, *, pairs: bool) -> Labels:
-        """Of one finding, (N,) each, on the images of a mask; pairs on demand, for they are many."""
+    def of(cls, truth: Floats, patients: Ints, among: Bools) -> Labels:
+        """Of one finding, (N,) each, on the images of a mask."""
         count = int(patients[-1]) + 1
         positive, negative = np.flatnonzero(among & (truth == 1)), np.flatnonzero(among & (truth == 0))
         positives = np.bincount(patients[positive], minlength=count).astype(np.int64)
         negatives = np.bincount(patients[negative], minlength=count).astype(np.int64)
-        none = np.empty(0, np.int64)
-        if not pairs:
-            return cls(positives, negatives, none, none, none)
         # Images stand in the order of patients: the negatives of a patient are a stretch of `negative`.
         rivals = negatives[patients[positive]]
         winners = np.repeat(positive, rivals)
         first = (np.cumsum(negatives) - negatives)[patients[positive]]
         inside = np.arange(winners.size) - np.repeat(np.cumsum(rivals) - rivals, rivals)
         losers = negative[np.repeat(first, rivals) + inside]
-        return cls(positives, negatives, winners, losers, patients[winners])
+        of_patient = positives * negatives
+        owners = np.flatnonzero(of_patient)
+        return cls(positives, negatives, winners, losers, owners, np.cumsum(of_patient[owners]))
+
+    def gaps(self, scores: Field) -> Field:
+        """What the winner of each pair lacks before the shift, to outrank the loser."""
+        return scores[self.losers] - scores[self.winners]
+
+    def won(self, gaps: Field, shift: float) -> Ints:
+        """(P,) pairs within each patient in which the positive wins."""
+        up_to = np.cumsum(gaps < np.float32(shift), dtype=np.int32)[self.ends - 1]
+        won = np.zeros(self.positives.size, np.int64)
+        won[self.owners] = np.diff(up_to, prepend=0)
+        return won
 
 
 @dataclass(frozen=True)
@@ -76,42 +89,34 @@ class Sorted:
         return Sorted(
             self.positive[positive],
             self.negative[negative],
-            self.positive_images[:0],
-            self.negative_images[:0],
+            self.positive_images[positive],
+            self.negative_images[negative],
             self.positive_owners[positive],
             self.negative_owners[negative],
         )
 
-    def rank(self, shift: float, labels: Labels, *, images: int = 0, scores: Field | None = None) -> auc.Ranking:
-        """Rank with the positives shifted.
+    def rank(self, shift: float, labels: Labels, gaps: Field) -> auc.Ranking:
+        """Rank with the positives shifted; the parts by image, which cost much, are left out.
 
         Float32 scores tie about once in 10 million pairs; a tie counts as lost here, and the AUC does not feel it.
 
         Args:
             shift: of the positives.
             labels: of the same images.
-            images: N if the parts by image are wanted (which sorted images of a subgroup do not have).
-            scores: (N,) before the shift, if the values without a patient are wanted; with `labels` that have pairs.
+            gaps: of the pairs of the labels, before the shift.
         """
         m, n = self.positive.size, self.negative.size
-        below = np.searchsorted(self.negative, self.positive + np.float32(shift))
-        above = m - np.cumsum(np.bincount(below, minlength=n + 1)[:n])
+        below, above = self._counts(shift)
         patients = labels.positives.size
         won = np.bincount(self.positive_owners, below, patients)
         lost = np.bincount(self.negative_owners, above, patients)
-        pairs = float(m * n)
-        total = float(won.sum())
+        pairs, total = float(m * n), float(won.sum())
         area = total / pairs
-        parts = without = NOTHING
-        if images:
-            parts = np.zeros(images)
-            parts[self.positive_images] = (below / n - area) / math.sqrt(m * (m - 1))
-            parts[self.negative_images] = (above / m - area) / math.sqrt(n * (n - 1))
-        if scores is not None:
-            wins = scores[labels.winners] + np.float32(shift) > scores[labels.losers]
-            within = np.bincount(labels.pair_owners, wins, patients)
-            left = (m - labels.positives) * (n - labels.negatives)
-            without = (total - won - lost + within) / left
+        # A patient with all images of a kind takes the AUC away; `auc.rank` keeps the value there.
+        left = (m - labels.positives) * (n - labels.negatives)
+        without = np.divide(
+            total - won - lost + labels.won(gaps, shift), left, out=np.full(patients, area), where=left > 0
+        )
         return auc.Ranking(
             value=area,
             positive=won / pairs - (area / m) * labels.positives,
@@ -119,8 +124,24 @@ class Sorted:
             positives=labels.positives,
             negatives=labels.negatives,
             without=without,
-            image=parts,
+            image=NOTHING,
         )
+
+    def by_image(self, shift: float, images: int) -> Floats:
+        """(N,) each image's part of the deviation, as `auc.Ranking.image`."""
+        m, n = self.positive.size, self.negative.size
+        below, above = self._counts(shift)
+        area = float(below.sum()) / float(m * n)
+        parts = np.zeros(images)
+        parts[self.positive_images] = (below / n - area) / math.sqrt(m * (m - 1))
+        parts[self.negative_images] = (above / m - area) / math.sqrt(n * (n - 1))
+        return parts
+
+    def _counts(self, shift: float) -> tuple[Ints, Ints]:
+        """Negatives below each positive, and positives above each negative."""
+        m, n = self.positive.size, self.negative.size
+        below = np.searchsorted(self.negative, self.positive + np.float32(shift))
+        return below, m - np.cumsum(np.bincount(below, minlength=n + 1)[:n])
 
 
 def sort(scores: Field, truth: Floats, patients: Ints) -> Sorted:

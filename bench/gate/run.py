@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import hashlib
+import os
 import time
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -49,14 +50,16 @@ def run(
     """
     cache.mkdir(parents=True, exist_ok=True)
     plan = plans.load(project / PLAN)
-    test_set = structure.official_kind(structure.read(labels or structure.fetch(cache)))
+    test_set, drawn = structure.likest_official(structure.read(labels or structure.fetch(cache)))
     file = cache / "results.json"
     results = Results.read(file) if file.is_file() else Results()
     for name, mark in fingerprints(plan, test_set, seed).items():
         if name not in results.studies or results.studies[name].fingerprint != mark:
             results.studies[name] = Tally(mark)
-    results.about = describe(test_set, plan)
+    results.about = describe(test_set, plan, drawn)
     todo = tasks(results, replicates)
+    # Of arrays this small, a second thread costs more than it brings; a process reads this when it starts.
+    os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")
     context = get_context("spawn")  # a fork would copy the threads' locks of the parent
     with ProcessPoolExecutor(processes, context, _prepare, (test_set, plan, seed)) as pool, steps("bench-gate") as show:
         found = pool.map(_block, *zip(*todo, strict=True)) if todo else iter(())
@@ -80,10 +83,11 @@ def tasks(results: Results, replicates: int) -> list[tuple[str, int]]:
     return [(name, block) for _, name, block in sorted(todo)]
 
 
-def describe(test_set: structure.Structure, plan: ChangePlan) -> dict[str, Any]:
-    """What the page says of the test set and the plan."""
+def describe(test_set: structure.Structure, plan: ChangePlan, drawn: int) -> dict[str, Any]:
+    """What the page says of the test set, the seed that it was drawn with, and the plan."""
     rules = plan.performance
     return {
+        "drawn": drawn,
         "patients": test_set.patient_count,
         "images": len(test_set.patients),
         "plan": plan.name,
@@ -93,6 +97,7 @@ def describe(test_set: structure.Structure, plan: ChangePlan) -> dict[str, Any]:
             {
                 "finding": finding,
                 "images": int(test_set.truth[:, f].sum()),
+                "official": structure.OFFICIAL[f],
                 "patients": int(patients),
                 "margin": rules.finding.margin_of(finding),
                 "area": scores.AREAS[f],

@@ -13,7 +13,7 @@ import numpy as np
 from scipy import special
 
 from bench.gate import procedures
-from bench.gate.procedures import LEVEL, MACRO, OTHERS, WHOLE, Model, Setup, View
+from bench.gate.procedures import LEVEL, MACRO, OTHERS, WHOLE, Model, Pair, Setup, View
 from bench.gate.scores import AREAS
 from bench.gate.structure import Structure
 from cxr_ops.labels import FINDINGS
@@ -48,8 +48,8 @@ def look(setup: Setup, rng: np.random.Generator) -> Named:
 
 def _coverage(setup: Setup, champion: View, challenger: View) -> Named:
     over = setup.over[WHOLE]
-    alone = [champion.alone(f) for f in over]
-    apart = procedures.differences(challenger, champion)
+    alone = [champion.rank(f) for f in over]
+    apart = procedures.pairs_of(challenger, champion)
     # An image taken for a patient: what DeLong would state.
     by_image, _ = procedures.points(challenger, champion)
     cases = [(FINDINGS[f], [i], AREAS[f], by_image.errors[i]) for i, f in enumerate(over)]
@@ -71,26 +71,26 @@ def _coverage(setup: Setup, champion: View, challenger: View) -> Named:
 def _size(setup: Setup, champion: View, challenger: Model) -> Named:
     """False passes of each check at its margin."""
     rules = setup.plan.performance
-    at_points = [(MACRO, procedures.differences(challenger.at(-rules.macro.margin), champion), rules.macro.margin)]
+    at_points = [(MACRO, procedures.pairs_of(challenger.at(-rules.macro.margin), champion), rules.macro.margin)]
     for f in setup.over[WHOLE]:
         margin = setup.margin(f)
-        at_points.append((FINDINGS[f], [challenger.at(-margin).rank(f).minus(champion.rank(f))], margin))
+        at_points.append((FINDINGS[f], [(challenger.at(-margin).rank(f), champion.rank(f))], margin))
     if rules.subgroups is not None:
         margin = rules.subgroups.margin
         for name in setup.masks:
             worse = challenger.at(-margin, name)
-            at_points.append((name, procedures.differences(worse, champion, name), margin))
+            at_points.append((name, procedures.pairs_of(worse, champion, name), margin))
     for name, parts, margin in at_points:
         yield from _passes(name, procedures.difference(parts, procedures.at(NOMINAL)), -margin, rules.alpha)
     if rules.finding.floor is not None:
         for f in setup.over[WHOLE]:
             floor = rules.finding.floor
-            figure = procedures.single([challenger.at(floor - AREAS[f]).alone(f)], procedures.at(NOMINAL))
+            figure = procedures.single([challenger.at(floor - AREAS[f]).rank(f)], procedures.at(NOMINAL))
             yield from _passes(procedures.FLOOR + FINDINGS[f], figure, floor, rules.alpha)
     if rules.macro.floor is not None:
         mean = float(np.mean([AREAS[f] for f in setup.over[WHOLE]]))
         low = challenger.at(rules.macro.floor - mean)
-        figure = procedures.single([low.alone(f) for f in setup.over[WHOLE]], procedures.at(NOMINAL))
+        figure = procedures.single([low.rank(f) for f in setup.over[WHOLE]], procedures.at(NOMINAL))
         yield from _passes(procedures.FLOOR + MACRO, figure, rules.macro.floor, rules.alpha)
 
 
@@ -122,14 +122,14 @@ def _others(setup: Setup, champion: View, challenger: Model, rng: np.random.Gene
     for name, view in views.items():
         better, parts = procedures.points(view, champion)  # the last one stays
         yield from _by_rule(name, procedures.others(setup, better, rules.alpha, rng))
-        yield f"promoted/gate/{name}", _margins(setup, procedures.differences(view, champion))
-    good = procedures.differences(views["better"], champion)
+        yield f"promoted/gate/{name}", _margins(setup, procedures.pairs_of(view, champion))
+    good = procedures.pairs_of(views["better"], champion)
     for i, f in enumerate(over):
         view = challenger.at(-setup.margin(f))
         part = view.by_image(f) - champion.by_image(f)
         seen = better.replace(i, view.rank(f).value, parts[i], part)
         yield from _by_rule(FINDINGS[f], procedures.others(setup, seen, rules.alpha, rng))
-        mixed = [*good[:i], view.rank(f).minus(champion.rank(f)), *good[i + 1 :]]
+        mixed = [*good[:i], (view.rank(f), champion.rank(f)), *good[i + 1 :]]
         yield f"promoted/gate/{FINDINGS[f]}", _margins(setup, mixed)
 
 
@@ -138,9 +138,9 @@ def _by_rule(scenario: str, promoted: dict[str, bool]) -> Named:
         yield f"promoted/{name}/{scenario}", yes
 
 
-def _margins(setup: Setup, parts: list[auc.Ranking]) -> bool:
+def _margins(setup: Setup, pairs: list[Pair]) -> bool:
     """The gate's margins in all patients; floors and subgroups could only promote less often."""
-    return all(good for _, good in procedures.margins_met(setup, parts, setup.plan.performance.alpha))
+    return all(good for _, good in procedures.margins_met(setup, pairs, setup.plan.performance.alpha))
 
 
 # ------------------------------------------------------------------------------------------------ many looks
@@ -155,12 +155,12 @@ def epoch(setup: Setup, rng: np.random.Generator) -> Named:
     passed = dict.fromkeys([MACRO, *(FINDINGS[f] for f in setup.over[WHOLE])], False)
     for _ in range(LOOKS):
         challenger = Model(setup, world.scores(common, world.noise(rng)))
-        macro = procedures.differences(challenger.at(-rules.macro.margin), champion)
+        macro = procedures.pairs_of(challenger.at(-rules.macro.margin), champion)
         passed[MACRO] |= procedures.difference(macro, level).low > -rules.macro.margin
         for f in setup.over[WHOLE]:
             margin = setup.margin(f)
-            part = challenger.at(-margin).rank(f).minus(champion.rank(f))
-            passed[FINDINGS[f]] |= procedures.difference([part], level).low > -margin
+            pair = (challenger.at(-margin).rank(f), champion.rank(f))
+            passed[FINDINGS[f]] |= procedures.difference([pair], level).low > -margin
     for name, ever in passed.items():
         yield f"epoch/{name}", ever
 
@@ -220,7 +220,7 @@ def drift(setup: Setup, rng: np.random.Generator) -> Named:
                     seen, _ = procedures.points(challenger, champion)
                     found = procedures.others(setup, seen, rules.alpha, rng)
                 else:
-                    kept = _margins(setup, procedures.differences(challenger, champion))
+                    kept = _margins(setup, procedures.pairs_of(challenger, champion))
                     kept = kept and all(good for _, good in procedures.floors_met(challenger, rules.alpha))
                     found = {"gate, no reference": kept, "gate": kept and _not_below(challenger, models[0].at())}
                 verdicts |= {(each, line.model, line.steps): yes for each, yes in found.items()}
@@ -231,7 +231,7 @@ def drift(setup: Setup, rng: np.random.Generator) -> Named:
 
 def _not_below(challenger: View, frozen: View) -> bool:
     """The margins against the reference."""
-    return _margins(challenger.model.setup, procedures.differences(challenger, frozen))
+    return _margins(challenger.model.setup, procedures.pairs_of(challenger, frozen))
 
 
 # --------------------------------------------------------------------------------------------- is it the same?
@@ -301,7 +301,7 @@ def bootstrap(setup: Setup, rng: np.random.Generator) -> Named:
     over = setup.over[WHOLE]
     weights = rng.poisson(1.0, (BOOTSTRAP_SAMPLES, len(world.structure.patients))).astype(np.float64)
     losses = np.array([_weighted(challenger, f, weights) - _weighted(champion, f, weights) for f in over])
-    apart = procedures.differences(challenger, champion)
+    apart = procedures.pairs_of(challenger, champion)
     for i, f in enumerate(over):
         yield f"bootstrap/{FINDINGS[f]}", losses[i].std(ddof=1) / by_image.errors[i]
         yield f"by patient/{FINDINGS[f]}", procedures.difference([apart[i]]).se / by_image.errors[i]

@@ -38,6 +38,8 @@ MIN_PATIENTS: Final = 2
 # How alike two images of one patient and one kind are scored; 0.45 to 0.63 was seen on the NIH images. It shapes the
 # degrees of freedom of a single AUC and nothing else.
 WITHIN_PATIENT: Final = 0.5
+EDGE: Final = 1e-9  # AUCs nearer to 0 or 1 than this have no logit that means anything
+ROUNDING: Final = 1e-12  # a standard error below this is none
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -419,34 +421,59 @@ def mean_auc(parts: Sequence[Ranking], level: float) -> Figure:
     return _estimate(value, se, satterthwaite(parts), "logit", level, _image_error(parts))
 
 
-def mean_difference(parts: Sequence[Ranking], level: float, *, same_order: bool) -> Figure:
-    """A paired difference of AUCs, or the mean over findings, with its interval.
+def mean_difference(ours: Sequence[Ranking], theirs: Sequence[Ranking], level: float, *, same_order: bool) -> Figure:
+    """A paired difference of AUCs, or of means over findings, with its interval.
 
-    The standard error is Obuchowski's (`variance`), and Student's t has `effective_patients - 1` degrees of freedom (at
-    least 1). Models that put all images in the same order differ by 0 with the interval [0, 0]. Two models that both
-    make no error differ by 0 too, but with the exact binomial bound, since their order among the positives may differ.
+    The interval is made on the logit scale. An AUC near 1 that falls by a margin has a larger error than before, and a
+    check at its margin would pass too often (docs/decisions/0011); a logit keeps its error. The lower bound is the
+    difference that is left when the first AUC falls by t standard errors, the upper one that when the second does, so
+    that the two models may change places. The standard error of logit(ours) - logit(theirs) comes from the jackknife of
+    both AUCs and of their difference (delta method), and is at least the difference's own, stretched by the smaller of
+    the two slopes. Student's t has `effective_patients - 1` degrees of freedom (at least 1).
+
+    Models that put all images in the same order differ by 0 with the interval [0, 0]. Two models that both make no
+    error differ by 0 too, but with the exact binomial bound, since their order among the positives may differ.
 
     Args:
-        parts: `challenger.minus(champion)` of one finding, or of several on the same patients.
+        ours: the challenger's ranking of one finding, or of several on the same patients.
+        theirs: the other model's, of the same findings and images.
         level: of the two-sided interval, in (0, 1).
-        same_order: whether both models put the images in the same order, for every part.
+        same_order: whether both models put the images in the same order, for every finding.
 
     >>> one = rank([1, 1, 0, 0], [0.9, 0.5, 0.6, 0.1], [0, 1, 2, 3])
-    >>> same = mean_difference([one.minus(one)], 0.95, same_order=True)
+    >>> same = mean_difference([one], [one], 0.95, same_order=True)
     >>> same.value, same.low, same.high
     (0.0, 0.0, 0.0)
     """
-    too_few = _too_few(parts)
+    too_few = _too_few(ours)
     if too_few is not None:
         return too_few
-    value = float(np.mean([part.value for part in parts]))
-    se = math.sqrt(variance(parts))
-    df = max(effective_patients(parts) - 1.0, 1.0)
-    if se == 0.0 and not same_order:
-        if value == 0.0:
-            return _estimate(value, 0.0, df, "separated_difference", level, 0.0)
+    apart = [mine.minus(other) for mine, other in zip(ours, theirs, strict=True)]
+    first, second = (float(np.mean([part.value for part in parts])) for parts in (ours, theirs))
+    df = max(effective_patients(ours) - 1.0, 1.0)
+    variances = (jackknife(ours), jackknife(theirs), jackknife(apart))
+    se, se_logit = math.sqrt(variances[2]), _logit_error(first, second, *variances)
+    if se <= ROUNDING and not same_order:
+        if first == second:
+            return _estimate(0.0, 0.0, df, "separated_difference", level, 0.0)
         return Undefined(reason="the models differ alike for every patient", needed="more patients")
-    return _estimate(value, se, df, "wald", level, _image_error(parts))
+    if same_order:
+        return _estimate(0.0, 0.0, df, "wald", level, 0.0)
+    image = _image_error(apart)
+    return _estimate(first - second, se, df, "logit_difference", level, image, other=second, se_logit=se_logit)
+
+
+def _logit_error(first: float, second: float, of_first: float, of_second: float, of_difference: float) -> float:
+    """Standard error of logit(first) - logit(second), from the variances of both and of their difference."""
+    ours, theirs = (1.0 / (area * (1.0 - area)) for area in _inside(first, second))
+    covariance = (of_first + of_second - of_difference) / 2.0
+    delta = ours**2 * of_first + theirs**2 * of_second - 2.0 * ours * theirs * covariance
+    return math.sqrt(max(delta, min(ours, theirs) ** 2 * of_difference))
+
+
+def _inside(*areas: float) -> tuple[float, ...]:
+    """AUCs kept off 0 and 1, where there is no logit."""
+    return tuple(min(max(area, EDGE), 1.0 - EDGE) for area in areas)
 
 
 def _too_few(parts: Sequence[Ranking]) -> Undefined | None:
@@ -465,7 +492,17 @@ def _lacking(found: int, kind: str, least: int) -> Undefined:
     )
 
 
-def _estimate(value: float, se: float, df: float, method: str, level: float, se_image: float) -> Estimate:
+def _estimate(
+    value: float,
+    se: float,
+    df: float,
+    method: str,
+    level: float,
+    se_image: float,
+    *,
+    other: float | None = None,
+    se_logit: float | None = None,
+) -> Estimate:
     bare = Estimate.model_validate(
         {
             "value": value,
@@ -476,6 +513,8 @@ def _estimate(value: float, se: float, df: float, method: str, level: float, se_
             "df": df,
             "method": method,
             "se_image": se_image,
+            "other": other,
+            "se_logit": se_logit,
         }
     )
     low, high = bounds(bare, (1.0 - level) / 2.0)
@@ -485,9 +524,9 @@ def _estimate(value: float, se: float, df: float, method: str, level: float, se_
 def bounds(estimate: Estimate, alpha: float) -> tuple[float, float]:
     """Lower and upper one-sided confidence bounds, each at error `alpha`, in the way that the estimate says.
 
-    `wald`: value and se, with Student's t. `logit`: the same on the logit scale, for an AUC. `separated`: an AUC of 1
-    (or 0) that no patient contradicts. `separated_difference`: the difference of two such. A missing `df` means the
-    normal.
+    `wald`: value and se, with Student's t. `logit`: the same on the logit scale, for an AUC. `logit_difference`: see
+    `mean_difference`. `separated`: an AUC of 1 (or 0) that no patient contradicts. `separated_difference`: the
+    difference of two such. A missing `df` means the normal.
 
     >>> low, high = bounds(Estimate(value=0.8, se=0.04, low=0.8, high=0.8, level=0.95, method="logit"), 0.025)
     >>> round(low, 3), round(high, 3)
@@ -503,7 +542,34 @@ def bounds(estimate: Estimate, alpha: float) -> tuple[float, float]:
     if estimate.method == "logit":
         centre, spread = float(special.logit(value)), quantile * se / (value * (1.0 - value))
         return float(special.expit(centre - spread)), float(special.expit(centre + spread))
+    if estimate.method == "logit_difference":
+        ours, theirs, spread = _pair_of(estimate)
+        low = _lowered(ours, quantile * spread) - theirs
+        return min(low, value), max(ours - _lowered(theirs, quantile * spread), value)
     return value - quantile * se, value + quantile * se
+
+
+def _pair_of(estimate: Estimate) -> tuple[float, float, float]:
+    """Both AUCs of a `logit_difference`, and the standard error of the difference of their logits."""
+    if estimate.other is None or estimate.se_logit is None:
+        raise ValueError("a logit_difference needs `other` and `se_logit`")
+    return estimate.other + estimate.value, estimate.other, estimate.se_logit
+
+
+def _lowered(area: float, by: float) -> float:
+    """An AUC that is lower by this on the logit scale."""
+    return float(special.expit(special.logit(_inside(area)[0]) - by))
+
+
+def mirrored(estimate: Estimate) -> Estimate:
+    """The same difference the other way round: theirs minus ours, or the negative of any other figure.
+
+    >>> mirrored(Estimate(value=0.02, se=0.01, low=0.0, high=0.04, level=0.95)).low
+    -0.04
+    """
+    other = None if estimate.other is None else estimate.other + estimate.value
+    turned = {"value": -estimate.value, "low": -estimate.high, "high": -estimate.low, "other": other}
+    return estimate.model_copy(update=turned)
 
 
 def p_below(estimate: Estimate, limit: float) -> float:
@@ -519,10 +585,14 @@ def p_below(estimate: Estimate, limit: float) -> float:
         return 1.0 if value >= limit else float((1.0 - (limit - value)) ** ((estimate.df or 1.0) + 1.0))
     if estimate.method == "separated":
         return 1.0 if value == 1.0 else float((1.0 - limit) ** ((estimate.df or 1.0) + 1.0))
-    if se == 0.0:
+    if se == 0.0 or (estimate.method == "logit_difference" and value >= limit):
         return 1.0 if value >= limit else 0.0
     if estimate.method == "logit":
         distance = float(special.logit(value) - special.logit(limit)) * value * (1.0 - value) / se
+    elif estimate.method == "logit_difference":
+        ours, theirs, spread = _pair_of(estimate)
+        least, theirs = _inside(ours - limit, theirs)  # theirs would have to be as low as `least`
+        distance = float(special.logit(least) - special.logit(theirs)) / spread
     else:
         distance = (value - limit) / se
     p = special.ndtr(distance) if estimate.df is None else special.stdtr(estimate.df, distance)
@@ -682,8 +752,7 @@ def _difference_of(standings: Sequence[_Standing], role: str, level: float) -> F
         return first
     if isinstance(second, Undefined):
         return second
-    parts = [a.minus(b) for a, b in zip(first, second, strict=True)]
-    return mean_difference(parts, level, same_order=all(role in standing.same_order for standing in standings))
+    return mean_difference(first, second, level, same_order=all(role in standing.same_order for standing in standings))
 
 
 def _usable(rankings: Sequence[Ranking | Undefined]) -> list[Ranking] | Undefined:

@@ -73,7 +73,7 @@ def p_above(estimate: Estimate, limit: float) -> float:
     >>> round(p_above(Estimate(value=0.02, se=0.01, low=0, high=0, level=0.95), 0.0), 4)
     0.0228
     """
-    return auc.p_below(estimate.model_copy(update={"value": -estimate.value}), -limit)
+    return auc.p_below(auc.mirrored(estimate), -limit)
 
 
 # ------------------------------------------------------------------------------------------------ what there is
@@ -138,10 +138,17 @@ def fault(figure: Estimate, kind: Kind, against: Role | None = None) -> str | No
     fits = {
         "wald": figure.se > 0 or (figure.value == 0 and not own),
         "logit": figure.se > 0 and own and kind != "slope" and not extreme,
+        "logit_difference": figure.se > 0 and not own and _is_difference_of_aucs(figure),
         "separated": own and kind != "slope" and extreme,
         "separated_difference": not own and figure.value == 0,
     }
     return None if fits[figure.method] else f"its value and error do not fit the method {figure.method!r}"
+
+
+def _is_difference_of_aucs(figure: Estimate) -> bool:
+    if figure.other is None or figure.se_logit is None or figure.se_logit <= 0:
+        return False
+    return 0.0 <= figure.other <= 1.0 and -TOLERANCE <= figure.other + figure.value <= 1.0 + TOLERANCE
 
 
 # ----------------------------------------------------------------------------------------------------- claims

@@ -104,6 +104,7 @@ def _of_figures(figures: Paired, against: Sequence[Role], kind: Kind) -> list[st
             not isinstance(figures.challenger, Estimate)
             or not isinstance(theirs, Estimate)
             or abs(figures.challenger.value - theirs.value - apart.value) > TOLERANCE
+            or (apart.other is not None and abs(apart.other - theirs.value) > TOLERANCE)
         ):
             found.append(f"the difference is not challenger minus {role}.")
     wrongs = [checks.fault(figure, kind) for figure in own if isinstance(figure, Estimate)]

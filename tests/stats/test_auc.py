@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy import stats
+from scipy import special, stats
 from sklearn.metrics import roc_auc_score
 
 from cxr_ops.records import Estimate, Undefined
@@ -226,6 +226,36 @@ def test_the_interval_of_a_rare_finding_covers_the_truth():
         inside.append(figure.low <= stats.norm.cdf(1.5 / math.sqrt(2)) <= figure.high)
     # A share of 0.95 has a standard error of 0.7 % here; the normal instead of Student's t gives about 91 %.
     assert 0.93 <= np.mean(inside) <= 0.98
+
+
+def test_a_rare_finding_at_its_margin_is_passed_as_rarely_as_it_says():
+    """Of losses by the margin, 0.91 to 0.81 with 30 positive patients, 2.5 % pass; by the plain difference more do."""
+    rng = np.random.default_rng(1)
+    truth, owner = np.repeat([1.0, 0.0], [30, 600]), np.arange(630)
+    shifts = [stats.norm.ppf(area) * math.sqrt(2) for area in (0.81, 0.91)]
+    passed, plainly = [], []
+    for _ in range(1500):
+        common = rng.standard_normal(630)
+        ours, theirs = (
+            auc.rank(truth, math.sqrt(0.9) * common + math.sqrt(0.1) * rng.standard_normal(630) + shift * truth, owner)
+            for shift in shifts
+        )
+        figure = auc.mean_difference([ours], [theirs], 0.95, same_order=False)
+        passed.append(figure.low > -0.10)
+        se = math.sqrt(auc.variance([ours.minus(theirs)]))
+        plainly.append(figure.value - stats.t.ppf(0.975, figure.df) * se > -0.10)
+    assert stats.binomtest(sum(passed), 1500, 0.025, alternative="greater").pvalue > 0.01
+    assert stats.binomtest(sum(plainly), 1500, 0.025, alternative="greater").pvalue < 0.001
+
+
+def test_a_difference_of_logits_has_the_bootstraps_error(simulate):
+    """The standard error of the logit difference is the one that drawing patients again gives."""
+    truth, owner, a, b = simulate(3, findings=1, auc=0.85, gain=0.02, images=2.0, icc=0.5)
+    figure = auc.compare(["Mass"], truth, owner, a, b).findings[0].difference
+    areas = bootstrap.replicate_aucs(truth, owner, [a, b], 2000, np.random.default_rng(5))[:, :, 0]
+    apart = special.logit(areas[0]) - special.logit(areas[1])
+    assert figure.se_logit == pytest.approx(apart.std(ddof=1), rel=0.08)
+    assert figure.se == pytest.approx((areas[0] - areas[1]).std(ddof=1), rel=0.08)
 
 
 @settings(deadline=None)  # a busy machine is not a fault
