@@ -17,7 +17,17 @@ from cxr_ops.labels import nearest
 
 # Settings that say something of the machine or of a file, and nothing of the model: a plan cannot bound them.
 NOT_OF_THE_MODEL: Final = frozenset(
-    f"train.{key}" for key in ("device", "threads", "precision", "weights_sha256", "weights_data", "weights_patients")
+    f"train.{key}"
+    for key in (
+        "device",
+        "devices",
+        "compile",
+        "threads",
+        "precision",
+        "weights_sha256",
+        "weights_data",
+        "weights_patients",
+    )
 )
 
 
@@ -53,52 +63,149 @@ class Split(Section):
 
 
 class Prepare(Section):
-    """The picture that the network sees: side in pixels."""
+    """The picture that the network sees. It is the same at training, evaluation and serving, and part of the contract.
+
+    image_size: side in pixels.
+    contrast: what is done to the grey values before the picture is resized. `none`; `percentile`: stretched so that
+        `window_low` per cent of the pixels are black and those above `window_high` per cent white; `equalize`:
+        histogram equalisation; `clahe`: the same in `clahe_tiles` x `clahe_tiles` tiles, with the contrast limited to
+        `clahe_clip`.
+    """
 
     image_size: int = Field(96, ge=32, le=1024)
+    contrast: Literal["none", "percentile", "equalize", "clahe"] = "none"
+    window_low: float = Field(0.5, ge=0, lt=50)
+    window_high: float = Field(99.5, gt=50, le=100)
+    clahe_clip: float = Field(2.0, gt=0, le=40)
+    clahe_tiles: int = Field(8, ge=1, le=32)
 
 
 class Train(Section):
     """How the network is trained. Budgets are epochs, never time, so that a slow machine gives the same model.
 
-    weights: `none` (from scratch), `imagenet` (torchvision's, downloaded once) or the path of a .safetensors file.
+    weights: `imagenet` (torchvision's, downloaded once), `none` (from scratch), `champion` (the model in use) or the
+        path of a .safetensors file.
     weights_sha256: SHA-256 of that file. DVC sees settings, not the file: other weights must be another setting.
     weights_data: the data sets that the file's weights have seen, by name. Declared here and not beside the file, for
         the same reason, and not inside, so that the file may stay as its publisher made it.
     weights_patients: which patients of this data set are among them: `none`, `training` (those of its training and
         validation sides only), `test` or `unknown`. A file with nothing declared counts as unknown, and such a model is
         not promoted.
-    precision: `auto` takes bf16 where the processor or the GPU has it, else fp32.
-    max_positive_weight: the largest weight that a rare finding's positives get in the loss.
+
+    head: `linear` (one layer behind global average pooling) or `mlp` (batch normalisation, dropout, a layer of
+        `head_width` units with ReLU, dropout, the last layer). Exact heat maps need `linear`.
+    dropout: share of the features that are left out before each layer of the head.
+
+    epochs: of both phases together.
+    freeze_epochs: the first phase. Only the head learns; the backbone's weights and the statistics of its batch
+        normalisation stand still.
+    frozen_blocks: how many of the five parts of the backbone (stem, four dense blocks) stand still in the second phase.
+    rate_decay: learning rate of each part of the backbone, as a multiple of the next one's towards the head.
     patience: epochs without a better mean validation AUC after which training stops.
+
+    loss: `bce`, `focal` (Lin et al., ICCV 2017), `asymmetric` (Ridnik et al., ICCV 2021) or `auc` (a squared hinge on
+        pairs of a positive and a negative).
+    label_smoothing: how far labels are drawn from 0 and 1 towards 0.5; not of `auc`.
+    class_weights: weight of a finding's positives. `none`, `inverse` (negatives / positives) or `effective` (effective
+        numbers, Cui et al., CVPR 2019); not of `auc`.
+    max_positive_weight: the largest such weight.
+    focal_gamma, asymmetric_positive, asymmetric_negative, asymmetric_clip, auc_margin: of these losses.
+    sampler: `shuffle` (every image once an epoch) or `balanced` (as many draws, images with rare findings more often).
+
+    batch_size: images that a step learns from, over all devices.
+    accumulate: parts that a batch is worked through in. The same step with less memory, but for batch normalisation,
+        which sees a part at a time.
+    optimizer: `adamw`, `adam` or `sgd` (with `momentum`).
+    learning_rate: the highest one, of the head.
+    schedule: `cosine` (a straight rise, half a cosine down), `one_cycle` (Smith and Topin 2018) or `plateau` (times
+        `plateau_factor` after `plateau_patience` epochs without a better mean validation AUC).
+    clip_norm: largest norm of the gradient, or None.
+    ema: decay of a moving average of the weights, which is then what is validated and packaged; or None.
+    calibrate: how logits are brought to probabilities on the validation set: `none`, `temperature` (Guo et al., ICML
+        2017; one a finding) or `platt` (a shift too). Neither changes how images are ranked.
+
+    augment_rotation: largest turn in degrees.
+    augment_shift: largest move, as a share of the side.
+    augment_scale, augment_contrast: largest change, as a share.
+    augment_brightness: largest change, in standard deviations of the input.
+    augment_noise: standard deviation of noise, in the same unit.
+    augment_erase: chance that a rectangle is blanked.
+    augment_flip: chance of a mirror image; 0, because a heart on the right is a finding.
+
+    precision: `auto` takes bf16 where the processor or the GPU has it, else fp32.
+    compile: whether torch.compile is used; it takes minutes and pays on a GPU.
+    device: `auto` takes a GPU where there is one.
+    devices: processes that share a batch, one a GPU; more than one are started by torchrun.
     threads: threads on the CPU, or None for OMP_NUM_THREADS or else one a core. Another number gives other rounding, so
         another digest.
     """
 
-    weights: str = "none"
+    weights: str = "imagenet"
     weights_sha256: str | None = Field(None, pattern="^[0-9a-f]{64}$")
     weights_data: tuple[Annotated[str, Field(min_length=1)], ...] = ()
     weights_patients: Literal["none", "training", "test", "unknown"] | None = None
+    head: Literal["linear", "mlp"] = "linear"
+    head_width: int = Field(512, ge=1, le=8192)
+    dropout: float = Field(0.0, ge=0, lt=1)
     epochs: int = Field(6, ge=1, le=1000)
+    freeze_epochs: int = Field(0, ge=0, le=1000)
+    frozen_blocks: int = Field(0, ge=0, le=5)
+    rate_decay: float = Field(1.0, gt=0, le=1)
+    patience: int = Field(4, ge=1)
+    loss: Literal["bce", "focal", "asymmetric", "auc"] = "bce"
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    class_weights: Literal["none", "inverse", "effective"] = "inverse"
+    max_positive_weight: float = Field(10.0, ge=1)
+    focal_gamma: float = Field(2.0, ge=0, le=10)
+    asymmetric_positive: float = Field(0.0, ge=0, le=10)
+    asymmetric_negative: float = Field(4.0, ge=0, le=10)
+    asymmetric_clip: float = Field(0.05, ge=0, lt=1)
+    auc_margin: float = Field(1.0, gt=0, le=10)
+    sampler: Literal["shuffle", "balanced"] = "shuffle"
     batch_size: int = Field(32, ge=2, le=4096)
+    accumulate: int = Field(1, ge=1, le=1024)
+    optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
+    momentum: float = Field(0.9, ge=0, lt=1)
     learning_rate: float = Field(1e-3, gt=0, le=10)
     weight_decay: float = Field(1e-4, ge=0, le=10)
-    max_positive_weight: float = Field(10.0, ge=1)
-    patience: int = Field(4, ge=1)
+    schedule: Literal["cosine", "one_cycle", "plateau"] = "cosine"
+    plateau_factor: float = Field(0.1, gt=0, lt=1)
+    plateau_patience: int = Field(2, ge=1)
+    clip_norm: float | None = Field(None, gt=0)
+    ema: float | None = Field(None, gt=0, lt=1)
+    calibrate: Literal["none", "temperature", "platt"] = "none"
+    augment_rotation: float = Field(7.0, ge=0, le=45)
+    augment_shift: float = Field(0.05, ge=0, le=0.5)
+    augment_scale: float = Field(0.08, ge=0, lt=0.5)
+    augment_contrast: float = Field(0.15, ge=0, lt=1)
+    augment_brightness: float = Field(0.2, ge=0, le=2)
+    augment_noise: float = Field(0.0, ge=0, le=1)
+    augment_erase: float = Field(0.0, ge=0, le=1)
+    augment_flip: float = Field(0.0, ge=0, le=0.5)
     precision: Literal["auto", "fp32", "bf16"] = "auto"
+    compile: bool = False
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    devices: int = Field(1, ge=1, le=1024)
     threads: int | None = Field(None, ge=1)
     seed: int = Field(0, ge=0)
 
     @model_validator(mode="after")
     def _declares_a_file(self) -> Self:
         declared = bool(self.weights_data) or self.weights_patients is not None
-        if declared and self.weights in ("none", "imagenet"):
+        if declared and self.weights in ("none", "imagenet", "champion"):
             raise ValueError(f"weights_data and weights_patients are of a file; what {self.weights} has seen is known")
         if self.weights_patients in ("none", "training", "test") and not self.weights_data:
             raise ValueError(
                 f"weights_patients: {self.weights_patients} needs weights_data, the names of the data sets"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if self.freeze_epochs > self.epochs:
+            raise ValueError(f"freeze_epochs ({self.freeze_epochs}) is more than epochs ({self.epochs})")
+        if self.batch_size < 2 * self.accumulate * self.devices:
+            raise ValueError("batch_size must leave 2 images for each part: at least 2 * accumulate * devices")
         return self
 
 

@@ -56,11 +56,15 @@ class Part(BaseModel):
 
 
 class Bound(Part):
-    """What one setting may be: exactly one of a value, a list of values, or a range with its ends included."""
+    """What one setting may be: exactly one of a value, a list of values, or a range with its ends included.
+
+    With `or_unset` it may also be left unset, as `train.clip_norm: null` is.
+    """
 
     equals: Scalar | None = None
     one_of: tuple[Scalar, ...] = ()
     range: tuple[float, float] | None = None
+    or_unset: bool = False
 
     @model_validator(mode="after")
     def _is_one_kind(self) -> Self:
@@ -76,6 +80,8 @@ class Bound(Part):
         >>> Bound(range=(1, 10)).allows(3), Bound(one_of=("none", "imagenet")).allows("a.safetensors")
         (True, False)
         """
+        if value is None:
+            return self.or_unset
         if self.range is not None:
             return (
                 isinstance(value, int | float)
@@ -86,9 +92,10 @@ class Bound(Part):
 
     def __str__(self) -> str:
         """The bound in words."""
+        unset = " or unset" if self.or_unset else ""
         if self.range is not None:
-            return f"{self.range[0]:.12g} to {self.range[1]:.12g}"
-        return " or ".join(str(value) for value in self._values())
+            return f"{self.range[0]:.12g} to {self.range[1]:.12g}{unset}"
+        return " or ".join(str(value) for value in self._values()) + unset
 
     def _values(self) -> tuple[Scalar, ...]:
         return self.one_of or (() if self.equals is None else (self.equals,))

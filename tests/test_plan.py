@@ -91,6 +91,7 @@ def test_the_production_template_spends_its_error_over_the_epoch(project):
         ({"equals": 224}, [224, 224.0], [96, "224", True]),
         ({"equals": 1}, [1], [True]),
         ({"equals": False}, [False], [0, None]),
+        ({"range": [0.1, 100], "or_unset": True}, [None, 1.0], [0, "none", False]),
     ],
 )
 def test_a_bound_holds_what_it_allows(bound, inside, outside):
