@@ -8,7 +8,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 unexport VIRTUAL_ENV PYTHONPATH PYTHONHOME PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup retrain ui test test-stack bench bench-gate lint deps lock clean
+.PHONY: help setup retrain ui test test-stack bench bench-gate bench-gpu lint deps lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,7 +34,7 @@ ui: $(READY) ## open Airflow and MLflow on the same stores
 	@$(BIN)/cxr-ops ui
 
 test: lint ## all checks and tests that need no container engine
-	@$(BIN)/pytest -m "not stack" $(ARGS)
+	@$(BIN)/pytest -m "not stack" --numprocesses=auto --maxprocesses=4 --dist=loadfile $(ARGS)
 
 test-stack: $(READY) ## the DAG with its stages in containers (needs a Docker engine)
 	@$(BIN)/pytest -m stack tests/stack $(ARGS)
@@ -51,6 +51,9 @@ bench: $(READY) ## measure against named peers and write docs/benchmarks.md
 
 bench-gate: $(READY) ## simulate the gate and write docs/gate-simulation.md (goes on where it stopped)
 	@$(BIN)/python -m bench.gate $(ARGS)
+
+bench-gpu: $(READY) ## measure training on a GPU and write its part of docs/benchmarks.md
+	@$(BIN)/python -m bench.gpu
 
 deps: $(READY) ## write each stage's code dependencies into dvc.yaml
 	@$(BIN)/python tools/stage_deps.py

@@ -46,6 +46,16 @@ def seconds(contenders: dict[str, Callable[[], float]], *, repeats: int) -> list
     return [Row(name, m := statistics.median(v), min(v), max(v), peer / m) for name, v in seen.items()]
 
 
+def told(contenders: dict[str, Callable[[], float]], *, repeats: int) -> list[Row]:
+    """Units a second, as each function measures and returns them; the first contender is the peer."""
+    seen: dict[str, list[float]] = {name: [] for name in contenders}
+    for _ in range(repeats):
+        for name, work in contenders.items():
+            seen[name].append(work())
+    peer = statistics.median(next(iter(seen.values())))
+    return [Row(name, m := statistics.median(v), min(v), max(v), m / peer) for name, v in seen.items()]
+
+
 def table(title: str, unit: str, rows: list[Row], *, note: str, repeats: int) -> str:
     """A Markdown section."""
     lines = [

@@ -16,9 +16,8 @@ def section() -> str:
     import torch
 
     from cxr_ops.labels import FINDINGS
-    from cxr_ops.model import network
-    from cxr_ops.model.loss import weighted_bce
-    from cxr_ops.model.training import choose_machine
+    from cxr_ops.model import loss, network
+    from cxr_ops.model.machine import choose_machine
     from cxr_ops.params import Train
 
     machine = choose_machine(Train(device="cpu"))
@@ -30,14 +29,14 @@ def section() -> str:
         optimizer = torch.optim.AdamW(net.parameters(), fused=True)
         x_N1SS = torch.randn(BATCH, 1, size, size).contiguous(memory_format=layout)
         truth_NK = torch.randint(0, 2, (BATCH, len(FINDINGS))).float()
-        weight_K = torch.ones(len(FINDINGS))
+        criterion = loss.build(Train(), truth_NK)
 
         def work() -> int:
             for _ in range(STEPS):
                 optimizer.zero_grad(set_to_none=True)
                 with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
                     logits_NK = net(x_N1SS)
-                weighted_bce(logits_NK.float(), truth_NK, weight_K).backward()
+                (criterion(logits_NK, truth_NK) / truth_NK.numel()).backward()
                 optimizer.step()
             return STEPS * BATCH
 

@@ -10,6 +10,7 @@ import json
 import sys
 from collections.abc import Callable
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -194,10 +195,39 @@ _HELP = {
     "gate": "Execute the change-control plan on the evidence.",
     "report": "Write the report.",
 }
+_HERE = "Works on the current folder; `dvc repro` runs all that is stale."
 for _verb in contract.DETERMINISTIC:
-    app.command(_verb, help=f"{_HELP[_verb]} Works on the current folder; `dvc repro` runs all that is stale.")(
-        _deterministic(_verb)
-    )
+    if _verb != "train":
+        app.command(_verb, help=f"{_HELP[_verb]} {_HERE}")(_deterministic(_verb))
+
+
+@app.command(help=f"{_HELP['train']} {_HERE}")
+def train(
+    ablate: Annotated[
+        bool, typer.Option("--ablate", help="Train with and without each choice of the recipe, and compare.")
+    ] = False,
+    seeds: Annotated[int | None, typer.Option(min=1, help="With --ablate: trainings of each choice; 3.")] = None,
+    only: Annotated[
+        list[str] | None, typer.Option(metavar="CHOICE", help="With --ablate: this choice; once for each.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="With --ablate: folder of the results; ablation.")] = None,
+    overrides: Overrides = None,
+) -> None:
+    """Train, or with --ablate measure on the validation side what each choice brings; started again, both resume."""
+    if not ablate:
+        if seeds or only or out or overrides:
+            raise SettingsError("these options need --ablate", where="train", fix="edit params.yaml")
+        _deterministic("train")()
+        return
+    from cxr_ops import ablation
+    from cxr_ops.report.ablation import table
+    from cxr_ops.stages.open import params_of
+
+    params, out = params_of(Path.cwd(), parse_overrides(overrides)), out or Path("ablation")
+    say = partial(typer.echo, err=True)
+    found = ablation.run(Path.cwd(), params, out=out, seeds=seeds or 3, only=only or (), say=say)
+    _print(table(found))
+    _say(f"results: {out / 'ablation.html'}, ablation.md and ablation.json beside it")
 
 
 # ------------------------------------------------------------------------------- stages with effects, and runs

@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import re
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
@@ -34,6 +35,7 @@ IMAGE: Final = "image.json"
 EPOCH: Final = "epoch.json"
 CHAMPION: Final = "champion"  # champion/champion.json, and champion/package where there is one
 REFERENCE: Final = "reference"  # reference/reference.json; reference/package where that is not the champion
+START: Final = "start"  # start/start.json; start/package where training starts from the champion
 PACKAGE: Final = "package"  # train/package/
 PACKAGE_FILES: Final = ("weights.safetensors", "model.json", "network.py", "patients.txt")
 
@@ -72,12 +74,14 @@ def slug(run_id: str) -> str:
 def report_progress(stage: str, done: float, total: float, *, unit: str = "", text: str = "", **extras: object) -> None:
     """Append a line to the file that `CXR_PROGRESS` names, for whoever watches the run; without it, do nothing.
 
-    Best effort: progress is never evidence, and a full disk must not end a training for its sake.
+    Best effort: progress is never evidence, and a full disk must not end a training for its sake. `at` in the line is
+    the time in seconds since 1970.
     """
     path = os.environ.get("CXR_PROGRESS")
     if not path:
         return
-    line = json.dumps({"stage": stage, "done": done, "total": total, "unit": unit, "text": text, **extras})
+    at = round(datetime.now(UTC).timestamp(), 3)
+    line = json.dumps({"stage": stage, "done": done, "total": total, "unit": unit, "text": text, "at": at, **extras})
     try:
         with Path(path).open("a", encoding="utf-8") as file:
             file.write(line + "\n")

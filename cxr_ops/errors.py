@@ -14,6 +14,8 @@ Each says what was wrong, where, and what to type next.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from cxr_ops import contract
 
 
@@ -80,3 +82,19 @@ class StoppedError(CxrError):
     """Work that ended on request after saving what it had."""
 
     exit_code = contract.EXIT_STOPPED
+
+
+def as_record(error: CxrError) -> dict[str, str | None]:
+    """What another process needs to raise the same error; see `from_record`."""
+    return {"kind": type(error).__name__, "what": error.what, "where": error.where, "fix": error.fix}
+
+
+def from_record(record: Mapping[str, str | None]) -> CxrError:
+    """Make the error that another process left as a record.
+
+    >>> from_record(as_record(DataError("no rows", where="index.csv")))
+    DataError('no rows')
+    """
+    kinds: list[type[CxrError]] = CxrError.__subclasses__()
+    kind = next((kind for kind in kinds if kind.__name__ == record["kind"]), CxrError)
+    return kind(str(record["what"]), where=record["where"], fix=record["fix"])

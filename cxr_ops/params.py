@@ -79,12 +79,25 @@ class Prepare(Section):
     clahe_clip: float = Field(2.0, gt=0, le=40)
     clahe_tiles: int = Field(8, ge=1, le=32)
 
+    @property
+    def contrast_terms(self) -> dict[str, Any]:
+        """The contrast as a contract says it: its name, and of the settings those that it uses.
+
+        >>> Prepare(contrast="clahe").contrast_terms
+        {'name': 'clahe', 'clip': 2.0, 'tiles': 8}
+        """
+        used: dict[str, dict[str, Any]] = {
+            "percentile": {"low": self.window_low, "high": self.window_high},
+            "clahe": {"clip": self.clahe_clip, "tiles": self.clahe_tiles},
+        }
+        return {"name": self.contrast, **used.get(self.contrast, {})}
+
 
 class Train(Section):
     """How the network is trained. Budgets are epochs, never time, so that a slow machine gives the same model.
 
-    weights: `imagenet` (torchvision's, downloaded once), `none` (from scratch), `champion` (the model in use) or the
-        path of a .safetensors file.
+    weights: `imagenet` (torchvision's, downloaded once), `none` (from scratch), `champion` (the model in use; before
+        there is one, `imagenet`) or the path of a .safetensors file.
     weights_sha256: SHA-256 of that file. DVC sees settings, not the file: other weights must be another setting.
     weights_data: the data sets that the file's weights have seen, by name. Declared here and not beside the file, for
         the same reason, and not inside, so that the file may stay as its publisher made it.
@@ -93,7 +106,7 @@ class Train(Section):
         not promoted.
 
     head: `linear` (one layer behind global average pooling) or `mlp` (batch normalisation, dropout, a layer of
-        `head_width` units with ReLU, dropout, the last layer). Exact heat maps need `linear`.
+        `head_width` units with ReLU, dropout, the last layer).
     dropout: share of the features that are left out before each layer of the head.
 
     epochs: of both phases together.

@@ -164,6 +164,18 @@ class Epoch(Record):
     closed_batches: list[str] = []
 
 
+class Start(Record):
+    """What training starts from, if from the champion: `start/start.json`, with `start/package` beside it.
+
+    asked: whether `train.weights` was `champion` when the run was opened. package: the champion's digest then; None
+    before the first release. Where it was not asked for, this file is always the same, whoever is champion, so that a
+    new champion makes no other training stale.
+    """
+
+    asked: bool
+    package: str | None = None
+
+
 class LedgerState(Record):
     """Where the ledger stood: number of entries, digest of the last one, promotions so far, looks.
 

@@ -25,6 +25,8 @@ os.environ.update(
     GIT_CONFIG_NOSYSTEM="1",
     PYTHONDONTWRITEBYTECODE="",
 )
+if "PYTEST_XDIST_WORKER" in os.environ:  # tests run beside each other: two threads for each would wait for one another
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 for name in [name for name in os.environ if name.startswith(("CXR_", "AIRFLOW_", "MLFLOW_TRACKING"))]:
     if name != "CXR_SHARED":
         del os.environ[name]

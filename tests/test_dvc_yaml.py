@@ -77,7 +77,7 @@ def test_code_deps_are_those_of_the_import_graph() -> None:
 def test_settings_that_a_stage_reads_are_those_that_it_declares(verb: str) -> None:
     """A stage's module touches the sections of params.yaml that dvc.yaml lists for it, and no others."""
     source = (PROJECT / "cxr_ops" / "stages" / f"{verb}.py").read_text()
-    read = {section.rstrip("_") for section in re.findall(r"\bparams\.(?!yaml)([a-z_]+)", source)}
+    read = {section.rstrip("_") for section in re.findall(r"\bparams\.(?!yaml|model_dump)([a-z_]+)", source)}
 
     assert read == set(PIPELINE["stages"][verb]["params"])
 
@@ -161,6 +161,44 @@ def test_edited_import_makes_its_stages_stale(checkout: Home) -> None:
     assert stale() == {}
     edit(project / "cxr_ops" / "data" / "splits.py")
     assert stale() == {"split": [{"changed deps": {"cxr_ops/data/splits.py": "modified"}}]}
+
+
+def test_curves_of_two_trainings_are_compared(checkout: Home) -> None:
+    """`dvc plots diff` draws losses, validation AUC and learning rate by epoch, of the commit and of what is here."""
+    project = checkout.project
+    history = project / "train" / "history.csv"
+    header = "epoch,train_loss,validation_loss,validation_auc,learning_rate\n"
+    for path in {*dvc.read_pipeline(project)["train"].deps, "train/history.csv"}:
+        if not (project / path).exists():
+            (project / path).parent.mkdir(exist_ok=True)
+            (project / path).write_text(header + "1,0.5,0.6,0.7,0.001\n2,0.4,0.55,0.75,0.0005\n")
+    dvc.dvc(checkout, project, "commit", "--force", "train")
+    commit_all(project, "Trained")
+    history.unlink()  # a link into the cache
+    history.write_text(header + "1,0.5,0.6,0.7,0.001\n2,0.3,0.45,0.8,0.0005\n")
+
+    drawn = json.loads(dvc.dvc(checkout, project, "plots", "diff", "--json", "HEAD"))["data"]
+
+    def curves(title: str) -> dict[tuple[str, str], list[str]]:
+        [plot] = drawn[title]
+        y = plot["content"]["layer"][0]["encoding"]["y"]["field"]  # one column, or that into which DVC puts several
+        found: dict = {}
+        for row in plot["content"]["data"]["values"]:
+            found.setdefault((row["rev"], row.get("field", y)), []).append(row[y])
+        return found
+
+    assert all(plot[0]["content"]["encoding"]["x"]["field"] == "epoch" for title, plot in drawn.items() if plot)
+    assert curves("Loss") == {
+        ("HEAD", "train_loss"): ["0.5", "0.4"],
+        ("HEAD", "validation_loss"): ["0.6", "0.55"],
+        ("workspace", "train_loss"): ["0.5", "0.3"],
+        ("workspace", "validation_loss"): ["0.6", "0.45"],
+    }
+    assert curves("Validation AUC") == {
+        ("HEAD", "validation_auc"): ["0.7", "0.75"],
+        ("workspace", "validation_auc"): ["0.7", "0.8"],
+    }
+    assert curves("Learning rate")["HEAD", "learning_rate"] == ["0.001", "0.0005"]
 
 
 def edit(path: Path) -> None:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from cxr_ops.data import contrast
 from cxr_ops.data.decode import Pixels, decode_grey, to_square
 from cxr_ops.errors import DataError
 
@@ -31,6 +33,7 @@ def pack(
     *,
     measured: Sequence[bool],
     threads: int,
+    adjusted: Mapping[str, Any] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> PixelStatistics:
     """Write pictures as one `.npy` file, uint8, images x size x size, that can be memory-mapped.
@@ -44,6 +47,7 @@ def pack(
         size: side in pixels.
         measured: for each image, whether its pixels count in the statistics.
         threads: pictures decoded at a time.
+        adjusted: how the contrast of each picture is adjusted before it is resized, see `contrast.adjust`; or None.
         progress: called with the pictures written so far and their number.
 
     Returns:
@@ -54,7 +58,7 @@ def pack(
     """
     array = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=(len(image_ids), size, size))
     counts = np.zeros(256, np.int64)
-    pictures = _decoded(image_ids, read, size, threads)
+    pictures = _decoded(image_ids, read, size, threads, adjusted or {"name": "none"})
     for row, (picture, counts_in) in enumerate(zip(pictures, measured, strict=True)):
         array[row] = picture
         if counts_in:
@@ -65,11 +69,13 @@ def pack(
     return _statistics(counts)
 
 
-def _decoded(image_ids: Sequence[str], read: Callable[[str], bytes], size: int, threads: int) -> Iterator[Pixels]:
+def _decoded(
+    image_ids: Sequence[str], read: Callable[[str], bytes], size: int, threads: int, adjusted: Mapping[str, Any]
+) -> Iterator[Pixels]:
     def one(image_id: str) -> Pixels:
         data = read(image_id)
         try:
-            return to_square(decode_grey(data), size)
+            return to_square(contrast.adjust(decode_grey(data), adjusted), size)
         except DataError as error:
             raise DataError(error.what, where=image_id) from error
 

@@ -5,7 +5,7 @@
       dvc-remote/        the DVC remote, unless CXR_DVC_REMOTE names another
       dvc-cache/         DVC's cache and run cache, shared by all workspaces
       dvc-config/        DVC's settings for this installation (DVC_GLOBAL_CONFIG_DIR)
-      runs/<run>/        one folder a run: workspace/ (a full clone), run.json, progress.jsonl
+      runs/<run>/        one folder a run: workspace/ (a full clone), run.json, progress.jsonl, live.json
       checkpoints/       under the digest of the stage's inputs
       locks/             OS locks and what each supervisor runs
       ledger/            the hash-chained record of looks, decisions, approvals, promotions and test epochs

@@ -8,12 +8,13 @@ alone; the aliases follow it, and a version counts only while the bytes behind i
 from __future__ import annotations
 
 import io
+import math
 import os
 import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import version as installed
 from pathlib import Path
@@ -46,7 +47,9 @@ _REQUIREMENTS: Final = (
 )
 _SERVING: Final = Path(__file__).parent.parent / "model" / "serving.py"
 _MAX_DIGEST: Final = 36  # characters of a dataset's digest that MLflow takes
-_MAX_BATCH: Final = 100  # params that MLflow takes at a time; 1000 metrics
+_MAX_BATCH: Final = 100  # params that MLflow takes at a time
+_MAX_METRICS: Final = 1000
+_TRAINING: Final = "cxr.training"  # tag: digest of what the training was given whose metrics are in the run
 _SETTINGS: Final = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
@@ -71,6 +74,16 @@ class Dataset:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Point:
+    """A value of a metric: at which step, and when, in milliseconds since 1970."""
+
+    key: str
+    value: float
+    at: int
+    step: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class RunContent:
     """All that the MLflow run of one retraining holds.
 
@@ -91,6 +104,9 @@ class RunContent:
 def log_run(home: Home, content: RunContent) -> str:
     """Write the MLflow run of a retraining, or write it again.
 
+    Points of the curves that the run has already, because they were sent while training ran, are left as they are. A
+    run that has others than `content.history` is of another training and is set aside.
+
     Returns:
         The MLflow run's id; the same one for the same `content.run`.
 
@@ -100,14 +116,19 @@ def log_run(home: Home, content: RunContent) -> str:
     with _mlflow(home) as client:
         from mlflow import entities
 
+        curves = {(key, step): value for step, values in content.history for key, value in values.items()}
         run = _run(home, client, content.run)
+        there = _points_of(client, run, {key for key, _ in curves})
+        # history.csv keeps six digits.
+        if any(not math.isclose(value, curves.get(point, math.nan), rel_tol=1e-5) for point, value in there):
+            _set_aside(client, run)
+            run, there = _run(home, client, content.run), []
         run_id: str = run.info.run_id
         # One timestamp for all, the run's own: MLflow leaves out a metric that it has with the same step and time.
         at = run.info.start_time
         metrics = [entities.Metric(key, value, at, 0) for key, value in content.metrics.items()]
-        metrics += [
-            entities.Metric(key, value, at, step) for step, values in content.history for key, value in values.items()
-        ]
+        missing = curves.keys() - dict(there).keys()
+        metrics += [entities.Metric(key, curves[key, step], at, step) for key, step in sorted(missing)]
         params = [entities.Param(key, value) for key, value in content.params.items()]
         for first in range(0, max(len(metrics), len(params)), _MAX_BATCH):
             part = slice(first, first + _MAX_BATCH)
@@ -134,6 +155,50 @@ def log_run(home: Home, content: RunContent) -> str:
         client.log_batch(run_id, tags=[entities.RunTag(key, value) for key, value in tags.items()])
         client.set_terminated(run_id, "FINISHED")
         return run_id
+
+
+def live_run(home: Home, name: str, training: str) -> str | None:
+    """Find or begin the MLflow run that a training's metrics go to while it runs: the one that `log_run` completes.
+
+    A run of that name that another training began, and that was never published, is set aside.
+
+    Args:
+        home: the installation.
+        name: the run's name.
+        training: digest of what the training is given.
+
+    Returns:
+        The MLflow run's id, None where the run has been published.
+
+    Raises:
+        StorageError: see `log_run`.
+    """
+    with _mlflow(home) as client:
+        run = _run(home, client, name, {_TRAINING: training})
+        if "cxr.verdict" in run.data.tags:
+            return None
+        if run.data.tags.get(_TRAINING) != training:
+            _set_aside(client, run)
+            run = _run(home, client, name, {_TRAINING: training})
+        if run.info.status != "RUNNING":
+            client.update_run(run.info.run_id, "RUNNING")
+        return str(run.info.run_id)
+
+
+def log_points(home: Home, run_id: str, points: Sequence[Point]) -> None:
+    """Add points to the metrics of an MLflow run; those that it has are left. See `log_run` for what can go wrong."""
+    with _mlflow(home) as client:
+        from mlflow.entities import Metric
+
+        metrics = [Metric(point.key, point.value, point.at, point.step) for point in points]
+        for first in range(0, len(metrics), _MAX_METRICS):
+            client.log_batch(run_id, metrics=metrics[first : first + _MAX_METRICS])
+
+
+def end_run(home: Home, run_id: str, status: str) -> None:
+    """Set how an MLflow run ended: FINISHED, FAILED or KILLED. See `log_run` for what can go wrong."""
+    with _mlflow(home) as client:
+        client.set_terminated(run_id, status)
 
 
 def tag_run(home: Home, run_id: str, tags: Mapping[str, str]) -> None:
@@ -347,8 +412,6 @@ def _mlflow(home: Home) -> Iterator[MlflowClient]:
         os.environ.setdefault(key, value)
     if home.s3_endpoint:
         os.environ["MLFLOW_S3_ENDPOINT_URL"] = home.s3_endpoint
-    if (database := _sqlite_path(home)) is not None:
-        _made(database.parent)
     import mlflow
     from boto3.exceptions import Boto3Error
     from botocore.exceptions import BotoCoreError, ClientError
@@ -356,6 +419,8 @@ def _mlflow(home: Home) -> Iterator[MlflowClient]:
     from sqlalchemy.exc import SQLAlchemyError
 
     try:
+        if (database := _sqlite_path(home)) is not None and not database.is_file():
+            _make_database(home, database)
         mlflow.set_tracking_uri(home.mlflow_uri)
         mlflow.set_registry_uri(home.mlflow_uri)
         yield mlflow.MlflowClient()
@@ -367,6 +432,17 @@ def _mlflow(home: Home) -> Iterator[MlflowClient]:
             where=f"{_without_password(home.mlflow_uri)}, artifacts in {home.mlflow_artifacts}",
             fix="check MLFLOW_TRACKING_URI, CXR_MLFLOW_ARTIFACTS and CXR_S3_ENDPOINT, start the server, then retry",
         ) from error
+
+
+def _make_database(home: Home, path: Path) -> None:
+    """Make MLflow's database aside: one whose making was cut off is refused by MLflow for ever."""
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    with tempfile.TemporaryDirectory(dir=_made(path.parent), prefix=".new-") as aside:
+        fresh = Path(aside) / path.name
+        SqlAlchemyStore(f"sqlite:///{fresh}", home.mlflow_artifacts).engine.dispose()
+        with suppress(FileExistsError):  # somebody was faster
+            os.link(fresh, path)
 
 
 def _without_password(text: str) -> str:
@@ -395,10 +471,27 @@ def _experiment(home: Home, client: MlflowClient) -> str:
     return str(known.experiment_id)
 
 
-def _run(home: Home, client: MlflowClient, name: str) -> Run:
+def _run(home: Home, client: MlflowClient, name: str, tags: Mapping[str, str] | None = None) -> Run:
+    """The run of a name; a new one, with these tags, where there is none."""
     experiment = _experiment(home, client)
     found = client.search_runs([experiment], f"tags.`cxr.run` = '{name}'", order_by=["attributes.start_time ASC"])
-    return found[0] if found else client.create_run(experiment, run_name=name, tags={"cxr.run": name})
+    return found[0] if found else client.create_run(experiment, run_name=name, tags={"cxr.run": name, **(tags or {})})
+
+
+def _set_aside(client: MlflowClient, run: Run) -> None:
+    """Take a run its name: its curves are not those of what is on record, or will be, under the name."""
+    client.set_tag(run.info.run_id, "cxr.superseded", run.data.tags["cxr.run"])
+    client.set_terminated(run.info.run_id, "KILLED")
+    client.delete_tag(run.info.run_id, "cxr.run")
+
+
+def _points_of(client: MlflowClient, run: Run, keys: set[str]) -> list[tuple[tuple[str, int], float]]:
+    """Key and step, and the value, of all points of some metrics."""
+    return [
+        ((key, point.step), point.value)
+        for key in sorted(keys & run.data.metrics.keys())
+        for point in client.get_metric_history(run.info.run_id, key)
+    ]
 
 
 def _signature() -> Any:

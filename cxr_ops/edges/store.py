@@ -48,6 +48,7 @@ RUN_STATE: Final = (
     RECIPE,
     contract.CHAMPION,
     contract.REFERENCE,
+    contract.START,
     *contract.DETERMINISTIC,
 )
 MAX_UNTRACKED: Final = 10_000_000  # bytes of one new file that a snapshot takes; code is smaller
@@ -478,7 +479,7 @@ def _committed(workspace: Path) -> list[str]:
         f"{contract.DATASET}/.gitignore",
         *(f"{contract.DATASET}/{pointer.name}" for pointer in pointers),
         *(dvc.PARAMS, dvc.LOCK, contract.INPUTS, contract.IMAGE, contract.EPOCH, RECIPE),
-        *(f"{contract.CHAMPION}/champion.json", f"{contract.REFERENCE}/reference.json"),
+        *(f"{folder}/{folder}.json" for folder in (contract.CHAMPION, contract.REFERENCE, contract.START)),
         *tracked,
     ]
 

@@ -22,7 +22,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, Self
@@ -31,7 +31,7 @@ import psutil
 
 from cxr_ops import errors
 from cxr_ops.contract import EXIT_FAILED
-from cxr_ops.edges import dvc
+from cxr_ops.edges import dvc, live
 from cxr_ops.edges.home import Home
 from cxr_ops.errors import BusyError, CxrError, DataError, SettingsError, StoppedError, StorageError
 from cxr_ops.records import canonical_json, sha256_bytes
@@ -130,15 +130,16 @@ def _repro(
             stdout=subprocess.DEVNULL,  # what DVC advises a person to type next; stages and errors use standard error
             start_new_session=True,
         )
-        code = _wait(process, signals)
-        _end(token, grace, hurry=lambda: signals.hurry)
-        process.wait()
-        for lock in locks:
-            lock.record("")
-        signals.check()
-        word = _read_word(exit_file)
-        if code or (word is not None and word["code"] != 0):
-            raise _failure(home, stage, word)
+        with live.follow(home, run, digest, process.pid) if stage == live.STAGE else nullcontext():
+            code = _wait(process, signals)
+            _end(token, grace, hurry=lambda: signals.hurry)
+            process.wait()
+            for lock in locks:
+                lock.record("")
+            signals.check()
+            word = _read_word(exit_file)
+            if code or (word is not None and word["code"] != 0):
+                raise _failure(home, stage, word)
     finally:
         exit_file.unlink(missing_ok=True)
     shutil.rmtree(checkpoints, ignore_errors=True)
@@ -219,9 +220,7 @@ def _failure(home: Home, stage: str, word: dict[str, Any] | None) -> CxrError:
             "for instance for lack of memory",
             fix="run the stage again; it goes on from its last checkpoint",
         )
-    kinds = {kind.__name__: kind for kind in vars(errors).values() if isinstance(kind, type)}
-    kind = kinds.get(word["error"]["kind"], CxrError)
-    error: CxrError = kind(word["error"]["what"], where=word["error"]["where"], fix=word["error"]["fix"])
+    error = errors.from_record(word["error"])
     error.exit_code = word["code"] or EXIT_FAILED
     return error
 

@@ -1,9 +1,9 @@
 """Checkpoints: what a training needs to go on, in one file that is whole or is not used.
 
-A checkpoint is a safetensors file. Its tensors are the network, the optimizer and the best weights so far; one entry of
-metadata holds the rest as JSON. Its name carries a digest of what the training was given (its inputs), the number of
-steps done, and the file's own SHA-256: one of other inputs is not looked at, and a torn or altered one is known
-before it is parsed. Nothing is unpickled.
+A checkpoint is a safetensors file. Its tensors are the network, the moving average, the optimizer and the best weights
+so far; one entry of metadata holds the rest as JSON. Its name carries a digest of what the training was given (its
+inputs), the number of steps done, and the file's own SHA-256: one of other inputs is not looked at, and a torn or
+altered one is known before it is parsed. Nothing is unpickled.
 
 The last two are kept: when the newest is damaged, the one before it is used.
 """
@@ -50,15 +50,14 @@ def save(
     Raises:
         StorageError: the disk is full or cannot be written; the checkpoints before stay whole.
     """
-    data = safetensors.torch.save(
-        {name: tensor.contiguous() for name, tensor in tensors.items()},
-        metadata={"state": json.dumps(state, allow_nan=False)},
-    )
+    data = encode(Checkpoint(tensors=tensors, state=state))
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        for path in folder.glob(".checkpoint-*.part"):  # of a kill; first, because the disk may be nearly full
+            path.unlink(missing_ok=True)
         write_atomic(folder / f"checkpoint-{_key(inputs)}-{steps:09d}-{sha256_bytes(data)}.safetensors", data)
         _sync_folder(folder)
-        for path in [*folder.glob(".checkpoint-*.part"), *_files(folder, inputs)[:-KEEP]]:
+        for path in _files(folder, inputs)[:-KEEP]:
             path.unlink(missing_ok=True)
     except OSError as error:
         raise StorageError(
@@ -82,14 +81,28 @@ def latest(folder: Path, inputs: dict[str, str]) -> tuple[Checkpoint | None, lis
     for path in reversed(_files(folder, inputs)):
         data = path.read_bytes()
         if sha256_bytes(data) == path.stem.rsplit("-", 1)[1]:
-            size = int.from_bytes(data[:8], "little")
-            state = json.loads(json.loads(data[8 : 8 + size])["__metadata__"]["state"])
-            return Checkpoint(tensors=safetensors.torch.load(data), state=state), remarks
+            return decode(data), remarks
         remarks.append(f"a damaged checkpoint is not used and was removed: {path.name[:36]}...")
         path.unlink()
     if any(folder.glob("checkpoint-*.safetensors")):
         remarks.append("the checkpoints here are of other data, settings, code, kind of machine or threads: not used")
     return None, remarks
+
+
+def encode(saved: Checkpoint) -> bytes:
+    """A checkpoint's file."""
+    data: bytes = safetensors.torch.save(
+        {name: tensor.contiguous() for name, tensor in saved.tensors.items()},
+        metadata={"state": json.dumps(saved.state, allow_nan=False)},
+    )
+    return data
+
+
+def decode(data: bytes) -> Checkpoint:
+    """Read what `encode` made."""
+    size = int.from_bytes(data[:8], "little")
+    state = json.loads(json.loads(data[8 : 8 + size])["__metadata__"]["state"])
+    return Checkpoint(tensors=safetensors.torch.load(data), state=state)
 
 
 def remove(folder: Path) -> None:

@@ -3,7 +3,8 @@
     weights.safetensors   the network's tensors, float32, nothing that unpickles
     model.json            the contract: findings in order, input, normalisation, intended use, where it comes from
     network.py            the code that builds the network and prepares its input, as it was at training
-    patients.txt          keyed hashes of the patients of train and validation, sorted, one a line
+    patients.txt          keyed hashes of the patients of train and validation, and of those that the champion had seen
+                          if training started from it, sorted, one a line
 
 The digest of a package is over the names and bytes of the four. A folder with a fifth file is no package.
 """
@@ -15,6 +16,7 @@ import importlib.abc
 import importlib.util
 import json
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.machinery import ModuleSpec
 from pathlib import Path
@@ -54,7 +56,7 @@ class LoadedModel:
     Attributes:
         contract: `model.json`.
         digest: the package's digest.
-        net: the network; `net.activations` and `net.classifier` are what heat maps need.
+        net: the network; `net.relu`, `net.classifier` and `net.head` are what heat maps need.
         patients: keyed hashes of the patients that it was trained or tuned on.
         module: the package's `network.py`.
     """
@@ -88,7 +90,17 @@ class LoadedModel:
         return x_N1SS
 
 
-def contract(*, image_size: int, mean: float, std: float, training: dict[str, Any]) -> dict[str, Any]:
+def contract(
+    *,
+    image_size: int,
+    mean: float,
+    std: float,
+    training: dict[str, Any],
+    head: str = "linear",
+    head_width: int = 512,
+    dropout: float = 0.0,
+    contrast: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
     """Write the contract of a network of this version.
 
     Args:
@@ -96,15 +108,23 @@ def contract(*, image_size: int, mean: float, std: float, training: dict[str, An
         mean: grey value, in 0..1, that the network sees as 0.
         std: distance from it, in 0..1, that the network sees as 1.
         training: what the weights come from: settings, digests of the data, precision. No time, place or person.
+        head: `linear` or `mlp`.
+        head_width: units of the hidden layer of `mlp`.
+        dropout: of the head, while training.
+        contrast: what is done to the grey values first, see `network.adjust_contrast`; None for nothing.
+
+    Raises:
+        ValueError: there is no such head.
     """
     return {
         "format": 1,
-        "architecture": network.ARCHITECTURE,
+        "architecture": network.architecture(head, width=head_width, dropout=dropout),
         "findings": list(FINDINGS),
         "input": {
             "channels": 1,
             "dtype": "uint8",
             "range": [0, 255],
+            "contrast": dict(contrast or {"name": "none"}),
             "image_size": image_size,
             "resize": network.RESIZE,
             "mean": mean,

@@ -1,14 +1,20 @@
-"""Where a training starts: fresh weights, torchvision's ImageNet weights, or a file of weights.
+"""Where a training starts: fresh weights, torchvision's ImageNet weights, the champion, or a file of weights.
 
 A radiograph has one channel and ImageNet has three. The kernels of the first layer are summed over the three, which
 gives a grey picture the same activations as the network would give three equal channels.
 
 What the weights had seen before travels with the model, for the gate: weights that saw test patients are no evidence.
+
+The champion was trained on patients of this data set, so what it has seen is worked out, not declared. It is harmless
+where its patients are among those that are trained and tuned on now, or the split is its own: then none of them can be
+on the test side.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -16,10 +22,13 @@ import safetensors
 import safetensors.torch
 import torch
 import torchvision
+from pydantic import ValidationError
 
-from cxr_ops.errors import SettingsError
-from cxr_ops.params import Train
-from cxr_ops.records import StartingWeights, sha256_bytes
+from cxr_ops.contract import PACKAGE, START
+from cxr_ops.errors import DataError, SettingsError
+from cxr_ops.model import package
+from cxr_ops.params import Split, Train
+from cxr_ops.records import Start, StartingWeights, sha256_bytes
 
 # What the input is normalised with: ImageNet's, averaged over colour, so that its weights see what they are used to.
 MEAN: Final = 0.449
@@ -35,25 +44,48 @@ IMAGENET_DATA: Final = "ImageNet-1k"
 State = dict[str, torch.Tensor]
 
 
-def read(settings: Train, root: Path) -> tuple[State, StartingWeights]:
+@dataclass(frozen=True, kw_only=True)
+class Weights:
+    """What a training starts from.
+
+    Attributes:
+        state: tensors of the layers before the head, by torchvision's names, with one input channel; none for fresh
+            weights. The head always starts afresh.
+        origin: what they are.
+        patients: keyed hashes, under the salt of now, of the patients that they are known to have seen.
+    """
+
+    state: State
+    origin: StartingWeights
+    patients: frozenset[str] = field(default=frozenset())
+
+
+def read(settings: Train, root: Path, *, split: Split | None = None, patients: Iterable[str] = ()) -> Weights:
     """Read the weights that a training starts from.
+
+    Where `weights` is `champion` and there is none yet, these are the ImageNet weights: a first training starts as one
+    does by default, and those after it from what came of it.
 
     Args:
         settings: `weights` and, for a file, `weights_sha256` and what is declared of it.
-        root: what a relative path of a file starts at.
-
-    Returns:
-        Tensors of the layers before the head, by torchvision's names, with one input channel (nothing for `none`), and
-        what they are. The head always starts afresh.
+        root: the workspace. A relative path of a file starts there, and `start/` stands there for `champion`.
+        split: how patients are split now; for `champion`.
+        patients: ids of those that will be trained and tuned on; for `champion`.
 
     Raises:
-        SettingsError: the weights cannot be had, or are not those of a DenseNet121.
+        SettingsError: the weights cannot be had, or are not those of a DenseNet121; the workspace was opened for a
+            training that does not start from the champion.
+        DataError: the champion's package is not the one on record.
     """
     if settings.weights == "none":
-        return {}, StartingWeights(start="none", patients="none")
-    if settings.weights == "imagenet":
+        return Weights(state={}, origin=StartingWeights(start="none", patients="none"))
+    if settings.weights == "champion":
+        record = _read_start(root / START)
+        if record.package is not None:
+            return _of_champion(package.load(root / START / PACKAGE, record.package), split, set(patients))
+    if settings.weights in ("imagenet", "champion"):
         path = Path(torch.hub.get_dir()) / "checkpoints" / IMAGENET_FILE
-        data = _fetch_imagenet(path)
+        data = _fetch_imagenet(path, settings)
         # torchvision's file is a pickle. Its digest has been checked, and this reader takes tensors only.
         state = torch.load(path, map_location="cpu", weights_only=True)
         origin = StartingWeights(
@@ -68,10 +100,46 @@ def read(settings: Train, root: Path) -> tuple[State, StartingWeights]:
             training_data=list(settings.weights_data),
             patients=settings.weights_patients or "unknown",
         )
-    return _grey_layers(state, path), origin
+    return Weights(state=_grey_layers(state, path), origin=origin)
 
 
-def _fetch_imagenet(path: Path) -> bytes:
+def _read_start(folder: Path) -> Start:
+    try:
+        record = Start.read(folder / f"{START}.json")
+    except DataError as error:
+        raise DataError(error.what, where=error.where, fix="cxr-ops open") from error
+    if not record.asked:
+        raise SettingsError(
+            "this workspace was opened before train.weights was champion, so that the champion is not in it",
+            where=folder,
+            fix="cxr-ops open",
+        )
+    return record
+
+
+def _of_champion(model: package.LoadedModel, split: Split | None, patients: set[str]) -> Weights:
+    told = model.contract["training"]
+    try:
+        before = StartingWeights.model_validate(told.get("starting_weights"))
+    except ValidationError:
+        before = StartingWeights(start="unknown", patients="unknown")
+    now = {package.patient_key(str(told.get("patient_salt")), patient) for patient in patients}
+    same_split = split is not None and told.get("split") == split.model_dump(mode="json")
+    seen = before.patients
+    if seen in ("none", "training"):
+        seen = "training" if model.patients and (same_split or model.patients <= now) else "unknown"
+    comparable = split is not None and told.get("patient_salt") == split.salt
+    layers = {name: tensor for name, tensor in model.net.state_dict().items() if name.startswith("features.")}
+    return Weights(
+        state=layers,
+        origin=StartingWeights(
+            start="champion", sha256=model.digest, training_data=before.training_data, patients=seen
+        ),
+        patients=model.patients if comparable else frozenset(),
+    )
+
+
+def _fetch_imagenet(path: Path, settings: Train) -> bytes:
     by_hand = f"download {IMAGENET_URL} to {path}, or set train.weights: none"
     if not path.is_file():
         try:
@@ -80,7 +148,7 @@ def _fetch_imagenet(path: Path) -> bytes:
         except (OSError, RuntimeError) as error:
             raise SettingsError(
                 f"torchvision's ImageNet weights cannot be fetched: {error}",
-                where="train.weights: imagenet",
+                where=f"train.weights: {settings.weights}",
                 fix=by_hand,
             ) from error
     data = path.read_bytes()
@@ -93,7 +161,7 @@ def _read_file(path: Path, settings: Train) -> tuple[bytes, State]:
     where = f"train.weights: {settings.weights}"
     if path.suffix != ".safetensors":
         raise SettingsError(
-            "train.weights must be none, imagenet or the path of a .safetensors file",
+            "train.weights must be none, imagenet, champion or the path of a .safetensors file",
             where=where,
             fix="edit params.yaml",
         )

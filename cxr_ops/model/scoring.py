@@ -46,10 +46,38 @@ def score(
     Example:
         score(package.load(folder, digest), (decode_grey(reader.read(i)) for i in ids))
     """
+    return _probabilities(model, batches(model, pixels, batch_size), device, progress)
+
+
+def score_packed(
+    model: LoadedModel, pixels_NSS: npt.NDArray[np.uint8], *, batch_size: int = 64, device: str = "cpu"
+) -> npt.NDArray[np.float32]:
+    """Score pictures as `prepare` packs them: contrast and size are those of the network already.
+
+    Args:
+        model: a loaded package.
+        pixels_NSS: uint8, of the contract's size.
+        batch_size: images at a time.
+        device: `cpu` or `cuda`.
+
+    Returns:
+        (N, 14) float32 probabilities in [0, 1], in the order of `FINDINGS`.
+
+    Raises:
+        DataError: a probability is not a number.
+    """
+    parts = (pixels_NSS[first : first + batch_size] for first in range(0, len(pixels_NSS), batch_size))
+    tensors = (_laid_out(model.to_tensor(torch.from_numpy(np.array(part)))) for part in parts)
+    return _probabilities(model, tensors, device, None)
+
+
+def _probabilities(
+    model: LoadedModel, tensors: Iterable[torch.Tensor], device: str, progress: Callable[[int], None] | None
+) -> npt.NDArray[np.float32]:
     scores = [np.empty((0, len(FINDINGS)), np.float32)]
     done = 0
     net = model.net.to(device)
-    for x_N1SS in batches(model, pixels, batch_size):
+    for x_N1SS in tensors:
         with torch.inference_mode():
             scores_NK = torch.sigmoid(net(x_N1SS.to(device)).float()).cpu().numpy()
         if not np.isfinite(scores_NK).all():
@@ -65,5 +93,8 @@ def batches(model: LoadedModel, pixels: Iterable[npt.NDArray[np.uint8]], batch_s
     """Prepare images in the package's own way: normalised, N x 1 x S x S, `batch_size` at a time and the rest."""
     stream = iter(pixels)
     while prepared := [model.preprocess(image) for image in islice(stream, batch_size)]:
-        x_N1SS = model.to_tensor(torch.from_numpy(np.stack(prepared)))
-        yield x_N1SS.contiguous(memory_format=torch.channels_last)
+        yield _laid_out(model.to_tensor(torch.from_numpy(np.stack(prepared))))
+
+
+def _laid_out(x_N1SS: torch.Tensor) -> torch.Tensor:
+    return x_N1SS.contiguous(memory_format=torch.channels_last)

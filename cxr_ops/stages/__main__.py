@@ -2,6 +2,9 @@
 
 The exit code says what kind of error it was. DVC turns every code into 255, so the code and the error also go to the
 file that `CXR_EXIT_FILE` names, where there is one.
+
+Each process of a training by several runs `python -m cxr_ops.stages train <workspace> <params.yaml>`, and leaves its
+error where torchrun looks for it.
 """
 
 from __future__ import annotations
@@ -11,13 +14,14 @@ import json
 import os
 import signal
 import sys
+import time
 from importlib import import_module
 from pathlib import Path
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from cxr_ops.contract import DETERMINISTIC, EXIT_USAGE
-from cxr_ops.errors import CxrError, StoppedError, StorageError
+from cxr_ops.errors import CxrError, StoppedError, StorageError, as_record
 from cxr_ops.params import Params
 
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
@@ -25,14 +29,15 @@ _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 
 def main(arguments: list[str]) -> int:
     """Run one stage and return its exit code. An error of ours, as against one of the user's, keeps its traceback."""
-    if len(arguments) != 1 or arguments[0] not in DETERMINISTIC:
-        sys.stderr.write(f"usage: python -m cxr_ops.stages {{{','.join(DETERMINISTIC)}}}\n")
+    if len(arguments) not in (1, 3) or arguments[0] not in DETERMINISTIC:
+        sys.stderr.write(f"usage: python -m cxr_ops.stages {{{','.join(DETERMINISTIC)}}} [WORKSPACE PARAMS]\n")
         return EXIT_USAGE
+    verb, root, settings = arguments if arguments[1:] else (arguments[0], ".", "params.yaml")
     signal.signal(signal.SIGTERM, _stop)
     # Until the end is known: whoever is killed, or ends with a traceback, leaves this behind.
     _leave_word(None, None)
     try:
-        _run(arguments[0])
+        _run(verb, Path(root).resolve(), Path(settings).resolve())
     except CxrError as error:
         if not _leave_word(error.exit_code, error):
             sys.stderr.write(f"error: {error}\n")
@@ -41,10 +46,9 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def _run(verb: str) -> None:
+def _run(verb: str, root: Path, settings: Path) -> None:
     try:
-        root = Path.cwd()
-        import_module(f"cxr_ops.stages.{verb}").run(root, Params.load(root / "params.yaml"))
+        import_module(f"cxr_ops.stages.{verb}").run(root, Params.load(settings))
     except StorageError:
         raise
     except OSError as error:
@@ -52,7 +56,7 @@ def _run(verb: str) -> None:
             raise
         raise StorageError(
             f"{verb} could not write: {error.strerror}",
-            where=error.filename or Path.cwd(),
+            where=error.filename or root,
             fix="free space or mend the rights, then run the stage again; it goes on from its last checkpoint",
         ) from error
 
@@ -63,12 +67,15 @@ def _stop(_number: int, _frame: FrameType | None) -> NoReturn:
 
 
 def _leave_word(code: int | None, error: CxrError | None) -> bool:
-    """Tell the supervisor how the stage ended; False where there is none."""
+    """Tell whoever started the stage how it ended: torchrun or the supervisor; False where neither did."""
+    word: dict[str, Any] = {"code": code, "error": error and as_record(error)}
     path = os.environ.get("CXR_EXIT_FILE")
+    if torchrun := os.environ.get("TORCHELASTIC_ERROR_FILE"):  # the process that started torchrun tells the supervisor
+        path = torchrun if error else os.devnull
+        word |= {"message": str(error), "timestamp": int(time.time())}  # what torchrun reads
     if not path:
         return False
-    said = error and {"kind": type(error).__name__, "what": error.what, "where": error.where, "fix": error.fix}
-    Path(path).write_text(json.dumps({"code": code, "error": said}), encoding="utf-8")
+    Path(path).write_text(json.dumps(word), encoding="utf-8")
     return True
 
 

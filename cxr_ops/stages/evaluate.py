@@ -160,15 +160,16 @@ def _score(
     root: Path, params: Params, sets: Sequence[pd.DataFrame], models: Mapping[str, LoadedModel]
 ) -> list[dict[str, Scores]]:
     """For each set of images, in its order, the scores of each model, (images, 14). A package is scored once."""
-    from cxr_ops.model import scoring, training
+    from cxr_ops.model import scoring
+    from cxr_ops.model.machine import choose_machine, reproducible
 
     distinct = {model.digest: model for model in models.values()}
-    machine = training.choose_machine(params.train)
+    machine = choose_machine(params.train)
     size = params.evaluate.batch_size
     digests = {name: sha256 for rows in sets for name, sha256 in zip(rows["image_id"], rows["sha256"], strict=True)}
     found: list[dict[str, Scores]] = []
     with (
-        training.reproducible(machine),
+        reproducible(machine),
         ShardReader(root / contract.DATASET, digests) as reader,
         steps("evaluate") as show,
     ):
@@ -254,6 +255,16 @@ def _split_problems(models: Mapping[str, LoadedModel], test: pd.DataFrame, salt:
     return problems
 
 
+# How a contract calls the settings of contrast; see `Prepare.contrast_terms`.
+_CONTRAST: Final = {
+    "name": "contrast",
+    "low": "window_low",
+    "high": "window_high",
+    "clip": "clahe_clip",
+    "tiles": "clahe_tiles",
+}
+
+
 def facts(model: LoadedModel, rows: pd.DataFrame) -> Facts:
     """What the challenger is, from its own package, and where the data are from.
 
@@ -264,9 +275,12 @@ def facts(model: LoadedModel, rows: pd.DataFrame) -> Facts:
         rows: the manifest.
     """
     told = model.contract["training"]
-    settings = {f"split.{key}": value for key, value in told.get("split", {}).items()}
+    sections = {"split": told.get("split", {}), "prepare": told.get("prepare", {}), "train": told.get("settings", {})}
+    settings = {f"{part}.{key}": value for part, values in sections.items() for key, value in values.items()}
+    # Of the picture, what is done to it counts, and not what is told of it.
+    contrast = model.contract["input"].get("contrast", {"name": "none"})
+    settings |= {f"prepare.{_CONTRAST[key]}": value for key, value in contrast.items()}
     settings["prepare.image_size"] = model.image_size
-    settings |= {f"train.{key}": value for key, value in told.get("settings", {}).items()}
     settings = {key: value for key, value in settings.items() if key not in NOT_OF_THE_MODEL}
     try:
         start = StartingWeights.model_validate(told.get("starting_weights"))

@@ -87,7 +87,7 @@ def run(root: Path, params: Params) -> None:
         DataError: an earlier stage has not run; the package is not the one that was evaluated; an image is not the one
             on record.
     """
-    from cxr_ops.model import cam, package, training
+    from cxr_ops.model import cam, machine, package
 
     out = root / "explain"
     shutil.rmtree(out, ignore_errors=True)
@@ -100,7 +100,7 @@ def run(root: Path, params: Params) -> None:
     out.mkdir(parents=True)
     with (
         ShardReader(root / contract.DATASET, material.sha256) as reader,
-        training.reproducible(training.choose_machine(params.train)),
+        machine.reproducible(machine.choose_machine(params.train)),
         steps("explain") as show,
     ):
         found = cam.grad_cam(model, _decoded(reader, wanted, show), batch_size=BATCH)

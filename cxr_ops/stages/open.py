@@ -1,10 +1,11 @@
 """open: pin all that a run depends on, and make the folder that it works in.
 
 With a run's name, that is a clone of the code in `$CXR_HOME/runs/<run>/workspace`; without one, the checkout that the
-person is in, for `dvc repro`. Both get the data set, the champion, the reference, the test epoch, and `inputs.json`:
-what DVC cannot see.
+person is in, for `dvc repro`. Both get the data set, the champion, the reference, the test epoch, what training
+starts from, and `inputs.json`: what DVC cannot see.
 
-A run whose recipe is the champion's own would make the champion again, so it ends here with NO_CHANGE.
+A run whose recipe is the champion's own ends here with NO_CHANGE. It would make the champion again; or, where training
+starts from the champion, it would train it once more on what it has seen.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from cxr_ops.edges.ledger import Ledger, open_epoch, reference_after, state_afte
 from cxr_ops.errors import DataError, RefusedError, SettingsError
 from cxr_ops.labels import nearest
 from cxr_ops.params import Params
-from cxr_ops.records import Champion, Code, DataRevision, Inputs, canonical_json, write_atomic
+from cxr_ops.records import Champion, Code, DataRevision, Inputs, Start, canonical_json, write_atomic
 
 # What `open` itself writes stands in a recipe under names of its own.
 _STATE: Final = (
@@ -37,6 +38,7 @@ _STATE: Final = (
     contract.EPOCH,
     contract.CHAMPION,
     contract.REFERENCE,
+    contract.START,
 )
 
 
@@ -312,6 +314,7 @@ def _write_inputs(
     entries = Ledger(home.ledger).entries()
     reference = reference_after(entries, governing.performance.reference.package)
     fetch_reference(home, reference, champion, folder / contract.REFERENCE)
+    _write_start(folder, params, champion)
     inputs = Inputs(
         code=code,
         data=data,
@@ -326,6 +329,16 @@ def _write_inputs(
     inputs.epoch.write(folder / contract.EPOCH)
     inputs.write(folder / contract.INPUTS)
     return inputs
+
+
+def _write_start(folder: Path, params: Params, champion: Champion) -> None:
+    """Give training the champion where it asks for it, and otherwise nothing that a promotion changes."""
+    start = folder / contract.START
+    shutil.rmtree(start, ignore_errors=True)
+    asked = params.train.weights == "champion"
+    if asked and champion.package is not None:
+        shutil.copytree(folder / contract.CHAMPION / contract.PACKAGE, start / contract.PACKAGE)
+    Start(asked=asked, package=champion.package if asked else None).write(start / f"{contract.START}.json")
 
 
 def _apply(workspace: Path, overrides: Mapping[str, Any]) -> Params:

@@ -1,4 +1,4 @@
-"""prepare: decode and resize the pictures that are trained and validated on, and pack them into one array file.
+"""prepare: decode the pictures that are trained and validated on, adjust contrast and size, pack them into one array.
 
 Reads `validate/manifest.csv`, `split/split.csv` and the shards of `dataset/`; writes `prepare/images.npy` (uint8,
 images x side x side), `prepare/index.csv` (its rows) and `prepare/prepare.json`. Pictures of a test set, of this epoch
@@ -12,12 +12,14 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+import pandas as pd
+
 from cxr_ops import contract
 from cxr_ops.data import cache, isolate, manifest
 from cxr_ops.data.shards import ShardReader
 from cxr_ops.errors import StorageError
 from cxr_ops.labels import FINDINGS
-from cxr_ops.params import Params
+from cxr_ops.params import Params, Prepare
 from cxr_ops.records import canonical_json, sha256_file, write_atomic
 from cxr_ops.report.terminal import steps
 
@@ -33,30 +35,47 @@ def run(root: Path, params: Params) -> None:
         DataError: an earlier stage has not run, or an image is missing, altered or does not decode.
         StorageError: the disk has too little room.
     """
-    out, size = root / "prepare", params.prepare.image_size
-    shutil.rmtree(out, ignore_errors=True)
+    shutil.rmtree(root / "prepare", ignore_errors=True)
     frame = manifest.read_split(root)
     frame = frame[frame["split"].isin(("train", "validation"))].reset_index(drop=True)
-    _check_room(root, len(frame) * size * size)
-    out.mkdir(parents=True)
     digests = dict(zip(frame["image_id"], frame["sha256"], strict=True))
+    with ShardReader(root / contract.DATASET, digests) as reader:
+        pack(root / "prepare", frame, reader.read, params.prepare)
+
+
+def pack(out: Path, frame: pd.DataFrame, read: Callable[[str], bytes], settings: Prepare) -> None:
+    """Write the outputs of this stage from pictures that stand anywhere.
+
+    Args:
+        out: the folder to write anew.
+        frame: `image_id`, `patient_id`, `split` (train or validation) and the findings, a row a picture.
+        read: gives the bytes of a picture's file, from any thread.
+        settings: how a picture is brought to what the network sees.
+
+    Raises:
+        DataError: a picture is missing, altered or does not decode.
+        StorageError: the disk has too little room.
+    """
+    size = settings.image_size
+    shutil.rmtree(out, ignore_errors=True)
+    _check_room(out.parent, len(frame) * size * size)
+    out.mkdir(parents=True)
     try:
-        with (
-            ShardReader(root / contract.DATASET, digests) as reader,
-            steps("prepare") as show,
-        ):
+        with steps("prepare") as show:
             pixels = cache.pack(
                 out / "images.npy",
                 frame["image_id"].tolist(),
-                reader.read,
+                read,
                 size,
                 measured=(frame["split"] == "train").tolist(),
                 threads=isolate.processors(),
+                adjusted=settings.contrast_terms,
                 progress=partial(_tell, show),
             )
         write_atomic(out / "index.csv", manifest.to_csv(frame, ("image_id", "patient_id", "split", *FINDINGS)))
         record = {
             "image_size": size,
+            "contrast": settings.contrast_terms,
             "rows": len(frame),
             "train_mean": pixels.mean,
             "train_std": pixels.std,

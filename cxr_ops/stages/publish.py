@@ -22,7 +22,7 @@ from typing import Any, Final
 
 from cxr_ops import plan as plans
 from cxr_ops.contract import DATASET, INPUTS, MODEL_NAME, PACKAGE, PACKAGE_FILES
-from cxr_ops.edges import registry, store
+from cxr_ops.edges import live, registry, store
 from cxr_ops.edges.home import Home
 from cxr_ops.edges.ledger import Decision, Entry, Ledger, approvals_to_leave, find_decision, find_promotion, open_epoch
 from cxr_ops.errors import DataError, RefusedError
@@ -104,6 +104,8 @@ def run(home: Home, run: str) -> dict[str, Any]:
     decision = find_decision(entries, run)
     if decision is not None:
         check_unchanged(outputs, decision.decision)
+    if decision is None:
+        live.replay(home, run)
     if decision is None or (plan.performance.disclosure == "verdict" and not withheld):
         # A run that is decided on is logged again when its epoch has ended: what was withheld is added.
         mlflow_run_id = registry.log_run(home, _content(home, run, outputs, withheld=withheld))

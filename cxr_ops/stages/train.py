@@ -4,6 +4,8 @@ Reads `prepare/`; writes `train/package/`, `train/history.csv` (a row an epoch) 
 stand in the folder that `CXR_CHECKPOINTS` names, or else in `.cxr/checkpoints/<digest of the inputs>` of the
 workspace: outside the stage's outputs, so that a second attempt goes on where the first was ended. They go when the
 package has been written.
+
+With `train.devices` above 1 this process starts as many by torchrun, each of which runs this stage, and waits for them.
 """
 
 from __future__ import annotations
@@ -12,20 +14,52 @@ import json
 import os
 import shutil
 import sys
+import tempfile
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+import yaml
 
 from cxr_ops.contract import PACKAGE
 from cxr_ops.errors import DataError
 from cxr_ops.labels import FINDINGS, UNCERTAIN
-from cxr_ops.model import checkpoint, loss, network, package, pretrained, training
-from cxr_ops.params import Params
+from cxr_ops.model import (
+    augment,
+    batches,
+    calibration,
+    checkpoint,
+    distributed,
+    loss,
+    machine,
+    network,
+    optimization,
+    package,
+    pretrained,
+    step,
+    training,
+)
+from cxr_ops.params import Params, Prepare
 from cxr_ops.records import canonical_json, sha256_bytes, sha256_file, write_atomic
 
+# The code that decides the weights, besides data and settings.
+_OF_THE_WEIGHTS = (
+    augment,
+    batches,
+    calibration,
+    distributed,
+    loss,
+    machine,
+    network,
+    optimization,
+    pretrained,
+    step,
+    training,
+)
+_PARTS = "CXR_PARTS"  # tells processes that are started again into how many parts a batch is cut at least
 HISTORY = ("epoch", "train_loss", "validation_loss", "validation_auc", "learning_rate")
 
 
@@ -34,25 +68,61 @@ def run(root: Path, params: Params) -> None:
 
     Args:
         root: the workspace.
-        params: `train`; `split` goes into the contract, and its salt into the names of patients.
+        params: `train`; `prepare` and `split` go into the contract, and the salt into the names of patients.
 
     Raises:
-        DataError: `prepare` has not run or its files were altered; there is too little to train or to validate on.
-        SettingsError: the weights to start from cannot be had, there is no GPU where one is asked for, or the loss is
-            no longer a number.
+        DataError: `prepare` has not run, or with other settings, or its files were altered; there is too little to
+            train or to validate on.
+        SettingsError: the weights to start from cannot be had, there are fewer GPUs than asked for, or the loss is no
+            longer a number.
         StorageError: a checkpoint or the package cannot be written.
         StoppedError: SIGTERM or SIGINT came; a checkpoint was written first.
+        CxrError: one of several processes was killed.
     """
+    shutil.rmtree(root / "train", ignore_errors=True)
+    if params.train.devices > 1 and not distributed.launched():
+        _start_processes(root, params)
+        return
+    with distributed.join(params.train.devices, machine.choose_device(params.train)) as ranks:
+        _train(root, params, ranks)
+
+
+def _start_processes(root: Path, params: Params) -> None:
+    """Run this stage in several processes; again, in more parts, as long as one of them runs out of memory."""
+    machine.check_processes(params.train)
+    parts, short = params.train.accumulate, True
+    with tempfile.TemporaryDirectory(prefix="cxr-train-") as folder:
+        settings = Path(folder, "params.yaml")
+        settings.write_text(yaml.safe_dump(params.model_dump(mode="json", by_alias=True)), encoding="utf-8")
+        stage = [sys.executable, "-m", "cxr_ops.stages", "train", str(root.resolve()), str(settings)]
+        while short:
+            try:
+                distributed.launch(["env", f"{_PARTS}={parts}", *stage], params.train.devices)
+                short = False
+            except distributed.ShortOfMemoryError as error:
+                parts = min(2 * parts, params.train.batch_size // 2)
+                sys.stderr.write(f"train: {error.what}: from now on a batch is worked through in {parts} parts\n")
+
+
+def _train(root: Path, params: Params, ranks: distributed.Ranks) -> None:
+    """Train in this process, one of `ranks`, of which the first writes the outputs."""
     out = root / "train"
-    shutil.rmtree(out, ignore_errors=True)
-    index, data, digests = _read_prepared(root / "prepare")
+    index, data, digests = _read_prepared(root / "prepare", params.prepare)
     settings = params.train
-    machine = training.choose_machine(settings)
-    start, origin = pretrained.read(settings, root)
-    if origin.patients == "unknown":
+    given = machine.choose_machine(settings)
+    if not ranks.first:
+        ranks.wait()  # what is downloaded, is once
+    start = pretrained.read(settings, root, split=params.split, patients=index["patient_id"])
+    if ranks.first:
+        ranks.wait()
+    if settings.weights == "champion" and start.origin.start != "champion" and ranks.first:
+        sys.stderr.write(f"there is no champion yet: this first training starts from {start.origin.start} weights\n")
+    if start.origin.patients == "unknown" and ranks.first:
+        of_file = settings.weights != "champion"
+        fix = "set train.weights_data and train.weights_patients" if of_file else "start from other weights"
         sys.stderr.write(
-            f"{origin.start}: which patients these weights have seen is unknown, so the gate will not promote the "
-            "model; next: set train.weights_data and train.weights_patients\n"
+            f"{start.origin.start}: which patients these weights have seen is unknown, so the gate will not promote "
+            f"the model; next: {fix}\n"
         )
     provenance: dict[str, Any] = {
         "settings": settings.model_dump(mode="json"),
@@ -61,27 +131,50 @@ def run(root: Path, params: Params) -> None:
         "patients": int(index["patient_id"].nunique()),
         "patient_salt": params.split.salt,
         "split": params.split.model_dump(mode="json"),
-        "starting_weights": origin.model_dump(mode="json"),
-        "machine": {"device": machine.device, "precision": machine.precision, "threads": machine.threads},
+        "prepare": params.prepare.model_dump(mode="json"),
+        "starting_weights": start.origin.model_dump(mode="json"),
+        "machine": asdict(given),
         "software": _versions(),
     }
     terms = package.contract(
-        image_size=data.pixels_RSS.shape[1], mean=pretrained.MEAN, std=pretrained.STD, training=provenance
+        image_size=params.prepare.image_size,
+        mean=pretrained.MEAN,
+        std=pretrained.STD,
+        training=provenance,
+        head=settings.head,
+        head_width=settings.head_width,
+        dropout=settings.dropout,
+        contrast=params.prepare.contrast_terms,
     )
     inputs = {
         "contract": sha256_bytes(canonical_json(terms)),
         "code": _code_digest(),
-        "processor": training.processor(machine),
+        "processor": machine.processor(given),
     }
     named = os.environ.get("CXR_CHECKPOINTS")
     checkpoints = Path(named) if named else root / ".cxr" / "checkpoints" / sha256_bytes(canonical_json(inputs))
     trained = training.train(
-        data, settings, contract=terms, machine=machine, start=start, checkpoints=checkpoints, inputs=inputs
+        data,
+        settings,
+        contract=terms,
+        machine=given,
+        start=start.state,
+        checkpoints=checkpoints,
+        inputs=inputs,
+        ranks=ranks,
+        parts=int(os.environ.get(_PARTS, "1")),
     )
+    if not ranks.first:
+        return
 
-    provenance.update(best_epoch=trained.best_epoch, epochs_run=len(trained.history), validation_auc=trained.best_auc)
+    provenance.update(
+        best_epoch=trained.best_epoch,
+        epochs_run=len(trained.history),
+        validation_auc=trained.best_auc,
+        parts=trained.parts,  # of a batch: more than train.accumulate where memory ran out
+    )
     patients = {package.patient_key(params.split.salt, patient) for patient in index["patient_id"]}
-    digest = package.write(out / PACKAGE, state=trained.state, contract=terms, patients=patients)
+    digest = package.write(out / PACKAGE, state=trained.state, contract=terms, patients=patients | start.patients)
     rows = [",".join(f"{row[column]:.6g}" for column in HISTORY) for row in trained.history]
     write_atomic(out / "history.csv", "\n".join([",".join(HISTORY), *rows, ""]).encode())
     summary = {
@@ -93,23 +186,28 @@ def run(root: Path, params: Params) -> None:
         "validation_images": len(data.validation),
         "patients": len(patients),
         "seed": settings.seed,
-        "precision": machine.precision,
-        "device": machine.device,
-        "threads": machine.threads,
+        **asdict(given),
     }
     write_atomic(out / "train.json", canonical_json(summary))
     checkpoint.remove(checkpoints)
 
 
-def _read_prepared(folder: Path) -> tuple[pd.DataFrame, training.Data, dict[str, str]]:
-    """The index, the arrays and their digests, checked against those that `prepare` recorded."""
+def _read_prepared(folder: Path, wanted: Prepare) -> tuple[pd.DataFrame, step.Data, dict[str, str]]:
+    """The index, the arrays and their digests, checked against what `prepare` recorded, which must be of `wanted`."""
     index_path, pixels_path, record_path = (folder / name for name in ("index.csv", "images.npy", "prepare.json"))
     for path in (index_path, pixels_path, record_path):
         if not path.is_file():
             raise DataError(f"prepare/{path.name} is missing", where=path, fix="cxr-ops stage prepare")
-    recorded = json.loads(record_path.read_bytes())["files"]
+    recorded = json.loads(record_path.read_bytes())
+    made = {"image_size": recorded["image_size"], "contrast": recorded.get("contrast", {"name": "none"})}
+    if made != {"image_size": wanted.image_size, "contrast": wanted.contrast_terms}:
+        raise DataError(
+            f"the pictures were prepared with other settings than params.yaml has now: {made}",
+            where=record_path,
+            fix="cxr-ops stage prepare",
+        )
     digests = {path.name: sha256_file(path) for path in (index_path, pixels_path)}
-    if recorded != digests:
+    if recorded["files"] != digests:
         raise DataError(
             "the files of prepare are not those that it recorded", where=folder, fix="cxr-ops stage prepare"
         )
@@ -125,7 +223,7 @@ def _read_prepared(folder: Path) -> tuple[pd.DataFrame, training.Data, dict[str,
             fix="ingest more data, or change the fractions of split in params.yaml",
         )
     truth = index[list(FINDINGS)].to_numpy(np.float32)
-    data = training.Data(
+    data = step.Data(
         pixels_RSS=pixels,
         truth_RK=np.where(truth == UNCERTAIN, np.float32(np.nan), truth),
         train=sides["train"],
@@ -142,6 +240,6 @@ def _versions() -> dict[str, str]:
 
 
 def _code_digest() -> str:
-    """What decides the weights besides data and settings: a checkpoint of other code is not gone on from."""
-    files = [Path(str(module.__file__)) for module in (network, loss, pretrained, training)]
+    """A checkpoint of other code is not gone on from."""
+    files = [Path(str(module.__file__)) for module in _OF_THE_WEIGHTS]
     return sha256_bytes(canonical_json({file.name: sha256_file(file) for file in files}))

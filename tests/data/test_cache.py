@@ -10,6 +10,8 @@ import pytest
 from PIL import Image
 
 from cxr_ops.data.cache import pack
+from cxr_ops.data.contrast import adjust
+from cxr_ops.data.decode import to_square
 from cxr_ops.errors import DataError
 
 PIXELS = {f"{n}.png": np.random.default_rng(n).integers(0, 256, (32, 32), dtype=np.uint8) for n in range(50)}
@@ -44,6 +46,16 @@ def test_threads_change_nothing(tmp_path: Path) -> None:
     seven = pack(tmp_path / "7.npy", list(PIXELS), read, 16, measured=MEASURED, threads=7)
     assert one == seven
     assert (tmp_path / "1.npy").read_bytes() == (tmp_path / "7.npy").read_bytes()
+
+
+@pytest.mark.parametrize("name", ["none", "equalize"])
+def test_contrast_comes_before_the_size(tmp_path: Path, name: str) -> None:
+    """Each picture gets its contrast at its own size and is resized then; without one it is only resized."""
+    pack(tmp_path / "a.npy", list(PIXELS), read, 20, measured=MEASURED, threads=2, adjusted={"name": name})
+    adjusted = [adjust(pixels, {"name": name}) for pixels in PIXELS.values()]
+    assert np.array_equal(np.load(tmp_path / "a.npy"), np.stack([to_square(pixels, 20) for pixels in adjusted]))
+    pack(tmp_path / "b.npy", list(PIXELS), read, 20, measured=MEASURED, threads=2)
+    assert (tmp_path / "a.npy").read_bytes() == (tmp_path / "b.npy").read_bytes() or name != "none"
 
 
 def test_a_picture_that_does_not_decode_is_named(tmp_path: Path) -> None:

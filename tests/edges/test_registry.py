@@ -3,15 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import signal
 import socket
-import subprocess
-import sys
 import time
-import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 
 import mlflow
@@ -134,6 +128,64 @@ def test_run_that_is_logged_again_is_the_same_run(published: Home, client: Mlflo
     assert len(client.get_metric_history(first, "auc/Mass")) == 1
     assert len(run.inputs.dataset_inputs) == 1
     assert [file.path for file in client.list_artifacts(first, "gate")] == ["gate/verdict.json"]
+
+
+def live_content(run: str, losses: dict[int, float]) -> registry.RunContent:
+    return registry.RunContent(
+        run=run, tags={}, params={}, metrics={}, history=[(step, {"loss": loss}) for step, loss in losses.items()]
+    )
+
+
+def test_run_that_its_training_began_is_completed(published: Home, client: MlflowClient) -> None:
+    """Points that were sent while training ran stay as they are, to six digits, and only the others are added."""
+    begun = registry.live_run(published, "live", "a" * 64)
+    assert registry.live_run(published, "live", "a" * 64) == begun
+    assert client.get_run(begun).info.status == "RUNNING"
+    registry.log_points(published, begun, [registry.Point(key="loss", value=1 / 3, at=5, step=1)])
+    assert registry.log_run(published, live_content("live", {1: 0.333333, 2: 0.25})) == begun
+    points = client.get_metric_history(begun, "loss")
+    assert sorted((point.step, point.value) for point in points) == [(1, 1 / 3), (2, 0.25)]
+    assert client.get_run(begun).info.status == "FINISHED"
+
+
+@pytest.mark.parametrize("losses", [{1: 0.33, 2: 0.25}, {2: 0.25}])
+def test_run_with_the_curves_of_another_training_is_set_aside(
+    published: Home, client: MlflowClient, losses: dict[int, float]
+) -> None:
+    """A live run that tells other epochs than history.csv is no longer the run of that name; a fresh one is."""
+    begun = registry.live_run(published, "live", "a" * 64)
+    registry.log_points(published, begun, [registry.Point(key="loss", value=1 / 3, at=5, step=1)])
+    fresh = registry.log_run(published, live_content("live", losses))
+    assert fresh != begun
+    assert {point.step: point.value for point in client.get_metric_history(fresh, "loss")} == losses
+    old = client.get_run(begun)
+    assert (old.data.tags.get("cxr.run"), old.data.tags["cxr.superseded"]) == (None, "live")
+    assert old.info.status == "KILLED"
+
+
+def test_training_does_not_go_on_in_another_ones_run(published: Home, client: MlflowClient) -> None:
+    """Other inputs under the same name begin another MLflow run; a run that has been published is left alone."""
+    begun = registry.live_run(published, "live", "a" * 64)
+    other = registry.live_run(published, "live", "b" * 64)
+    assert other != begun
+    assert client.get_run(begun).data.tags["cxr.superseded"] == "live"
+    assert registry.live_run(published, "live", "b" * 64) == other
+    assert registry.live_run(published, FIRST, "a" * 64) is None
+
+
+def test_database_whose_making_is_cut_off_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that ends while it makes MLflow's database leaves none; half of one would be refused for ever."""
+    home = make_home(tmp_path)
+    with monkeypatch.context() as patch:
+
+        def cut(_engine: object) -> None:
+            raise KeyboardInterrupt
+
+        patch.setattr("mlflow.store.db.utils._upgrade_db", cut)
+        with pytest.raises(KeyboardInterrupt):
+            registry.live_run(home, "live", "a" * 64)
+    assert list((home.root / "mlflow").iterdir()) == []
+    assert registry.live_run(home, "live", "a" * 64)
 
 
 def test_package_is_registered_once(published: Home, client: MlflowClient, packages: dict[str, Path]) -> None:
@@ -295,40 +347,7 @@ def test_artifacts_stand_on_s3(s3_server, packages: dict[str, Path], tmp_path: P
         registry.fetch_package(home, "1", package.digest(packages["a"]), tmp_path / "altered")
 
 
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[str]:
-    """A real MLflow server with a database and artifacts of its own."""
-    port = free_port()
-    where = [
-        "--backend-store-uri",
-        f"sqlite:///{tmp_path}/server.db",
-        "--artifacts-destination",
-        str(tmp_path / "served"),
-    ]
-    with (tmp_path / "server.log").open("wb") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "mlflow", "server", "--port", str(port), "--workers", "1", *where],
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-        )
-    url = f"http://127.0.0.1:{port}"
-    try:
-        for _ in range(600):
-            assert process.poll() is None, (tmp_path / "server.log").read_text()
-            try:
-                urllib.request.urlopen(f"{url}/health", timeout=2)
-            except OSError:
-                time.sleep(0.1)
-            else:
-                break
-        yield url
-    finally:
-        os.killpg(process.pid, signal.SIGTERM)
-        process.wait(timeout=20)
-
-
-def test_server_keeps_what_a_local_database_would(server: str, packages: dict[str, Path], tmp_path: Path) -> None:
+def test_server_keeps_what_a_local_database_would(mlflow_server, packages: dict[str, Path], tmp_path: Path) -> None:
     """With MLFLOW_TRACKING_URI at a real server, runs, versions and packages go through it."""
-    through(make_home(tmp_path, mlflow_uri=server), packages, tmp_path)
+    through(make_home(tmp_path, mlflow_uri=mlflow_server.url), packages, tmp_path)
     assert list((tmp_path / "served").rglob("weights.safetensors"))

@@ -19,16 +19,27 @@ def model(package_folder: Path) -> package.LoadedModel:
     return package.load(package_folder)
 
 
+@pytest.fixture(scope="module")
+def mlp(mlp_folder: Path) -> package.LoadedModel:
+    return package.load(mlp_folder)
+
+
+@pytest.fixture(scope="module", params=["linear", "mlp"])
+def either(request: pytest.FixtureRequest, model: package.LoadedModel, mlp: package.LoadedModel) -> package.LoadedModel:
+    """A model of each head."""
+    return mlp if request.param == "mlp" else model
+
+
 def prepared(model: package.LoadedModel, radiographs: list[np.ndarray]) -> torch.Tensor:
     return model.to_tensor(torch.from_numpy(np.stack([model.preprocess(pixels) for pixels in radiographs])))
 
 
-def test_equals_grad_cam_by_its_definition(model: package.LoadedModel, radiographs: list[np.ndarray]) -> None:
+def test_equals_grad_cam_by_its_definition(either: package.LoadedModel, radiographs: list[np.ndarray]) -> None:
     """A map is h w times ReLU(sum over c of mean(d logit / d A_c) A_c), with the gradients taken by autograd."""
-    found = cam.grad_cam(model, radiographs, batch_size=2)
+    found = cam.grad_cam(either, radiographs, batch_size=2)
     assert found.maps.shape == (5, 14, 2, 2)
-    a = model.net.activations(prepared(model, radiographs)).requires_grad_(True)
-    logits = model.net.classifier(a.mean(dim=(2, 3)))
+    a = either.net.activations(prepared(either, radiographs)).requires_grad_(True)
+    logits = either.net.classifier(a.mean(dim=(2, 3)))
     for finding in range(14):
         (gradient,) = torch.autograd.grad(logits[:, finding].sum(), a, retain_graph=True)
         weights = gradient.mean(dim=(2, 3), keepdim=True)
@@ -37,18 +48,18 @@ def test_equals_grad_cam_by_its_definition(model: package.LoadedModel, radiograp
     assert np.allclose(found.probabilities, torch.sigmoid(logits).detach().numpy(), atol=1e-5)
 
 
-def test_equals_the_library(model: package.LoadedModel, radiographs: list[np.ndarray]) -> None:
+def test_equals_the_library(either: package.LoadedModel, radiographs: list[np.ndarray]) -> None:
     """Scaled and enlarged in pytorch-grad-cam's own way, the maps are the library's to 5e-6."""
     from pytorch_grad_cam import GradCAM
     from pytorch_grad_cam.utils.image import scale_cam_image
     from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 
-    maps = cam.grad_cam(model, radiographs).maps
+    maps = cam.grad_cam(either, radiographs).maps
     # The target is a ReLU that does not work in place, and a target an image: the library goes wrong otherwise.
-    with GradCAM(model=model.net, target_layers=[model.net.relu]) as library:
+    with GradCAM(model=either.net, target_layers=[either.net.relu]) as library:
         for finding in (0, 5, 13):
             targets = [ClassifierOutputTarget(finding)] * len(radiographs)
-            theirs = library(input_tensor=prepared(model, radiographs).requires_grad_(True), targets=targets)
+            theirs = library(input_tensor=prepared(either, radiographs).requires_grad_(True), targets=targets)
             ours = scale_cam_image(scale_cam_image(maps[:, finding], (64, 64)))  # once a layer, once over layers
             assert np.abs(ours - theirs).max() <= TOLERANCE
             assert theirs.max() > 0.5
@@ -68,6 +79,36 @@ def test_maps_add_up_to_the_logits(model: package.LoadedModel, radiographs: list
         weight[2] = before
 
 
+def test_maps_of_two_layers_add_up_with_their_intercepts(
+    mlp: package.LoadedModel, radiographs: list[np.ndarray]
+) -> None:
+    """Where a picture's hidden units stay on or off, the head is linear: map's mean plus intercept is the logit.
+
+    The intercept is what the layers' offsets alone give with the same units on (the full gradient of Srinivas and
+    Fleuret, NeurIPS 2019); worked out here in float64, from the weights.
+    """
+    state = {name: tensor.double() for name, tensor in mlp.net.classifier.state_dict().items()}
+    p = mlp.net.activations(prepared(mlp, radiographs)).double().mean(dim=(2, 3))
+    stretch = state["norm.weight"] / (state["norm.running_var"] + 1e-5).sqrt()
+    offset = state["norm.bias"] - state["norm.running_mean"] * stretch
+    hidden = (p * stretch + offset) @ state["hidden.weight"].T + state["hidden.bias"]
+    on = (hidden > 0).double()
+    assert 0.2 < on.mean() < 0.8
+    logits = (on * hidden) @ state["last.weight"].T + state["last.bias"]
+    intercept = (on * (offset @ state["hidden.weight"].T + state["hidden.bias"])) @ state["last.weight"].T
+    expected = logits - intercept - state["last.bias"]
+    weight, bias = mlp.net.classifier.last.weight, mlp.net.classifier.last.bias
+    # A finding and its opposite: the two maps before their ReLU differ by the sign alone.
+    before = weight.clone(), bias.clone()
+    try:
+        maps = cam.grad_cam(mlp, radiographs).maps
+        weight.neg_(), bias.neg_()
+        opposite = cam.grad_cam(mlp, radiographs).maps
+    finally:
+        weight.copy_(before[0]), bias.copy_(before[1])
+    assert np.allclose((maps - opposite).mean(axis=(2, 3)), expected.numpy(), atol=1e-5)
+
+
 def test_no_evidence_is_said(model: package.LoadedModel, radiographs: list[np.ndarray]) -> None:
     """A finding for which nothing in the picture speaks has a map of zeros, which is reported as empty."""
     weight = model.net.classifier.weight
@@ -83,9 +124,7 @@ def test_no_evidence_is_said(model: package.LoadedModel, radiographs: list[np.nd
         weight[4] = before
 
 
-def test_refuses_a_network_that_is_not_linear_in_its_activations(
-    package_folder: Path, tmp_path: Path, radiographs: list[np.ndarray]
-) -> None:
+def test_refuses_a_network_whose_maps_do_not_add_up(package_folder: Path, radiographs: list[np.ndarray]) -> None:
     """Where the maps do not add up to the logits, there are no maps rather than wrong ones."""
     crooked = package.load(package_folder)
 
@@ -99,10 +138,25 @@ def test_refuses_a_network_that_is_not_linear_in_its_activations(
         cam.grad_cam(crooked, radiographs)
     del crooked.net.forward
     crooked.net.classifier = torch.nn.Sequential(torch.nn.Linear(1024, 14), torch.nn.ReLU())
-    with pytest.raises(DataError, match="no linear head"):
+    with pytest.raises(DataError, match="no head that can be explained"):
         cam.grad_cam(crooked, radiographs)
 
 
-def test_no_images_give_no_maps(model: package.LoadedModel) -> None:
+def test_refuses_a_gradient_that_is_not_the_heads(mlp_folder: Path, radiographs: list[np.ndarray]) -> None:
+    """A head of two layers that is not the network's, or not behind a mean over places, has no maps either."""
+    for crooked_head in (
+        lambda net, a: net.classifier(a.mean(dim=(2, 3)).detach()) + 0 * a.sum(),
+        lambda net, a: net.classifier(a.mean(dim=(2, 3))) * 1.01,
+        lambda net, a: net.classifier(a.square().mean(dim=(2, 3))),
+    ):
+        crooked = package.load(mlp_folder)
+        original = type(crooked.net).head
+        crooked.net.forward = lambda x, net=crooked.net, head=original: head(net, net.activations(x))
+        crooked.net.head = lambda a, net=crooked.net, head=crooked_head: head(net, a)
+        with pytest.raises(DataError, match="do not add up"):
+            cam.grad_cam(crooked, radiographs)
+
+
+def test_no_images_give_no_maps(either: package.LoadedModel) -> None:
     """Without images there are no maps."""
-    assert cam.grad_cam(model, []).maps.shape[:2] == (0, 14)
+    assert cam.grad_cam(either, []).maps.shape[:2] == (0, 14)

@@ -8,6 +8,7 @@ import pickle
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
@@ -44,6 +45,43 @@ def test_loads_the_same_network(net: network.ChestNet, package_folder: Path, ter
     assert model.contract == terms
     assert model.digest == package.digest(package_folder)
     assert model.patients == {hashlib.sha256(f"s\0{patient}".encode()).hexdigest()[:16] for patient in "12"}
+
+
+def test_both_heads_are_packed_and_loaded(mlp_net: network.ChestNet, mlp_folder: Path, mlp_terms: dict) -> None:
+    """A head of two layers and a contrast come back as they were: logits, contract and preprocessing."""
+    model = package.load(mlp_folder, package.digest(mlp_folder))
+    assert model.contract == mlp_terms
+    assert model.contract["architecture"] == {
+        "name": "densenet121",
+        "channels": 1,
+        "head": "mlp",
+        "width": 24,
+        "dropout": 0.3,
+    }
+    x = torch.randn(2, 1, 64, 64, generator=torch.Generator().manual_seed(0))
+    assert torch.allclose(model.net(x), mlp_net(x), atol=1e-5)
+    pixels = np.random.default_rng(0).integers(0, 256, (80, 70), dtype=np.uint8)
+    assert np.array_equal(model.preprocess(pixels), network.preprocess(pixels, mlp_terms))
+    plain = {**mlp_terms, "input": {**mlp_terms["input"], "contrast": {"name": "none"}}}
+    assert not np.array_equal(model.preprocess(pixels), network.preprocess(pixels, plain))
+
+
+def test_a_package_from_before_there_was_a_choice_is_read(copy: Path) -> None:
+    """A contract that says nothing of contrast, of the architecture of old, loads and leaves the grey values alone."""
+    said = json.loads((copy / "model.json").read_bytes())
+    del said["input"]["contrast"]
+    assert said["architecture"] == {"name": "densenet121", "channels": 1, "head": "linear"}
+    (copy / "model.json").write_text(json.dumps(said))
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 64), dtype=np.uint8)
+    assert np.array_equal(package.load(copy).preprocess(pixels), pixels)
+
+
+def test_an_unknown_contrast_is_refused_with_the_picture(copy: Path) -> None:
+    """A contrast that the package's code does not know stops the first picture, and nothing is guessed."""
+    said = json.loads((copy / "model.json").read_bytes())
+    _spoil_contract(copy, {"input": {**said["input"], "contrast": {"name": "gamma"}}})
+    with pytest.raises(DataError, match="gamma"):
+        package.load(copy).preprocess(np.zeros((9, 9), np.uint8))
 
 
 def test_the_networks_output_has_the_shape_of_the_contract(package_folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -9,10 +10,10 @@ import safetensors.torch
 import torch
 import torchvision
 
-from cxr_ops.errors import SettingsError
-from cxr_ops.model import network, pretrained, training
-from cxr_ops.params import Params, Train
-from cxr_ops.records import StartingWeights, sha256_file
+from cxr_ops.errors import DataError, SettingsError
+from cxr_ops.model import network, package, pretrained, training
+from cxr_ops.params import Params, Split, Train
+from cxr_ops.records import Start, StartingWeights, sha256_file
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +30,7 @@ def colour(tmp_path_factory: pytest.TempPathFactory) -> tuple[torch.nn.Module, P
 def test_grey_gives_what_equal_colours_give(colour: tuple[torch.nn.Module, Path], terms: dict, tmp_path: Path) -> None:
     """Started from colour weights, the grey network computes what torchvision's computes of three equal channels."""
     net, path = colour
-    layers, _ = pretrained.read(Train(weights=str(path), weights_sha256=sha256_file(path)), tmp_path)
+    layers = pretrained.read(Train(weights=str(path), weights_sha256=sha256_file(path)), tmp_path).state
     grey = training.fresh_network(terms, layers, seed=0).eval()
     assert isinstance(grey, network.ChestNet)
     grey.classifier.load_state_dict(net.classifier.state_dict())
@@ -45,24 +46,25 @@ def test_old_names_are_understood(colour: tuple[torch.nn.Module, Path], tmp_path
     }
     safetensors.torch.save_file(old, tmp_path / "old.safetensors")
     settings = Train(weights="old.safetensors", weights_sha256=sha256_file(tmp_path / "old.safetensors"))
-    new, _ = pretrained.read(Train(weights=str(path), weights_sha256=sha256_file(path)), tmp_path)
-    assert pretrained.read(settings, tmp_path)[0].keys() == new.keys()
+    new = pretrained.read(Train(weights=str(path), weights_sha256=sha256_file(path)), tmp_path)
+    assert pretrained.read(settings, tmp_path).state.keys() == new.state.keys()
 
 
 def test_none_starts_afresh(tmp_path: Path) -> None:
     """`none` reads nothing."""
-    assert pretrained.read(Train(weights="none"), tmp_path) == ({}, StartingWeights(start="none", patients="none"))
+    nothing = pretrained.Weights(state={}, origin=StartingWeights(start="none", patients="none"))
+    assert pretrained.read(Train(weights="none"), tmp_path) == nothing
 
 
 def test_a_file_is_what_the_settings_declare_it_to_be(colour: tuple[torch.nn.Module, Path], tmp_path: Path) -> None:
     """Data and patients that a file's weights have seen are those declared; with nothing declared they are unknown."""
     _, path = colour
     of_file = {"weights": str(path), "weights_sha256": sha256_file(path)}
-    _, silent = pretrained.read(Train(**of_file), tmp_path)
+    silent = pretrained.read(Train(**of_file), tmp_path).origin
     assert silent == StartingWeights(start=path.name, sha256=sha256_file(path), training_data=[], patients="unknown")
-    _, told = pretrained.read(Train(**of_file, weights_data=("CheXpert",), weights_patients="none"), tmp_path)
+    told = pretrained.read(Train(**of_file, weights_data=("CheXpert",), weights_patients="none"), tmp_path).origin
     assert (told.training_data, told.patients) == (["CheXpert"], "none")
-    _, half = pretrained.read(Train(**of_file, weights_data=("NIH",)), tmp_path)
+    half = pretrained.read(Train(**of_file, weights_data=("NIH",)), tmp_path).origin
     assert half.patients == "unknown"
 
 
@@ -73,7 +75,8 @@ def test_a_file_is_what_the_settings_declare_it_to_be(colour: tuple[torch.nn.Mod
         ({"weights": "a.safetensors", "weights_data": [""], "weights_patients": "none"}, "at least 1 character"),
         ({"weights": "a.safetensors", "weights_data": ["NIH"], "weights_patients": "some"}, "'none', 'training'"),
         ({"weights": "imagenet", "weights_patients": "none"}, "what imagenet has seen is known"),
-        ({"weights_data": ["NIH"]}, "what none has seen is known"),
+        ({"weights": "none", "weights_data": ["NIH"]}, "what none has seen is known"),
+        ({"weights": "champion", "weights_patients": "none"}, "what champion has seen is known"),
     ],
 )
 def test_a_declaration_that_says_nothing_is_refused(declared: dict, why: str) -> None:
@@ -82,20 +85,138 @@ def test_a_declaration_that_says_nothing_is_refused(declared: dict, why: str) ->
         Params.check({"train": declared}, "params.yaml")
 
 
-def test_imagenet_has_seen_no_radiograph(
-    colour: tuple[torch.nn.Module, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """torchvision's weights are declared by us: ImageNet, and no patient."""
+@pytest.fixture
+def imagenet(colour: tuple[torch.nn.Module, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> StartingWeights:
+    """Something in the place of torchvision's file, which cannot be downloaded here, and what it is."""
     net, _ = colour
     path = tmp_path / "hub" / "checkpoints" / pretrained.IMAGENET_FILE
     path.parent.mkdir(parents=True)
     torch.save(net.state_dict(), path)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    monkeypatch.setattr(pretrained, "IMAGENET_SHA256", sha256_file(path)[:8])  # it cannot be downloaded here
-    _, origin = pretrained.read(Train(weights="imagenet"), tmp_path)
-    assert origin == StartingWeights(
-        start="imagenet", sha256=sha256_file(path), training_data=["ImageNet-1k"], patients="none"
+    monkeypatch.setattr(pretrained, "IMAGENET_SHA256", sha256_file(path)[:8])
+    return StartingWeights(start="imagenet", sha256=sha256_file(path), training_data=["ImageNet-1k"], patients="none")
+
+
+def test_imagenet_has_seen_no_radiograph(imagenet: StartingWeights, tmp_path: Path) -> None:
+    """torchvision's weights are declared by us: ImageNet, and no patient."""
+    assert pretrained.read(Train(weights="imagenet"), tmp_path).origin == imagenet
+
+
+# ------------------------------------------------------------------------------------------------- the champion
+
+CHAMPION = Train(weights="champion")
+SPLIT = Split(salt="s")
+CLEAN = {"start": "imagenet", "sha256": "a" * 64, "training_data": ["ImageNet-1k"], "patients": "none"}
+
+
+def crown(root: Path, net: torch.nn.Module, said: dict) -> str:
+    """Put a champion, trained on the patients 1 and 2, where `open` puts it, and return its digest."""
+    training = {"patient_salt": "s", "split": SPLIT.model_dump(mode="json"), "starting_weights": CLEAN}
+    keys = {package.patient_key("s", patient) for patient in "12"}
+    digest = package.write(
+        root / "start" / "package",
+        state=net.state_dict(),
+        contract={**said, "training": training},
+        patients=keys,
     )
+    Start(asked=True, package=digest).write(root / "start" / "start.json")
+    return digest
+
+
+@pytest.fixture(scope="module")
+def champion(net: torch.nn.Module, terms: dict, tmp_path_factory: pytest.TempPathFactory) -> package.LoadedModel:
+    root = tmp_path_factory.mktemp("crowned")
+    return package.load(root / "start" / "package", crown(root, net, terms))
+
+
+@pytest.mark.parametrize("head", ["linear", "mlp"])
+def test_the_champion_gives_its_layers_before_the_head(
+    head: str, net: torch.nn.Module, mlp_net: torch.nn.Module, terms: dict, mlp_terms: dict, tmp_path: Path
+) -> None:
+    """Whatever its head, training starts from the champion's layers before it and from a fresh head of its own."""
+    old, said = (net, terms) if head == "linear" else (mlp_net, mlp_terms)
+    digest = crown(tmp_path, old, said)
+    found = pretrained.read(CHAMPION, tmp_path, split=SPLIT, patients=["1", "2", "3"])
+    assert found.origin == StartingWeights(
+        start="champion", sha256=digest, training_data=["ImageNet-1k"], patients="training"
+    )
+    assert found.patients == {package.patient_key("s", patient) for patient in "12"}
+    other = mlp_terms if head == "linear" else terms
+    fresh, new = (training.fresh_network(other, layers, seed=3).state_dict() for layers in ({}, found.state))
+    for name, tensor in new.items():
+        of_champion = name.startswith("features.")
+        assert torch.equal(tensor, (old.state_dict() if of_champion else fresh)[name]), name
+
+
+@pytest.mark.parametrize(
+    ("told", "split", "patients", "seen"),
+    [
+        ({}, SPLIT, "12", "training"),
+        ({}, SPLIT, "2", "training"),  # one has withdrawn: the same split would not have him on the test side
+        ({}, Split(salt="s", test=0.2), "123", "training"),  # another split, that trains on them all the same
+        ({}, Split(salt="s", test=0.2), "2", "unknown"),  # the other one may be on its test side
+        ({}, Split(salt="t"), "2", "unknown"),
+        ({"patient_salt": None}, None, "2", "unknown"),
+        ({"starting_weights": {**CLEAN, "patients": "training"}}, SPLIT, "12", "training"),
+        ({"starting_weights": {**CLEAN, "patients": "test"}}, SPLIT, "12", "test"),
+        ({"starting_weights": {**CLEAN, "patients": "unknown"}}, SPLIT, "12", "unknown"),
+        ({"starting_weights": None}, SPLIT, "12", "unknown"),
+        ({"patients": frozenset()}, SPLIT, "12", "unknown"),
+    ],
+)
+def test_what_the_champion_has_seen_is_worked_out(
+    champion: package.LoadedModel,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    told: dict,
+    split: Split | None,
+    patients: str,
+    seen: str,
+) -> None:
+    """Its patients are harmless if all are trained on now or the split is its own; what it started from counts too."""
+    contract = {**champion.contract, "training": {**champion.contract["training"], **told}}
+    known = told.get("patients", champion.patients)
+    changed = dataclasses.replace(champion, contract=contract, patients=known)
+    monkeypatch.setattr(package, "load", lambda _folder, _digest: changed)
+    Start(asked=True, package=champion.digest).write(tmp_path / "start" / "start.json")
+    found = pretrained.read(CHAMPION, tmp_path, split=split, patients=patients)
+    assert found.origin.patients == seen
+    same_salt = split is not None and split.salt == "s" and told.get("patient_salt", "s") == "s"
+    assert bool(found.patients) == (same_salt and "patients" not in told)
+
+
+def test_before_the_first_champion_training_starts_from_imagenet(
+    imagenet: StartingWeights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A first training that asks for the champion gets the ImageNet weights, and where they are not, the next step."""
+    Start(asked=True).write(tmp_path / "start" / "start.json")
+    assert pretrained.read(CHAMPION, tmp_path, split=SPLIT).origin == imagenet
+
+    def offline(*_: object, **__: object) -> None:
+        raise OSError("no network")
+
+    monkeypatch.setattr(torch.hub, "download_url_to_file", offline)
+    (tmp_path / "hub" / "checkpoints" / pretrained.IMAGENET_FILE).unlink()
+    with pytest.raises(SettingsError, match="cannot be fetched") as caught:
+        pretrained.read(CHAMPION, tmp_path, split=SPLIT)
+    assert caught.value.where == "train.weights: champion"
+    assert "train.weights: none" in caught.value.fix
+
+
+def test_a_workspace_without_the_champion_is_opened_again(net: torch.nn.Module, terms: dict, tmp_path: Path) -> None:
+    """Opened for other weights, not at all, or with an altered package, there is an error and no other start."""
+    with pytest.raises(DataError, match=r"start\.json is missing") as caught:
+        pretrained.read(CHAMPION, tmp_path)
+    assert caught.value.fix == "cxr-ops open"
+    Start(asked=False).write(tmp_path / "start" / "start.json")
+    with pytest.raises(SettingsError, match="opened before") as caught:
+        pretrained.read(CHAMPION, tmp_path)
+    assert caught.value.fix == "cxr-ops open"
+    crown(tmp_path, net, terms)
+    path = tmp_path / "start" / "package" / "patients.txt"
+    path.write_text("")
+    with pytest.raises(DataError, match="not the one on record"):
+        pretrained.read(CHAMPION, tmp_path)
 
 
 def test_a_file_is_pinned_by_its_digest(colour: tuple[torch.nn.Module, Path], tmp_path: Path) -> None:
@@ -108,7 +229,7 @@ def test_a_file_is_pinned_by_its_digest(colour: tuple[torch.nn.Module, Path], tm
 
 def test_what_is_no_file_of_weights_is_refused(tmp_path: Path) -> None:
     """A pickle, a missing file, a file that is not safetensors and one of another network are refused."""
-    with pytest.raises(SettingsError, match=r"none, imagenet or the path of a \.safetensors"):
+    with pytest.raises(SettingsError, match=r"none, imagenet, champion or the path of a \.safetensors"):
         pretrained.read(Train(weights="model.pth"), tmp_path)
     with pytest.raises(SettingsError, match="cannot be read"):
         pretrained.read(Train(weights="gone.safetensors"), tmp_path)

@@ -68,6 +68,15 @@ def test_probabilities_are_those_of_the_evaluation(
     np.testing.assert_allclose(found, scoring.score(package.load(packages["a"]), images), atol=1e-6)
 
 
+def test_every_head_and_contrast_is_served(mlp_folder: Path) -> None:
+    """A head of two layers and CLAHE are served as they are evaluated: the package brings what they need."""
+    served_mlp = served(mlp_folder, package.digest(mlp_folder))
+    images = pictures(3)
+    found = served_mlp.predict(None, frame([png(image) for image in images]))
+    np.testing.assert_allclose(found, scoring.score(package.load(mlp_folder), images), atol=1e-6)
+    assert served_mlp.contract["input"]["contrast"]["name"] == "clahe"
+
+
 def test_base64_text_is_read_like_bytes(model: serving.ChestXrayClassifier) -> None:
     """A row as base64 text, as JSON brings it, with line breaks, gives what its bytes give."""
     data = png(pictures(1)[0])

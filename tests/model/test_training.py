@@ -1,7 +1,9 @@
-"""Training: its pieces against second sources, and that it learns, stops and refuses."""
+"""Training: that it learns, stops, refuses, packages what it validated, and goes on after each fault."""
 
 from __future__ import annotations
 
+import errno
+import json
 from pathlib import Path
 
 import numpy as np
@@ -9,15 +11,18 @@ import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 
-from cxr_ops.errors import DataError, SettingsError
+from cxr_ops.errors import DataError, SettingsError, StorageError
 from cxr_ops.labels import FINDINGS
-from cxr_ops.model import package, training
+from cxr_ops.model import checkpoint, loss, network, package, training
+from cxr_ops.model.machine import Machine
+from cxr_ops.model.step import Data
 from cxr_ops.params import Train
 
-ONE_THREAD = training.Machine(device="cpu", precision="fp32", threads=1)
+ONE_THREAD = Machine(device="cpu", precision="fp32", threads=1)
+CONTRACT = package.contract(image_size=32, mean=0.449, std=0.226, training={})
 
 
-def make_data(images: int, validation: int, seed: int = 0) -> training.Data:
+def make_data(images: int, validation: int, seed: int = 0) -> Data:
     """Noise at 32 pixels with a bright square for the first finding; the other findings are missing but for one."""
     rng = np.random.default_rng(seed)
     pixels = rng.integers(0, 100, (images, 32, 32), dtype=np.uint8)
@@ -25,21 +30,26 @@ def make_data(images: int, validation: int, seed: int = 0) -> training.Data:
     truth[:, 0] = np.arange(images) % 2
     truth[:, 1] = rng.integers(0, 2, images)
     pixels[truth[:, 0] == 1, 8:20, 8:20] += 120
-    return training.Data(
+    return Data(
         pixels_RSS=pixels, truth_RK=truth, train=np.arange(validation, images), validation=np.arange(validation)
     )
 
 
-def run(data: training.Data, settings: Train, tmp_path: Path, start: dict | None = None) -> training.Trained:
+def run(data: Data, settings: Train, tmp_path: Path, start: dict | None = None) -> training.Trained:
     return training.train(
         data,
         settings,
-        contract=package.contract(image_size=32, mean=0.449, std=0.226, training={}),
+        contract=CONTRACT,
         machine=ONE_THREAD,
         start=start or {},
         checkpoints=tmp_path / "checkpoints",
         inputs={"test": str(tmp_path)},
     )
+
+
+def dead_backbone() -> dict[str, torch.Tensor]:
+    fresh = training.fresh_network(CONTRACT, {}, 0)
+    return {name: torch.zeros_like(tensor) for name, tensor in fresh.state_dict().items() if "features" in name}
 
 
 def test_learns_what_is_to_be_seen(tmp_path: Path) -> None:
@@ -57,16 +67,14 @@ def test_learns_what_is_to_be_seen(tmp_path: Path) -> None:
 def test_stops_when_patience_is_spent(tmp_path: Path) -> None:
     """Training ends `patience` epochs after the best one; weights of zero never rank, so the first stays best."""
     data = make_data(12, 4)
-    fresh = training.fresh_network(package.contract(image_size=32, mean=0, std=1.0, training={}), {}, 0)
-    dead = {name: torch.zeros_like(tensor) for name, tensor in fresh.state_dict().items() if "features" in name}
-    trained = run(data, Train(epochs=9, batch_size=8, patience=2), tmp_path, dead)
+    trained = run(data, Train(epochs=9, batch_size=8, patience=2), tmp_path, dead_backbone())
     assert [row["validation_auc"] for row in trained.history] == [0.5, 0.5, 0.5]
     assert trained.best_epoch == 1
 
 
 def test_a_loss_that_is_no_number_is_an_error(tmp_path: Path) -> None:
     """When the loss is no longer a number, training ends with the setting to change."""
-    fresh = training.fresh_network(package.contract(image_size=32, mean=0, std=1.0, training={}), {}, 0)
+    fresh = training.fresh_network(CONTRACT, {}, 0)
     broken = {name: tensor for name, tensor in fresh.state_dict().items() if "features" in name}
     broken["features.norm5.bias"] = torch.full_like(broken["features.norm5.bias"], float("nan"))
     with pytest.raises(SettingsError, match="no longer a number") as caught:
@@ -74,48 +82,124 @@ def test_a_loss_that_is_no_number_is_an_error(tmp_path: Path) -> None:
     assert "train.learning_rate" in str(caught.value)
 
 
-@pytest.mark.parametrize(("rows", "size"), [(2, 32), (3, 2), (33, 32), (100, 7), (1500, 32)])
-def test_every_row_once_an_epoch(rows: int, size: int) -> None:
-    """An epoch holds every row once, in batches of 2 or more that differ by one; another epoch has another order."""
-    batches = training.epoch_batches(np.arange(rows) + 5, size, seed=3, epoch=1)
-    assert sorted(np.concatenate(batches)) == list(range(5, rows + 5))
-    sizes = {len(batch) for batch in batches}
-    assert min(sizes) >= 2
-    assert max(sizes) - min(sizes) <= 1
-    assert max(sizes) <= max(size, 3)
-    if rows > 3:
-        other = training.epoch_batches(np.arange(rows) + 5, size, seed=3, epoch=2)
-        assert not np.array_equal(np.concatenate(batches), np.concatenate(other))
+def test_the_first_phase_trains_the_head_only(tmp_path: Path) -> None:
+    """After a training with the backbone frozen its weights and statistics are those it started from, bit for bit."""
+    settings = Train(epochs=1, freeze_epochs=1, batch_size=8)
+    start = training.fresh_network(CONTRACT, {}, settings.seed).state_dict()
+    trained = run(make_data(12, 4), settings, tmp_path)
+    changed = {name for name, tensor in trained.state.items() if not torch.equal(tensor, start[name])}
+    assert changed == {"classifier.weight", "classifier.bias"}
 
 
-def test_augmentation_is_small_seeded_and_never_mirrors() -> None:
-    """A spot stays within the stated shift, turn and scale of its place and on its side; the seed decides where."""
-    x = torch.full((64, 1, 64, 64), -1.0)
-    x[:, :, 14:18, 10:14] = 1.0  # centre (11.5, 15.5): 20.5 left of the middle, 16.5 above it
-    moved = training.augment(x, np.random.default_rng(1))
-    assert torch.equal(moved, training.augment(x, np.random.default_rng(1)))
-    assert not torch.equal(moved, training.augment(x, np.random.default_rng(2)))
-    mass = (moved - moved.amin(dim=(1, 2, 3), keepdim=True))[:, 0]
-    mass = torch.where(mass > 0.5 * mass.amax(dim=(1, 2), keepdim=True), mass, 0.0)
-    grid = torch.arange(64.0)
-    columns = (mass.sum(dim=1) * grid).sum(dim=1) / mass.sum(dim=(1, 2))
-    rows = (mass.sum(dim=2) * grid).sum(dim=1) / mass.sum(dim=(1, 2))
-    # 5 % of 64 for the shift, 8 % and sin(7 degrees) of the distance from the middle, one pixel for the resampling
-    bound = 1.08 * 3.2 + 0.09 * 26.4 + 0.122 * 26.4 + 1
-    assert (torch.hypot(columns - 11.5, rows - 15.5) < bound * 2**0.5).all()
-    assert (columns < 28).all()
-    assert columns.std() > 1
-    assert rows.std() > 1
+def test_patience_does_not_end_the_first_phase(tmp_path: Path) -> None:
+    """Patience counts in the second phase: the first one lasts as long as it is set to, however little it brings."""
+    settings = Train(epochs=9, freeze_epochs=3, batch_size=8, patience=1)
+    trained = run(make_data(12, 4), settings, tmp_path, dead_backbone())
+    assert [row["validation_auc"] for row in trained.history] == [0.5] * 4
 
 
-def test_the_rate_rises_then_falls() -> None:
-    """The learning rate rises to its highest in the first tenth of the steps and falls to a hundredth of it."""
-    rates = [training.learning_rate(step, 200, 0.5) for step in range(200)]
-    assert np.argmax(rates) == 19
-    assert rates[19] == 0.5
-    assert (np.diff(rates[:20]) > 0).all()
-    assert (np.diff(rates[19:]) < 0).all()
-    assert rates[-1] == pytest.approx(0.005)
+def test_a_step_is_no_longer_than_the_clip(tmp_path: Path) -> None:
+    """Plain gradient descent moves the weights by rate times `clip_norm` where the gradient is longer than that."""
+    plain = {"optimizer": "sgd", "momentum": 0.0, "weight_decay": 0.0, "schedule": "plateau", "learning_rate": 0.5}
+    trained = run(make_data(12, 4), Train(epochs=1, batch_size=8, clip_norm=0.01, **plain), tmp_path)
+    start = dict(training.fresh_network(CONTRACT, {}, 0).named_parameters())
+    moved = torch.cat([(trained.state[name] - p.detach()).flatten() for name, p in start.items()])
+    assert float(moved.double().norm()) == pytest.approx(0.5 * 0.01, rel=1e-3)
+
+
+@pytest.mark.parametrize("ema", [None, 0.5])
+def test_packages_what_it_validated(tmp_path: Path, ema: float | None) -> None:
+    """The tensors that training gives rank and lose as its history says of the best epoch, calibrated on that epoch."""
+    data = make_data(24, 12)
+    settings = Train(epochs=2, batch_size=6, learning_rate=3e-3, ema=ema, calibrate="platt", class_weights="none")
+    trained = run(data, settings, tmp_path)
+    net = network.build(CONTRACT).eval()
+    net.load_state_dict(trained.state)
+    x = network.to_tensor(torch.from_numpy(data.pixels_RSS[data.validation]), CONTRACT)
+    with torch.inference_mode():
+        logits = net(x).numpy()
+    truth = data.truth_RK[data.validation]
+    row = trained.history[trained.best_epoch - 1]
+    assert training.mean_auc(truth, logits) == pytest.approx(row["validation_auc"], abs=1e-12) == trained.best_auc
+    # Platt: the mean probability is the share of positives, and no other scale or shift is likelier than none.
+    probability = 1 / (1 + np.exp(-logits[:, :2].astype(np.float64)))
+    assert probability.mean(axis=0) == pytest.approx(truth[:, :2].mean(axis=0), abs=2e-5)
+    assert training.mean_loss(loss.build(settings, truth), truth, logits, 6) <= row["validation_loss"] + 1e-6
+
+
+def test_out_of_memory_it_goes_on_in_parts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On a device that holds half a batch the weights are those of a training in two parts, and a line says so."""
+    data = make_data(16, 8)
+    settings = Train(epochs=1, batch_size=8)
+    expected = run(data, settings.model_copy(update={"accumulate": 2}), tmp_path / "parts")
+    real = network.ChestNet.forward
+
+    def small(net: network.ChestNet, x: torch.Tensor) -> torch.Tensor:
+        logits = real(net, x)
+        if len(x) > 4:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
+        return logits
+
+    monkeypatch.setattr(network.ChestNet, "forward", small)
+    trained = run(data, settings, tmp_path / "whole")
+    assert capsys.readouterr().err.count("out of memory: from now on a batch is worked through in 2 parts") == 1
+    assert trained.parts == expected.parts == 2
+    assert all(torch.equal(tensor, expected.state[name]) for name, tensor in trained.state.items())
+    found, _ = checkpoint.latest(tmp_path / "whole" / "checkpoints", {"test": str(tmp_path / "whole")})
+    assert found is not None
+    assert found.state["parts"] == 2
+
+
+def test_a_full_disk_costs_no_more_than_the_last_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When a checkpoint does not fit the training ends; with room again it goes on, to the bits of one never ended."""
+    data, settings = make_data(12, 4), Train(epochs=2, batch_size=8)
+    expected = run(data, settings, tmp_path / "whole")
+    written, real = [], checkpoint.write_atomic
+
+    def write(path: Path, content: bytes) -> None:
+        if written:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        written.append(path)
+        real(path, content)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "write_atomic", write)
+        with pytest.raises(StorageError, match="No space left on device") as caught:
+            run(data, settings, tmp_path / "full")
+    assert "make room" in str(caught.value)
+    assert [path.name for path in (tmp_path / "full" / "checkpoints").iterdir()] == [written[0].name]
+    trained = run(data, settings, tmp_path / "full")
+    assert trained.history == expected.history
+    assert all(torch.equal(tensor, expected.state[name]) for name, tensor in trained.state.items())
+
+
+def test_compiles_with_fixed_shapes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With `compile` the steps go through what torch.compile gave, for fixed shapes; validation does not need it."""
+    asked, shapes = [], []
+
+    def compile_(net: torch.nn.Module, **options: object) -> object:
+        asked.append(options)
+        return lambda x: (shapes.append(tuple(x.shape)), net(x))[1]
+
+    monkeypatch.setattr(torch, "compile", compile_)
+    run(make_data(20, 4), Train(epochs=1, batch_size=8, compile=True), tmp_path)
+    assert asked == [{"dynamic": False}]
+    assert shapes == [(8, 1, 32, 32)] * 2
+
+
+def test_says_how_long_it_waited_for_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Progress tells what share of the time was spent waiting for data, and an epoch's row; history holds no times."""
+    monkeypatch.setenv("CXR_PROGRESS", str(tmp_path / "progress"))
+    trained = run(make_data(12, 4), Train(epochs=1, freeze_epochs=1, batch_size=8), tmp_path)
+    told = [json.loads(line) for line in (tmp_path / "progress").read_text().splitlines()]
+    assert all(0 <= line["data_wait"] < 1 for line in told)
+    assert told[-1]["history"] == trained.history[-1]
+    assert set(trained.history[0]) == {"epoch", "train_loss", "validation_loss", "validation_auc", "learning_rate"}
+    assert "waited for data" in capsys.readouterr().err
 
 
 def test_mean_auc_is_scikit_learns() -> None:
@@ -130,28 +214,3 @@ def test_mean_auc_is_scikit_learns() -> None:
     assert training.mean_auc(truth, scores) == pytest.approx(np.mean(expected), abs=1e-12)
     with pytest.raises(DataError, match="both a positive and a negative"):
         training.mean_auc(truth[:, 2:3], scores[:, 2:3])
-
-
-@pytest.mark.skipif(not Path("/proc/cpuinfo").exists(), reason="the second source is Linux's /proc/cpuinfo")
-@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU decides otherwise")
-def test_precision_follows_the_processor() -> None:
-    """`auto` takes bf16 exactly where the processor's flags name bf16, and a setting overrides it."""
-    words = set(Path("/proc/cpuinfo").read_text().split())
-    has_bf16 = bool(words & {"avx512_bf16", "amx_bf16", "bf16"})
-    machine = training.choose_machine(Train())
-    assert machine.precision == ("bf16" if has_bf16 else "fp32")
-    assert machine.device == "cpu"
-    assert training.choose_machine(Train(precision="fp32", threads=3)).precision == "fp32"
-    assert training.choose_machine(Train(threads=3)).threads == 3
-    with pytest.raises(SettingsError, match="no GPU"):
-        training.choose_machine(Train(device="cuda"))
-
-
-def test_switches_are_put_back() -> None:
-    """What torch was set to before a training it is set to afterwards."""
-    before = torch.get_num_threads()
-    with training.reproducible(training.Machine(device="cpu", precision="fp32", threads=before + 1)):
-        assert torch.are_deterministic_algorithms_enabled()
-        assert torch.get_num_threads() == before + 1
-    assert not torch.are_deterministic_algorithms_enabled()
-    assert torch.get_num_threads() == before

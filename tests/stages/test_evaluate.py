@@ -22,7 +22,7 @@ from cxr_ops.data import manifest, shards
 from cxr_ops.errors import DataError, SettingsError
 from cxr_ops.labels import FINDINGS
 from cxr_ops.model import network, package, scoring
-from cxr_ops.params import Evaluate, Gate, Params, Split
+from cxr_ops.params import Evaluate, Gate, Params, Prepare, Split
 from cxr_ops.records import (
     Champion,
     Code,
@@ -47,6 +47,7 @@ PARAMS = Params(split=Split(salt=SALT, test=0.5), evaluate=Evaluate(batch_size=6
 # What the package of a real training says of it, besides what tests of `train` look at.
 TOLD = {
     "split": PARAMS.split.model_dump(mode="json"),
+    "prepare": PARAMS.prepare.model_dump(mode="json"),
     "settings": PARAMS.train.model_dump(mode="json"),
     "starting_weights": StartingWeights(start="none", patients="none").model_dump(mode="json"),
 }
@@ -405,14 +406,27 @@ def test_the_facts_are_those_of_the_package(workspace):
     write_package(workspace / "train/package", split={"salt": "a", "validation": 0.1, "test": 0.5})
     found = run(workspace).facts
     train = {f"train.{key}" for key in PARAMS.train.model_dump()}
-    machine = {f"train.{key}" for key in ("device", "threads", "precision")}
+    machine = {f"train.{key}" for key in ("device", "devices", "compile", "threads", "precision")}
     weights = {f"train.weights_{key}" for key in ("sha256", "data", "patients")}
-    others = {"split.salt", "split.validation", "split.test", "prepare.image_size"}
+    others = {"split.salt", "split.validation", "split.test", *(f"prepare.{key}" for key in Prepare.model_fields)}
     assert set(found.settings) == (train | others) - machine - weights
     assert (found.settings["split.salt"], found.settings["prepare.image_size"]) == ("a", SIDE)
+    assert found.settings["prepare.contrast"] == "none"
     assert found.settings["train.epochs"] == PARAMS.train.epochs
     assert (found.architecture, found.findings, found.sources) == ("densenet121", list(FINDINGS), ["made"])
     assert found.starting_weights == StartingWeights(start="none", patients="none")
+
+
+def test_the_picture_is_told_by_what_is_done_to_it(workspace):
+    """Size and contrast are those that the package's code is given, whatever the account of the training says."""
+    told = PARAMS.prepare.model_dump(mode="json") | {"contrast": "none", "image_size": 999}
+    folder = workspace / "train/package"
+    write_package(folder, prepare=told)
+    terms = json.loads((folder / package.CONTRACT).read_bytes())
+    terms["input"]["contrast"] = {"name": "clahe", "clip": 3.0, "tiles": 8}
+    (folder / package.CONTRACT).write_bytes(canonical_json(terms))
+    found = run(workspace).facts.settings
+    assert (found["prepare.contrast"], found["prepare.clahe_clip"], found["prepare.image_size"]) == ("clahe", 3.0, SIDE)
 
 
 @pytest.mark.parametrize("said", [None, {}, {"start": "a.safetensors", "patients": "nobody"}])

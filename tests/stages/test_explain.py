@@ -132,12 +132,13 @@ def test_an_empty_map_colours_nothing() -> None:
 
 
 @pytest.fixture
-def evaluated(workspace: Path, small_params: Params) -> tuple[Path, Params]:
-    """A workspace whose test set has been scored by a package of random weights."""
+def evaluated(request: pytest.FixtureRequest, workspace: Path, small_params: Params) -> tuple[Path, Params]:
+    """A workspace whose test set has been scored by a package of random weights, of the head that the test names."""
     params = small_params.model_copy(update={"explain": Explain(cases_per_finding=2)})
     validate.run(workspace, params)
     split.run(workspace, params)
-    terms = package.contract(image_size=64, mean=0.449, std=0.226, training={})
+    head = getattr(request, "param", "linear")
+    terms = package.contract(image_size=64, mean=0.449, std=0.226, training={}, head=head, head_width=16)
     torch.manual_seed(0)
     net = network.build(terms)
     net(torch.randn(8, 1, 64, 64))  # warms the statistics of batch normalisation
@@ -170,6 +171,7 @@ def evaluated(workspace: Path, small_params: Params) -> tuple[Path, Params]:
     return workspace, params
 
 
+@pytest.mark.parametrize("evaluated", ["linear", "mlp"], indirect=True)
 def test_explains_the_evaluated_model(evaluated: tuple[Path, Params]) -> None:
     """Every case names a picture that is there, probabilities are those of the evaluation, and no id travels."""
     root, params = evaluated

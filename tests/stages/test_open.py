@@ -16,7 +16,7 @@ from cxr_ops.edges.home import Home
 from cxr_ops.edges.ledger import Decision, EpochOpened, Ledger, Look, Promotion
 from cxr_ops.errors import BusyError, CxrError, DataError, RefusedError, SettingsError
 from cxr_ops.params import Params
-from cxr_ops.records import Champion, Epoch, Inputs, Reference, Result, sha256_file, tree_digest
+from cxr_ops.records import Champion, Epoch, Inputs, Reference, Result, Start, sha256_file, tree_digest
 from cxr_ops.stages import open as stage
 
 RUN = "run-1"
@@ -224,14 +224,39 @@ def test_reference_of_the_plan_must_have_been_promoted(home: Home, fetched: list
     assert Inputs.read(home.workspace(RUN) / "inputs.json").reference == Reference(package="a" * 64, version="a")
 
 
-def test_epoch_and_reference_are_no_part_of_the_recipe(home: Home) -> None:
-    """They decide who is asked and who is compared with, not what model comes out."""
+def test_training_gets_the_champion_only_where_it_asks_for_it(home: Home, fetched: list[tuple[str, str]]) -> None:
+    """With train.weights champion, the champion is in start/ and pinned; otherwise nothing there depends on it."""
+    pipeline = home.project / "dvc.yaml"
+    pipeline.write_text(pipeline.read_text().replace("deps: [image.json, ", "deps: [image.json, start, "))
+    start, workspace = home.project / "start", home.workspace(RUN)
+
+    def depends() -> object:
+        return dvc.source_digest(home.project, "start")
+
+    stage.run(home)
+    assert Start.read(start / "start.json") == Start(asked=False)
+    alone = depends()
+    stage.run(home, run=RUN, overrides={"train.weights": "champion"})
+    assert Start.read(workspace / "start" / "start.json") == Start(asked=True)
+
+    crown(home, "r" * 64, "p" * 64, reference="p" * 64)
+    stage.run(home)
+    assert depends() == alone
+    stage.run(home, run=RUN, overrides={"train.weights": "champion"})
+    assert Start.read(workspace / "start" / "start.json") == Start(asked=True, package="p" * 64)
+    assert (workspace / "start" / "package" / "model.json").read_text() == "p" * 64
+    assert "start/start.json" in run_git(workspace, "ls-files")
+    assert run_git(workspace, "status", "--porcelain", "--untracked-files=all") == ""
+
+
+def test_champion_epoch_and_reference_are_no_part_of_the_recipe(home: Home) -> None:
+    """They decide who is asked, compared with and started from; only new data or settings call for a new model."""
     pipeline = home.project / "dvc.yaml"
     pipeline.write_text(
-        pipeline.read_text().replace("deps: [image.json, ", "deps: [image.json, epoch.json, reference, ")
+        pipeline.read_text().replace("deps: [image.json, ", "deps: [image.json, epoch.json, reference, start, ")
     )
-    assert {"epoch.json", "reference"} <= set(dvc.read_pipeline(home.project)["train"].deps)
-    assert not {"epoch.json", "reference"} & recipe(home)["code"].keys()
+    assert {"epoch.json", "reference", "start"} <= set(dvc.read_pipeline(home.project)["train"].deps)
+    assert not {"epoch.json", "reference", "start"} & recipe(home)["code"].keys()
 
 
 # ------------------------------------------------------------------------------------------------ settings

@@ -16,6 +16,7 @@ from cxr_ops.data import manifest
 from cxr_ops.data.decode import to_square
 from cxr_ops.errors import DataError, StorageError
 from cxr_ops.labels import FINDINGS
+from cxr_ops.model import network, package
 from cxr_ops.params import Params
 from cxr_ops.records import Epoch, sha256_file, tree_digest
 from cxr_ops.stages import prepare, split
@@ -45,6 +46,26 @@ def test_each_row_is_its_picture(divided: Path, small_params: Params) -> None:
             assert np.array_equal(images[row], to_square(np.asarray(picture), 32)), image_id
     truth = pd.read_csv(divided / "validate" / "manifest.csv").set_index("image_id")
     assert index[list(FINDINGS)].to_numpy().tolist() == truth.loc[index["image_id"], list(FINDINGS)].to_numpy().tolist()
+
+
+@pytest.mark.parametrize("contrast", ["percentile", "equalize", "clahe"])
+def test_training_sees_what_the_package_will_see(divided: Path, small_params: Params, contrast: str) -> None:
+    """With a contrast, the packed rows are what the contract's own preprocessing makes of the source pixels."""
+    settings = small_params.prepare.model_copy(update={"contrast": contrast, "clahe_tiles": 4})
+    prepare.run(divided, small_params.model_copy(update={"prepare": settings}))
+    index = pd.read_csv(divided / "prepare" / "index.csv")
+    images = np.load(divided / "prepare" / "images.npy", mmap_mode="r", allow_pickle=False)
+    record = json.loads((divided / "prepare" / "prepare.json").read_bytes())
+    assert (record["image_size"], record["contrast"]) == (32, settings.contrast_terms)
+    terms = package.contract(image_size=32, mean=0, std=1.0, training={}, contrast=record["contrast"])
+    differ = 0
+    for row, image_id in enumerate(index["image_id"]):
+        batch = "first" if image_id < "00000021" else "second"
+        with Image.open(divided.parent / batch / "images" / image_id) as picture:
+            pixels = np.asarray(picture)
+        assert np.array_equal(images[row], network.preprocess(pixels, terms)), image_id
+        differ += not np.array_equal(images[row], to_square(pixels, 32))
+    assert differ > len(index) / 2
 
 
 def test_retired_patients_are_not_packed(divided: Path, small_params: Params) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -12,18 +13,48 @@ import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
-from cxr_ops.contract import EXIT_STOPPED
+from cxr_ops.contract import EXIT_FAILED, EXIT_STOPPED
 from cxr_ops.errors import DataError, SettingsError, StoppedError
 from cxr_ops.labels import FINDINGS
-from cxr_ops.model import checkpoint, package, training
+from cxr_ops.model import checkpoint, distributed, loss, network, package, pretrained, training
+from cxr_ops.model.step import Data
 from cxr_ops.params import Params
-from cxr_ops.records import StartingWeights, canonical_json, sha256_bytes, sha256_file, tree_digest
+from cxr_ops.records import Start, StartingWeights, canonical_json, sha256_bytes, sha256_file, tree_digest
 from cxr_ops.stages import train
 
-SETTINGS = {"epochs": 3, "batch_size": 16, "threads": 1, "seed": 5}
-PARAMS = Params.check({"train": SETTINGS}, "the test")
+# All that has a state, or draws: two phases, a plateau, an average, dropout, a sampler, parts, a calibration.
+SETTINGS = {
+    "epochs": 3,
+    "freeze_epochs": 1,
+    "frozen_blocks": 1,
+    "rate_decay": 0.8,
+    "batch_size": 16,
+    "accumulate": 2,
+    "schedule": "plateau",
+    "plateau_patience": 1,
+    "clip_norm": 1.0,
+    "ema": 0.9,
+    "calibrate": "platt",
+    "head": "mlp",
+    "head_width": 32,
+    "dropout": 0.3,
+    "sampler": "balanced",
+    "augment_noise": 0.05,
+    "augment_erase": 0.3,
+    "weights": "none",
+    "threads": 1,
+    "seed": 5,
+}
+
+
+def params(**changes: object) -> Params:
+    return Params.check({"prepare": {"image_size": 32}, "train": {**SETTINGS, **changes}}, "the test")
+
+
+PARAMS = params()
 
 
 def prepare(root: Path, images: int = 64, side: int = 32, unknown: str = "") -> Path:
@@ -43,16 +74,18 @@ def prepare(root: Path, images: int = 64, side: int = 32, unknown: str = "") -> 
     return root
 
 
-def record(folder: Path) -> None:
+def record(folder: Path, **more: object) -> None:
     files = {name: sha256_file(folder / name) for name in ("images.npy", "index.csv")}
-    (folder / "prepare.json").write_bytes(canonical_json({"image_size": 32, "rows": 64, "files": files}))
+    (folder / "prepare.json").write_bytes(canonical_json({"image_size": 32, "rows": 64, "files": files, **more}))
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A workspace whose training was not interrupted."""
     root = prepare(tmp_path_factory.mktemp("train") / "workspace")
+    began = time.monotonic()
     train.run(root, PARAMS)
+    (root / "seconds").write_text(str(time.monotonic() - began))
     return root
 
 
@@ -86,7 +119,7 @@ def test_an_uncertain_label_trains_as_a_missing_one(tmp_path: Path, monkeypatch:
     """With -1 wherever a label was missing, the training is given the same labels."""
     given = []
 
-    def look(data: training.Data, *_: object, **__: object) -> None:
+    def look(data: Data, *_: object, **__: object) -> None:
         given.append(data.truth_RK)
         raise StoppedError("seen enough")
 
@@ -104,66 +137,158 @@ def test_weights_of_unknown_origin_are_trained_and_told(
     """A file of weights with nothing declared starts a training, is unknown in the contract, and a line says so."""
     root = prepare(tmp_path / "workspace")
     shutil.copy(finished / "train" / "package" / package.WEIGHTS, root / "own.safetensors")
-    one = {**SETTINGS, "epochs": 1, "weights": "own.safetensors"}
-    one["weights_sha256"] = sha256_file(root / "own.safetensors")
-    train.run(root, Params.check({"train": one}, "the test"))
+    sha256 = sha256_file(root / "own.safetensors")
+    train.run(root, params(epochs=1, weights="own.safetensors", weights_sha256=sha256))
     assert "own.safetensors: which patients these weights have seen is unknown" in capsys.readouterr().err
     told = package.load(root / "train" / "package").contract["training"]["starting_weights"]
     assert told == {
         "start": "own.safetensors",
-        "sha256": one["weights_sha256"],
+        "sha256": sha256,
         "training_data": [],
         "patients": "unknown",
     }
 
 
-# Trains as the stage does, with checkpoints as often as it is told.
-CHILD = """
-import sys, time
+def test_training_from_the_champion_knows_whom_that_has_seen(finished: Path, tmp_path: Path) -> None:
+    """Of the champion's split, its patients are in the new package too, though eight of them have withdrawn since."""
+    root = prepare(tmp_path / "workspace", images=48)
+    shutil.copytree(finished / "train" / "package", root / "start" / "package")
+    champion = package.load(root / "start" / "package")
+    Start(asked=True, package=champion.digest).write(root / "start" / "start.json")
+    train.run(root, params(epochs=1, freeze_epochs=0, weights="champion"))
+    model = package.load(root / "train" / "package")
+    assert model.patients == champion.patients
+    assert model.contract["training"]["patients"] == 24
+    told = StartingWeights(start="champion", sha256=champion.digest, patients="training")
+    assert model.contract["training"]["starting_weights"] == told.model_dump()
+
+
+def test_the_first_of_those_from_the_champion_says_where_it_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where there is no champion yet, a line says that training starts from the ImageNet weights."""
+    imagenet = pretrained.Weights(state={}, origin=StartingWeights(start="imagenet", patients="none"))
+    monkeypatch.setattr(pretrained, "read", lambda *_, **__: imagenet)
+    monkeypatch.setattr(training, "train", stop)
+    with pytest.raises(StoppedError):
+        train.run(prepare(tmp_path / "workspace"), params(weights="champion"))
+    assert "there is no champion yet: this first training starts from imagenet weights" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("changes", "fits"),
+    [
+        ({"image_size": 64}, False),
+        ({"contrast": "equalize"}, False),
+        ({"contrast": "clahe", "clahe_clip": 3.0}, False),
+        ({"clahe_clip": 3.0}, True),  # says nothing as long as there is no CLAHE
+    ],
+)
+def test_pictures_of_other_settings_are_not_trained_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict, fits: bool
+) -> None:
+    """Pictures that prepare made with another size or contrast than params.yaml has now end the stage."""
+    root = prepare(tmp_path / "workspace")
+    settings = PARAMS.model_copy(update={"prepare": PARAMS.prepare.model_copy(update=changes)})
+    monkeypatch.setattr(training, "train", stop)
+    with pytest.raises(StoppedError if fits else DataError) as caught:
+        train.run(root, settings)
+    if not fits:
+        assert "prepared with other settings" in caught.value.what
+        assert caught.value.fix == "cxr-ops stage prepare"
+
+
+def test_contrast_and_head_reach_the_contract(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The contract that is trained by has the contrast of prepare and the head of train."""
+    root = prepare(tmp_path / "workspace")
+    settings = PARAMS.model_copy(update={"prepare": PARAMS.prepare.model_copy(update={"contrast": "clahe"})})
+    record(root / "prepare", contrast=settings.prepare.contrast_terms)
+    given = {}
+    monkeypatch.setattr(training, "train", lambda *_, contract, **__: given.update(contract) or stop())
+    with pytest.raises(StoppedError):
+        train.run(root, settings)
+    assert given["input"]["contrast"] == {"name": "clahe", "clip": 2.0, "tiles": 8}
+    assert given["architecture"] == network.architecture("mlp", width=32, dropout=0.3)
+    assert given["training"]["prepare"]["contrast"] == "clahe"
+
+
+def stop(*_: object, **__: object) -> None:
+    raise StoppedError("seen enough")
+
+
+# Trains as the stage does, again and again: each line names how often there is a checkpoint, and each answer is the
+# process that trains and, when that has ended, how. It forks, so that torch is imported once.
+NURSERY = """
+import os, sys
 from pathlib import Path
 from cxr_ops.errors import StoppedError
 from cxr_ops.model import training
 from cxr_ops.params import Params
 from cxr_ops.stages import train
-training.CHECKPOINT_SECONDS = float(sys.argv[3])
-try:
-    train.run(Path(sys.argv[1]), Params.check({"train": eval(sys.argv[2])}, "the test"))
-except StoppedError as error:
-    print(error, file=sys.stderr)
-    sys.exit(error.exit_code)
+root, params = Path(sys.argv[1]), Params.model_validate_json(sys.argv[2])
+for line in sys.stdin:
+    child = os.fork()
+    if not child:
+        training.CHECKPOINT_SECONDS = float(line)
+        try:
+            train.run(root, params)
+        except StoppedError as error:
+            print(error, file=sys.stderr)
+            os._exit(error.exit_code)
+        os._exit(0)
+    print(child, flush=True)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 """
 
 
-def interrupt(root: Path, number: signal.Signals, checkpoint_seconds: float, folder: Path) -> tuple[int, str]:
-    """Train in another process, and send it a signal when it first tells how far it is."""
-    progress = folder / f"progress-{number.name}"
-    environ = {**os.environ, "CXR_PROGRESS": str(progress), "CXR_CHECKPOINTS": str(folder / "checkpoints")}
-    command = [sys.executable, "-c", CHILD, str(root), repr(SETTINGS), str(checkpoint_seconds)]
-    child = subprocess.Popen(command, env=environ, stderr=subprocess.PIPE, text=True)
-    while child.poll() is None:
-        if progress.exists():
-            child.send_signal(number)
-            break
-        time.sleep(0.01)
-    _, said = child.communicate()
-    return child.returncode, said
+class Nursery:
+    """Processes that train in a workspace, with their checkpoints, progress and words in a folder beside it."""
+
+    def __init__(self, root: Path, folder: Path) -> None:
+        self.words, self.progress = folder / "words", folder / "progress"
+        told = {"CXR_PROGRESS": str(self.progress), "CXR_CHECKPOINTS": str(folder / "checkpoints")}
+        command = [sys.executable, "-c", NURSERY, str(root), PARAMS.model_dump_json(by_alias=True)]
+        with self.words.open("w") as words:
+            self._process = subprocess.Popen(
+                command,
+                env={**os.environ, **told, "OMP_NUM_THREADS": "1"},
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=words,
+                text=True,
+            )
+
+    def start(self, checkpoint_seconds: float) -> int:
+        """Start a training, and give its process."""
+        self._process.stdin.write(f"{checkpoint_seconds}\n")
+        self._process.stdin.flush()
+        return int(self._process.stdout.readline())
+
+    def wait(self) -> int:
+        """Wait for it to end, and give its exit code."""
+        return int(self._process.stdout.readline())
+
+    def close(self) -> None:
+        """Let the nursery go, after the last training has ended."""
+        self._process.communicate(timeout=60)
 
 
-def test_interrupted_anywhere_it_ends_with_the_same_bits(
+def test_stopped_on_request_it_ends_with_the_same_bits(
     finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Stopped by SIGTERM, killed, and gone on with, training gives the package of an uninterrupted one."""
+    """Stopped by SIGTERM and gone on with, training gives the package of an uninterrupted one."""
     root = prepare(tmp_path / "workspace")
+    nursery = Nursery(root, tmp_path)
+    child = nursery.start(100.0)
     # Told first at the end of an epoch's steps: the signal comes in the validation or in the second epoch.
-    code, said = interrupt(root, signal.SIGTERM, 100.0, tmp_path)
+    while not nursery.progress.exists():
+        time.sleep(0.01)
+    os.kill(child, signal.SIGTERM)
+    code = nursery.wait()
+    nursery.close()
+    said = nursery.words.read_text()
     assert code == EXIT_STOPPED, said
     assert "run the same command again" in said
-    assert not (root / "train" / "package").exists()
-
-    # With a checkpoint after every step it tells of each: the signal comes while one is written or in the next step.
-    code, said = interrupt(root, signal.SIGKILL, 0.0, tmp_path)
-    assert code == -signal.SIGKILL, said
-    assert "goes on after epoch" in said
     assert not (root / "train" / "package").exists()
 
     monkeypatch.setenv("CXR_CHECKPOINTS", str(tmp_path / "checkpoints"))
@@ -178,6 +303,30 @@ def test_interrupted_anywhere_it_ends_with_the_same_bits(
     assert told[0]["epochs"] == 3
 
 
+def test_killed_at_ten_moments_it_ends_with_the_same_bits(finished: Path, tmp_path: Path) -> None:
+    """Killed at ten random moments, such as half-way through a checkpoint, training ends with the same bits."""
+    root = prepare(tmp_path / "workspace")
+    nursery = Nursery(root, tmp_path)
+    # Other moments each time, as shares of what the whole took on this machine: each attempt gets a few steps far.
+    moments = np.round(np.random.default_rng().uniform(0.02, 0.25, 10), 3)
+    ends: list[int] = []
+    for moment in moments:
+        child = nursery.start(0.0)  # a checkpoint after every step
+        while not ends and not list((tmp_path / "checkpoints").glob("checkpoint-*")):
+            time.sleep(0.01)  # so that there is something to go on from
+        time.sleep(moment * float((finished / "seconds").read_text()))
+        os.kill(child, signal.SIGKILL)  # of one that has ended: it still waits to be asked
+        ends.append(nursery.wait())
+        if ends[-1] == 0:  # it was done before
+            assert tree_digest(root / "train") == tree_digest(finished / "train"), moments
+    nursery.start(100.0)
+    assert nursery.wait() == 0, nursery.words.read_text()
+    nursery.close()
+    assert ends.count(-signal.SIGKILL) > 5
+    assert "goes on after epoch" in nursery.words.read_text(), moments
+    assert tree_digest(root / "train") == tree_digest(finished / "train"), moments
+
+
 def test_a_checkpoint_of_other_settings_is_not_used(
     finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -185,7 +334,7 @@ def test_a_checkpoint_of_other_settings_is_not_used(
     monkeypatch.setenv("CXR_CHECKPOINTS", str(tmp_path / "checkpoints"))
     root = prepare(tmp_path / "workspace")
 
-    other = Params.check({"train": {**SETTINGS, "epochs": 1, "seed": 6}}, "the test")
+    other = params(epochs=1, seed=6)
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint, "remove", lambda _folder: None)  # as if killed before the end
         train.run(root, other)
@@ -228,7 +377,128 @@ def test_writes_no_model_of_a_training_that_failed(
 ) -> None:
     """When the loss is no longer a number nothing stands in the stage's folder, not even what stood there before."""
     root = Path(shutil.copytree(finished, tmp_path / "workspace"))
-    monkeypatch.setattr(training, "weighted_bce", lambda logits, *_: logits.sum() * float("nan"))
+    monkeypatch.setattr(loss.Loss, "__call__", lambda _, logits, __: logits.sum() * float("nan"))
     with pytest.raises(SettingsError, match="no longer a number"):
         train.run(root, PARAMS)
     assert not (root / "train").exists()
+
+
+# ---------------------------------------------------------------------------------------------- several processes
+
+# Batches of 12 and 11 are shared unevenly, in two parts each; the first phase has no statistics of a batch.
+TOGETHER = {
+    "epochs": 3,
+    "freeze_epochs": 1,
+    "batch_size": 15,
+    "accumulate": 2,
+    "optimizer": "sgd",
+    "learning_rate": 0.02,
+    "weights": "none",
+    "device": "cpu",
+    "precision": "fp32",
+    "threads": 2,
+}
+
+
+CODE = Path(train.__file__).parents[2]
+
+
+def together(devices: int) -> Params:
+    return Params.check({"prepare": {"image_size": 32}, "train": {**TOGETHER, "devices": devices}}, "the test")
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A workspace in which two processes have trained."""
+    root = prepare(tmp_path_factory.mktemp("shared") / "workspace", images=60)
+    train.run(root, together(2))
+    return root
+
+
+def test_two_processes_train_the_model_of_one(shared: Path, tmp_path: Path) -> None:
+    """Two processes end where one does but for rounding, and where no batch is normalised, to five digits."""
+    root = prepare(tmp_path / "workspace", images=60)
+    train.run(root, together(1).model_copy(update={"train": together(1).train.model_copy(update={"threads": 1})}))
+    alone, both = (np.genfromtxt(w / "train" / "history.csv", delimiter=",", names=True) for w in (root, shared))
+    assert both[0].tolist() == pytest.approx(alone[0].tolist(), rel=1e-5)
+    assert both[1]["train_loss"] == pytest.approx(alone[1]["train_loss"], rel=0.02)
+    models = [package.load(w / "train" / "package") for w in (root, shared)]
+    start = training.fresh_network(models[0].contract, {}, 0).state_dict()
+    weights = [
+        np.concatenate([state[name].numpy().ravel() for name in start if not name.endswith("num_batches_tracked")])
+        for state in (*(model.net.state_dict() for model in models), start)
+    ]
+    # Measured: 0.02 of the way that the weights have gone, and as much between one and two threads of one process.
+    assert np.linalg.norm(weights[1] - weights[0]) < 0.1 * np.linalg.norm(weights[0] - weights[2])
+    assert models[1].contract["training"]["machine"]["threads"] == 1  # of the two that were given
+
+
+def carriers(mark: str) -> list[psutil.Process]:
+    """Live processes with a mark in their environment."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if process.environ().get("CXR_PROGRESS") == mark and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+    return found
+
+
+def test_what_happens_to_one_process_happens_to_all(
+    shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One asked to stop, one killed, the one that started them killed: all end; gone on with, the package is the same."""
+    root = prepare(tmp_path / "workspace", images=60)
+    (root / "params.yaml").write_text(together(2).model_dump_json(by_alias=True))
+    monkeypatch.setenv("CXR_CHECKPOINTS", str(tmp_path / "checkpoints"))
+    for rank, number, code, error in (
+        ("1", signal.SIGTERM, EXIT_STOPPED, ("StoppedError", "training stopped on request in epoch")),
+        ("0", signal.SIGKILL, EXIT_FAILED, ("CxrError", "process 0 of the training was killed by SIGKILL")),
+        (None, signal.SIGKILL, -signal.SIGKILL, None),
+    ):
+        mark, word = tmp_path / f"{rank}-progress", tmp_path / f"{rank}-word"
+        environ = {**os.environ, "CXR_PROGRESS": str(mark), "CXR_EXIT_FILE": str(word), "PYTHONPATH": str(CODE)}
+        stage = subprocess.Popen([sys.executable, "-m", "cxr_ops.stages", "train"], cwd=root, env=environ)
+        while not mark.exists():
+            time.sleep(0.01)
+            assert stage.poll() is None
+        next(process for process in carriers(str(mark)) if process.environ().get("RANK") == rank).send_signal(number)
+        assert stage.wait() == code
+        left = json.loads(word.read_text())
+        assert (left["code"], left["error"] and left["error"]["kind"]) == ((code, error[0]) if error else (None, None))
+        assert error is None or left["error"]["what"].startswith(error[1])
+        deadline = time.monotonic() + 5
+        while carriers(str(mark)) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert not carriers(str(mark))
+        assert list((tmp_path / "checkpoints").glob("checkpoint-*"))
+        assert not (root / "train").exists()
+    train.run(root, together(2))
+    assert tree_digest(root / "train") == tree_digest(shared / "train")
+    assert not (tmp_path / "checkpoints").exists()
+
+
+def test_when_one_runs_out_of_memory_all_start_again_in_more_parts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Processes that wait for one which has no memory are started again with batches in twice as many parts."""
+    started = []
+
+    def launch(command: list[str], processes: int) -> None:
+        started.append((command[1], processes))
+        if len(started) < 3:
+            raise distributed.ShortOfMemoryError("process 1 is out of memory")
+
+    monkeypatch.setattr(distributed, "launch", launch)
+    train.run(tmp_path, together(2))
+    assert started == [("CXR_PARTS=2", 2), ("CXR_PARTS=4", 2), ("CXR_PARTS=7", 2)]  # of 15 images, 2 at least
+    assert "process 1 is out of memory: from now on a batch is worked through in 7 parts" in capsys.readouterr().err
+
+
+def test_more_processes_than_gpus_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each process needs a GPU of its own; on the CPU there may be any number."""
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    gpu = together(2).train.model_copy(update={"device": "cuda"})
+    with pytest.raises(SettingsError, match="torch can use 1") as caught:
+        train.run(tmp_path, together(2).model_copy(update={"train": gpu}))
+    assert "train.devices: 1" in str(caught.value.fix)
