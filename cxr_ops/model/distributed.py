@@ -14,10 +14,13 @@ images; what must be of the whole batch is summed over all:
 Whether to stop is agreed upon after each step (`Ranks.any`), so that all stop after the same one. Only the first
 process writes.
 
-What is the same: the augmentation of an image, the order of the images and each process's view of the weights, bit for
-bit. Equal inputs with the same number of processes give equal bits on the CPU, interrupted or not. Another number of
-processes sums in another order: in float32 the gradient of a step then differs from one process's by about 1e-6 of its
-length, which training amplifies as it does any rounding. The `auc` loss compares the images of a process's share only.
+What is the same whatever the number of processes: which images a step sees, and how each is augmented. With the same
+number, equal inputs give equal bits on the CPU, interrupted or not, and all processes hold the same weights. Another
+number sums in another order. Measured with two processes and one, as distance over length: the gradient of a step
+differs by 5e-14 in float64 and, for a fresh DenseNet121 in float32, by 0.01, as it does in one process when the images
+of the batch change places. After an epoch the weights differ by 0.005 to 0.1 of the way that they went, as with another
+number of threads; with a frozen backbone the losses agree to 1e-5. Two things are of a process's share alone: the pairs
+of the `auc` loss, and what dropout draws.
 
 Shape suffixes: N images, K findings, C channels, W processes.
 """

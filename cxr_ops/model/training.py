@@ -280,17 +280,8 @@ def train(
                     settings, epoch=epoch, step=len(rows) - 1, batches=len(rows), aucs=aucs
                 ),
             }
-            show(
-                epoch=epoch,
-                done=standing.images,
-                loss=row["train_loss"],
-                rate=row["learning_rate"],
-                auc=row["validation_auc"],
-                pace=pace,
-                waiting=waiting,
-                history=row,
-            )
             standing.history.append(row)
+            seen = standing.images
             standing.epoch, standing.step, standing.images, standing.loss_sum = epoch + 1, 0, 0, 0.0
             if row["validation_auc"] > standing.best_auc:
                 standing.best_auc, standing.best_epoch = row["validation_auc"], epoch + 1
@@ -298,6 +289,17 @@ def train(
                 best_logits_VK = torch.from_numpy(logits_VK)
             save((epoch + 1) * len(rows))
             last_save = time.monotonic()
+            # Told after it was saved: what is told of an epoch is not told again with other numbers.
+            show(
+                epoch=epoch,
+                done=seen,
+                loss=row["train_loss"],
+                rate=row["learning_rate"],
+                auc=row["validation_auc"],
+                pace=pace,
+                waiting=waiting,
+                history=row,
+            )
             job.say(
                 f"epoch {epoch + 1}/{settings.epochs}  loss {row['train_loss']:.4f}  "
                 f"validation loss {row['validation_loss']:.4f}  mean validation AUC {row['validation_auc']:.4f}  "

@@ -142,10 +142,14 @@ def test_memory_for_less_than_two_images_is_an_error() -> None:
 
 
 def test_of_several_processes_the_one_without_memory_ends() -> None:
-    """A step in which other processes wait is not repeated by one of them alone: it is an error that starts all again."""
+    """A step in which other processes wait is not done again by one alone: it is an error that starts all again."""
     job = make_job()
     optimization.prepare(job.net, job.settings, 0)
-    one = replace(job, forward=_SmallMemory(job.net, 1), ranks=Ranks(rank=1, world=2))
+
+    def fails(_: torch.Tensor) -> torch.Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
+
+    one = replace(job, forward=fails, ranks=Ranks(rank=1, world=2))
     with pytest.raises(ShortOfMemoryError, match="process 1") as caught:
         step.learn_within_memory(one, step.gather(one, ROWS, 1), ROWS, 1, epoch=0, step=0)
     assert "train.accumulate: 2" in str(caught.value.fix)
@@ -154,7 +158,7 @@ def test_of_several_processes_the_one_without_memory_ends() -> None:
 @pytest.mark.parametrize("world", [2, 3])
 @pytest.mark.parametrize("images", [2, 5, 8])
 def test_processes_share_a_batch(world: int, images: int) -> None:
-    """Each image of a batch is in one process's share of one part, with its pixels and labels; terms are the batch's."""
+    """Each image of a batch is in one process's share of one part, with pixels and labels; terms are the batch's."""
     job, rows = make_job(), ROWS[:images]
     for most in (1, 2, 3):
         alone = step.gather(job, rows, most)

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+import torch
 
 from cxr_ops.contract import EXIT_FAILED, EXIT_STOPPED
 from cxr_ops.errors import DataError, SettingsError, StoppedError
@@ -392,7 +393,7 @@ TOGETHER = {
     "batch_size": 15,
     "accumulate": 2,
     "optimizer": "sgd",
-    "learning_rate": 0.02,
+    "learning_rate": 0.002,
     "weights": "none",
     "device": "cpu",
     "precision": "fp32",
@@ -403,34 +404,40 @@ TOGETHER = {
 CODE = Path(train.__file__).parents[2]
 
 
-def together(devices: int) -> Params:
-    return Params.check({"prepare": {"image_size": 32}, "train": {**TOGETHER, "devices": devices}}, "the test")
+def together(**changes: object) -> Params:
+    train = {**TOGETHER, "devices": 2, **changes}
+    return Params.check({"prepare": {"image_size": 32}, "train": train}, "the test")
 
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A workspace in which two processes have trained."""
     root = prepare(tmp_path_factory.mktemp("shared") / "workspace", images=60)
-    train.run(root, together(2))
+    train.run(root, together())
     return root
 
 
 def test_two_processes_train_the_model_of_one(shared: Path, tmp_path: Path) -> None:
     """Two processes end where one does but for rounding, and where no batch is normalised, to five digits."""
-    root = prepare(tmp_path / "workspace", images=60)
-    train.run(root, together(1).model_copy(update={"train": together(1).train.model_copy(update={"threads": 1})}))
-    alone, both = (np.genfromtxt(w / "train" / "history.csv", delimiter=",", names=True) for w in (root, shared))
-    assert both[0].tolist() == pytest.approx(alone[0].tolist(), rel=1e-5)
-    assert both[1]["train_loss"] == pytest.approx(alone[1]["train_loss"], rel=0.02)
-    models = [package.load(w / "train" / "package") for w in (root, shared)]
-    start = training.fresh_network(models[0].contract, {}, 0).state_dict()
-    weights = [
-        np.concatenate([state[name].numpy().ravel() for name in start if not name.endswith("num_batches_tracked")])
-        for state in (*(model.net.state_dict() for model in models), start)
-    ]
-    # Measured: 0.02 of the way that the weights have gone, and as much between one and two threads of one process.
-    assert np.linalg.norm(weights[1] - weights[0]) < 0.1 * np.linalg.norm(weights[0] - weights[2])
-    assert models[1].contract["training"]["machine"]["threads"] == 1  # of the two that were given
+
+    def trained(name: str, **changes: object) -> tuple[package.LoadedModel, np.ndarray]:
+        root = prepare(tmp_path / name, images=60)
+        train.run(root, together(epochs=1, **changes))
+        return package.load(root / "train" / "package"), losses(root)
+
+    def losses(root: Path) -> np.ndarray:
+        return np.loadtxt(root / "train" / "history.csv", delimiter=",", skiprows=1, usecols=(1, 2), ndmin=2)[0]
+
+    assert losses(shared) == pytest.approx(trained("frozen", devices=1)[1], rel=1e-5)
+
+    one, losses_of_one = trained("one", devices=1, freeze_epochs=0)
+    two, losses_of_two = trained("two", freeze_epochs=0)
+    assert [model.contract["training"]["machine"]["threads"] for model in (one, two)] == [2, 1]
+    assert losses_of_two == pytest.approx(losses_of_one, rel=2e-3)
+    start = training.fresh_network(one.contract, {}, 0)
+    weights = [torch.cat([p.detach().reshape(-1) for p in net.parameters()]) for net in (one.net, two.net, start)]
+    # Measured: 0.005 of the way that the weights went; one process in another layout of memory: 0.002.
+    assert (weights[1] - weights[0]).norm() < 0.05 * (weights[0] - weights[2]).norm()
 
 
 def carriers(mark: str) -> list[psutil.Process]:
@@ -446,9 +453,9 @@ def carriers(mark: str) -> list[psutil.Process]:
 def test_what_happens_to_one_process_happens_to_all(
     shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One asked to stop, one killed, the one that started them killed: all end; gone on with, the package is the same."""
+    """One asked to stop, one killed, the one that started them killed: all end, and go on to the same package."""
     root = prepare(tmp_path / "workspace", images=60)
-    (root / "params.yaml").write_text(together(2).model_dump_json(by_alias=True))
+    (root / "params.yaml").write_text(together().model_dump_json(by_alias=True))
     monkeypatch.setenv("CXR_CHECKPOINTS", str(tmp_path / "checkpoints"))
     for rank, number, code, error in (
         ("1", signal.SIGTERM, EXIT_STOPPED, ("StoppedError", "training stopped on request in epoch")),
@@ -472,7 +479,7 @@ def test_what_happens_to_one_process_happens_to_all(
         assert not carriers(str(mark))
         assert list((tmp_path / "checkpoints").glob("checkpoint-*"))
         assert not (root / "train").exists()
-    train.run(root, together(2))
+    train.run(root, together())
     assert tree_digest(root / "train") == tree_digest(shared / "train")
     assert not (tmp_path / "checkpoints").exists()
 
@@ -489,7 +496,7 @@ def test_when_one_runs_out_of_memory_all_start_again_in_more_parts(
             raise distributed.ShortOfMemoryError("process 1 is out of memory")
 
     monkeypatch.setattr(distributed, "launch", launch)
-    train.run(tmp_path, together(2))
+    train.run(tmp_path, together())
     assert started == [("CXR_PARTS=2", 2), ("CXR_PARTS=4", 2), ("CXR_PARTS=7", 2)]  # of 15 images, 2 at least
     assert "process 1 is out of memory: from now on a batch is worked through in 7 parts" in capsys.readouterr().err
 
@@ -498,7 +505,7 @@ def test_more_processes_than_gpus_are_refused(tmp_path: Path, monkeypatch: pytes
     """Each process needs a GPU of its own; on the CPU there may be any number."""
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
-    gpu = together(2).train.model_copy(update={"device": "cuda"})
+    gpu = together().train.model_copy(update={"device": "cuda"})
     with pytest.raises(SettingsError, match="torch can use 1") as caught:
-        train.run(tmp_path, together(2).model_copy(update={"train": gpu}))
+        train.run(tmp_path, together().model_copy(update={"train": gpu}))
     assert "train.devices: 1" in str(caught.value.fix)
