@@ -32,6 +32,12 @@ for name in [name for name in os.environ if name.startswith(("CXR_", "AIRFLOW_",
         del os.environ[name]
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """MLflow writes the address that it was last given into the environment: no test finds that of another."""
+    os.environ.pop("MLFLOW_TRACKING_URI", None)
+
+
 @pytest.fixture(scope="session")
 def project() -> Path:
     """The checkout that is tested."""

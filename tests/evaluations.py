@@ -10,6 +10,7 @@ import numpy as np
 
 from cxr_ops import plan as plans
 from cxr_ops.labels import FINDINGS
+from cxr_ops.params import NOT_OF_THE_MODEL, Params, Prepare, Train
 from cxr_ops.plan import ChangePlan
 from cxr_ops.records import (
     Champion,
@@ -35,18 +36,15 @@ FACTS = Facts(
     architecture="densenet121",
     findings=list(FINDINGS),
     settings={
-        "split.salt": "cxr-ops-1",
-        "split.validation": 0.1,
-        "split.test": 0.25,
-        "prepare.image_size": 224,
-        "train.weights": "imagenet",
-        "train.epochs": 12,
-        "train.batch_size": 64,
-        "train.learning_rate": 0.001,
-        "train.weight_decay": 0.0001,
-        "train.max_positive_weight": 20.0,
-        "train.patience": 4,
-        "train.seed": 7,
+        f"{section}.{key}": value
+        for section, settings in Params(
+            prepare=Prepare(image_size=224),
+            train=Train(epochs=12, batch_size=64, max_positive_weight=20.0, seed=7),
+        )
+        .model_dump(mode="json", include={"split", "prepare", "train"})
+        .items()
+        for key, value in settings.items()
+        if f"{section}.{key}" not in NOT_OF_THE_MODEL
     },
     sources=["nih"],
     starting_weights=StartingWeights(start="imagenet", training_data=["ImageNet-1k"], patients="none"),

@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import nn
 
-from cxr_ops.errors import CxrError, DataError, SettingsError, StoppedError
+from cxr_ops.errors import CxrError, DataError, SettingsError, StoppedError, as_record, from_record
 from cxr_ops.model import distributed
 
 SHARES = ((3, 2), (4, 1), (3, 0))  # images of each process in each step; in the last, one has none
@@ -153,6 +153,12 @@ os.kill(os.getpid(), signal.SIGTERM) if sys.argv[2] == "none" else time.sleep(60
     with pytest.raises(StoppedError, match="stopped"):
         launch(script, tmp_path, "none")
     assert capfd.readouterr().err == ""
+
+
+def test_lack_of_memory_is_known_across_processes() -> None:
+    """Whoever started a process that ran out of memory gets the error that means: start again."""
+    short = distributed.ShortOfMemoryError("process 1 is out of memory")
+    assert type(from_record(as_record(short))) is distributed.ShortOfMemoryError
 
 
 def test_a_request_to_stop_reaches_all(tmp_path: Path) -> None:

@@ -96,7 +96,9 @@ def test_published_report_is_the_report_and_a_block_of_identifiers(published: Ho
     ):
         assert fact in facts
     assert entry.digest() in facts
-    stored = mlflow.artifacts.download_artifacts(run_id=body.mlflow_run_id, artifact_path="report/published.html")
+    stored = mlflow.artifacts.download_artifacts(
+        run_id=body.mlflow_run_id, artifact_path="report/published.html", tracking_uri=published.mlflow_uri
+    )
     assert Path(stored).read_text() == page
 
 

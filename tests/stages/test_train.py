@@ -450,6 +450,7 @@ def carriers(mark: str) -> list[psutil.Process]:
     return found
 
 
+@pytest.mark.slow
 def test_what_happens_to_one_process_happens_to_all(
     shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

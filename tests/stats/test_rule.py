@@ -758,7 +758,11 @@ BOUNDED = Bounds(
     sources=("nih",),
     other_settings="none",
     settings={
-        **{key: Bound(equals=value) for key, value in FACTS.settings.items() if key != "train.epochs"},
+        **{
+            key: Bound(range=(0, 100), or_unset=True) if value is None else Bound(equals=value)
+            for key, value in FACTS.settings.items()
+            if key != "train.epochs"
+        },
         "train.epochs": Bound(range=(1, 100)),
     },
 )
