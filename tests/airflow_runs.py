@@ -309,7 +309,7 @@ def _logged_in(user: str) -> Any:
 
 
 def _answer(client: Any, dag_id: str, option: str) -> None:
-    """Answer the question for an approval as a person does: look for it, choose, and again where the server was busy."""
+    """Answer the question for an approval as a person does: look for it and choose; again where the server was busy."""
     from httpx import HTTPStatusError
 
     deadline = time.monotonic() + RUN_SECONDS

@@ -16,11 +16,11 @@ rank images; only their order matters.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Final
+from typing import Any, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +28,7 @@ from scipy import special
 
 from cxr_ops.records import Estimate, Evidence, Figure, FindingEvidence, Paired, Support, Undefined
 
+Method = Literal["wald", "logit", "logit_difference", "separated", "separated_difference"]
 Bools = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -65,15 +66,23 @@ class Ranking:
     without: Floats
     image: Floats
 
+    def check_same_images(self, other: Ranking) -> None:
+        """A paired difference needs both models on the same images.
+
+        Raises:
+            ValueError: they are not.
+        """
+        same = np.array_equal(self.positives, other.positives) and np.array_equal(self.negatives, other.negatives)
+        if not same or self.image.size != other.image.size:
+            raise ValueError("a paired difference needs both models on the same images")
+
     def minus(self, other: Ranking) -> Ranking:
         """The paired difference with another model on the same images.
 
         Raises:
             ValueError: the two do not stand on the same images.
         """
-        same = np.array_equal(self.positives, other.positives) and np.array_equal(self.negatives, other.negatives)
-        if not same or self.image.size != other.image.size:
-            raise ValueError("a paired difference needs both models on the same images")
+        self.check_same_images(other)
         return Ranking(
             value=self.value - other.value,
             positive=self.positive - other.positive,
@@ -104,9 +113,51 @@ def placements(truth: npt.ArrayLike, scores: npt.ArrayLike) -> tuple[Floats, Flo
     (array([1.  , 0.75]), array([0.75, 1.  ]))
     """
     is_positive = np.asarray(truth) == 1
-    wins, _ = _wins(is_positive, _numbers(scores))
+    ordered = Sorted.of(_numbers(scores), is_positive)
+    wins = ordered.back(ordered.wins())
     m = np.count_nonzero(is_positive)
     return wins[is_positive] / (2.0 * (wins.size - m)), wins[~is_positive] / (2.0 * m)
+
+
+def midranks(scores: npt.ArrayLike) -> Floats:
+    """Ranks from 1, in the order of the rows; equal scores share their mean rank.
+
+    Args:
+        scores: (N,) finite.
+
+    >>> midranks([0.3, 0.1, 0.3])
+    array([2.5, 1. , 2.5])
+    """
+    order, rising = _sort(_numbers(scores))
+    in_order = np.arange(1.0, order.size + 1.0)
+    ties = np.flatnonzero(rising[1:] == rising[:-1])
+    tied = np.concatenate((ties, ties + 1))
+    low, high = tie_edges(rising, tied)
+    in_order[tied] = (low + high + 1) / 2
+    ranks = np.empty(order.size)
+    ranks[order] = in_order
+    return ranks
+
+
+def tie_edges(rising: npt.NDArray[Any], places: Ints) -> tuple[Ints, Ints]:
+    """Where the scores that are equal to those at some places begin, and where larger ones begin.
+
+    Ties of float32 scores are few, so that next to no place is searched for.
+
+    Args:
+        rising: (N,) scores that never fall.
+        places: (n,) of those asked for.
+
+    >>> tie_edges(np.array([0.1, 0.3, 0.3]), np.array([0, 2]))
+    (array([0, 1]), array([1, 3]))
+    """
+    low, high = places.copy(), places + 1
+    scores = rising[places]
+    # The neighbour of an end is the other end: if it is equal, all scores are.
+    tied = np.flatnonzero((scores == rising[low - 1]) | (scores == rising.take(high, mode="wrap")))
+    low[tied] = np.searchsorted(rising, scores[tied], "left")
+    high[tied] = np.searchsorted(rising, scores[tied], "right")
+    return low, high
 
 
 def _numbers(scores: npt.ArrayLike) -> Scores:
@@ -114,35 +165,8 @@ def _numbers(scores: npt.ArrayLike) -> Scores:
     return values if values.dtype == np.float32 else values.astype(np.float64, copy=False)
 
 
-def _wins(is_positive: Bools, scores: Scores) -> tuple[Floats, Ints]:
-    """Count for each row, twice, the pairs with rows of the other kind in which the positive wins; a tie counts one.
-
-    Args:
-        is_positive: (N,).
-        scores: (N,) finite.
-
-    Returns:
-        (N,) the counts; (N,) whole numbers that rise with the score, equal where it is.
-    """
-    order, rises = _sort(scores)
-    hits = is_positive[order]
-    up_to = np.cumsum(hits, dtype=np.int32)  # positives up to each place
-    first = np.arange(order.size)  # place of the same score
-    middle, below = 2 * first + 1, 2 * up_to - hits  # twice the rows, and twice the positives, below and half of a tie
-    ends = np.concatenate((rises[1:], [True]))
-    tied = np.flatnonzero(~(rises & ends))
-    start = np.maximum.accumulate(np.where(rises[tied], tied, 0))
-    end = np.minimum.accumulate(np.where(ends[tied], tied, order.size)[::-1])[::-1]
-    first[tied], middle[tied] = start, start + end + 1
-    below[tied] = up_to[start] - hits[start] + up_to[end]
-    wins, places = np.empty(order.size), np.empty_like(order)
-    wins[order] = np.where(hits, middle, 2 * up_to[-1]) - below
-    places[order] = first
-    return wins, places
-
-
-def _sort(scores: Scores) -> tuple[Ints, Bools]:
-    """Rows in the order of rising scores, ties in any order; and for each place whether the score is a new one.
+def _sort(scores: Scores) -> tuple[Ints, npt.NDArray[Any]]:
+    """Rows in the order of rising scores, ties in any order; and numbers that rise as the scores do.
 
     To sort numbers takes a third of the time of sorting their rows. A float32 leaves room for its row in 64 bits, once
     its own 32 are read as a whole number that rises with it.
@@ -150,38 +174,112 @@ def _sort(scores: Scores) -> tuple[Ints, Bools]:
     if scores.dtype == np.float32:
         bits = (scores + np.float32(0.0)).view(np.int32)  # -0.0 becomes 0.0
         bits ^= (bits >> 31) & np.int32(0x7FFFFFFF)  # of two negative numbers the one with larger bits is smaller
-        keys = (bits.astype(np.int64) << 32) | np.arange(bits.size)
+        keys = bits.astype(np.int64)
+        keys <<= 32
+        keys |= np.arange(bits.size)
         keys.sort()
-        order, ranked = keys & 0xFFFFFFFF, keys >> 32
-        return order, np.concatenate(([True], ranked[1:] != ranked[:-1]))
+        return keys & 0xFFFFFFFF, keys >> 32
     order = np.argsort(scores)
-    in_order = scores[order]
-    return order, np.concatenate(([True], in_order[1:] != in_order[:-1]))
+    return order, scores[order]
 
 
 @dataclass(frozen=True)
-class _Labelled:
-    """The labelled rows of one finding, n of N, and what the ranking of every model on them has in common."""
+class Sorted:
+    """One model's order of labelled images, n of them, m positive.
 
-    images: int  # N
-    rows: Bools | slice  # which n of the N
-    is_positive: Bools  # (n,)
-    owners: Ints  # (n,) patients
-    cells: Ints  # (n,) twice the patient, plus one for a positive
-    positives: Ints  # (P,) images of each patient
-    negatives: Ints  # (P,)
+    Attributes:
+        order: (n,) images by rising score; ties in any order.
+        cells: (n,) twice the patient, plus one for a positive image, in this order.
+        positive: (m,) places of the positive ones in this order.
+        low: (m,) place where the tie of each positive begins: so many images score lower.
+        high: (m,) place where the larger scores begin.
+    """
+
+    order: Ints
+    cells: Ints
+    positive: Ints
+    low: Ints
+    high: Ints
 
     @classmethod
-    def of(cls, truth: Floats, patients: Ints, count: int) -> _Labelled:
+    def of(cls, scores: Scores, cells: npt.NDArray[Any]) -> Sorted:
+        """Sort (n,) finite scores; (n,) cells, or true for a positive, in the order of the images."""
+        order, rising = _sort(scores)
+        in_order = cells[order]
+        positive = np.flatnonzero(in_order & 1)
+        return cls(order, in_order, positive, *tie_edges(rising, positive))
+
+    @property
+    def patients(self) -> Ints:
+        """(n,) in this order."""
+        return self.cells >> 1
+
+    def wins(self) -> Floats:
+        """(n,) twice the pairs with images of the other kind in which the positive wins, ties half, in this order."""
+        # Twice the positives above a place, half of its tie counted, falls by one at both edges of each positive.
+        edges = np.sort(np.concatenate((self.low, self.high)))
+        wins = np.repeat(np.arange(float(edges.size), -1.0, -1.0), gaps(edges, self.order.size))
+        wins[self.positive] += self.low + self.high - edges.size  # these win against what is below, less the positives
+        return wins
+
+    def back(self, values: Floats) -> Floats:
+        """(n,) values in this order, in the order of the images."""
+        by_image = np.empty_like(values)
+        by_image[self.order] = values
+        return by_image
+
+    @property
+    def area(self) -> float:
+        """The AUC; there must be an image of each kind."""
+        m, n = self.positive.size, self.order.size - self.positive.size
+        # What the positives win against one another, ties half, is the same in any order.
+        return (int(self.low.sum()) + int(self.high.sum()) - m**2) / (2 * m * n)
+
+    def is_constant(self) -> bool:
+        """Whether all scores are the same; at least one must be of a positive."""
+        return bool(self.low[0] == 0 and self.high[0] == self.order.size)
+
+
+def gaps(places: Ints, end: int) -> Ints:
+    """How far it is from 0 to the first of (k,) rising places, from each to the next, and from the last to the end.
+
+    >>> gaps(np.array([1, 1, 4]), 6)
+    array([1, 0, 3, 2])
+    """
+    edges = np.concatenate(([0], places, [end]))
+    return edges[1:] - edges[:-1]
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """The labelled images of one finding, n of N, and what the ranking of every model on them has in common.
+
+    Attributes:
+        images: N.
+        rows: which n of the N.
+        cells: (n,) twice the patient, plus one for a positive image.
+        positives: (P,) images of each patient.
+        negatives: (P,)
+    """
+
+    images: int
+    rows: Bools | slice
+    cells: Ints
+    positives: Ints
+    negatives: Ints
+
+    @classmethod
+    def of(cls, truth: Floats, patients: Ints, count: int) -> Labelled:
+        """Those whose (N,) truth is not NaN; patients are (N,) whole numbers below `count`."""
         known = ~np.isnan(truth)
         rows = slice(None) if known.all() else known  # a slice copies nothing
-        is_positive, owners = truth[rows] == 1, patients[rows]
-        cells = 2 * owners + is_positive
+        cells = 2 * patients[rows] + (truth[rows] == 1)
         images = np.bincount(cells, minlength=2 * count)
-        return cls(truth.size, rows, is_positive, owners, cells, positives=images[1::2], negatives=images[::2])
+        return cls(truth.size, rows, cells, positives=images[1::2].copy(), negatives=images[::2].copy())
 
-    @cached_property
+    @functools.cached_property
     def support(self) -> Support:
+        """How many images and patients there are."""
         return Support(
             positives=int(self.positives.sum()),
             negatives=int(self.negatives.sum()),
@@ -189,46 +287,42 @@ class _Labelled:
             negative_patients=int(np.count_nonzero(self.negatives)),
         )
 
-    @cached_property
-    def _rivals(self) -> tuple[tuple[Ints, Ints], tuple[Ints, Ints]]:
-        """Positive rows, and negative rows of patients who have a positive one; each with n times the patient."""
-        rival = (self.positives > 0)[self.owners] & ~self.is_positive
-        positive, negative = np.flatnonzero(self.is_positive), np.flatnonzero(rival)
-        n = self.owners.size
-        return (positive, n * self.owners[positive]), (negative, n * self.owners[negative])
+    @functools.cached_property
+    def _rivals(self) -> Ints:
+        """(P,) negative images of each patient who has a positive one too."""
+        return np.where(self.positives > 0, self.negatives, 0)
 
-    @cached_property
-    def _weights(self) -> tuple[Floats, Floats]:
-        """(n,) and (n,) what a row's `wins`, and the AUC, bring to `Ranking.image`."""
-        m, n = self.support.positives, self.support.negatives
-        of_positive, of_negative = (1.0 / math.sqrt(k * max(k - 1, 1)) for k in (m, n))
-        kind = self.is_positive.astype(np.intp)
-        of_wins = np.array([of_negative / (2 * m), of_positive / (2 * n)])
-        return of_wins[kind], np.array([of_negative, of_positive])[kind]
+    @functools.cached_property
+    def _left(self) -> Ints:
+        """(P,) twice the pairs that are left without a patient."""
+        return 2 * (self.support.positives - self.positives) * (self.support.negatives - self.negatives)
 
-    def rank(self, scores: Scores) -> Ranking:
-        """Rank one model's (N,) scores."""
+    def sort(self, scores: Scores) -> Sorted | Undefined:
+        """Sort one model's (N,) scores."""
         values = scores[self.rows]
-        if not np.isfinite(values).all():
-            raise ValueError("scores must be finite")
+        infinite = values.size - np.count_nonzero(np.isfinite(values))
+        if infinite:
+            return Undefined(reason=f"{infinite} of {values.size} scores are not finite", needed="finite scores")
+        return Sorted.of(values, self.cells)
+
+    def rank(self, ordered: Sorted) -> Ranking:
+        """Rank one model's order.
+
+        Raises:
+            ValueError: there is no positive or no negative image.
+        """
         m, n = self.support.positives, self.support.negatives
         if m == 0 or n == 0:
             raise ValueError("an AUC needs a positive and a negative image")
-        wins, places = _wins(self.is_positive, values)
-        by_cell = np.bincount(self.cells, weights=wins, minlength=2 * self.positives.size)
+        wins = ordered.wins()
+        by_cell = np.bincount(ordered.cells, weights=wins, minlength=2 * self.positives.size)
         won, lost = by_cell[1::2], by_cell[::2]  # pairs won by a patient's positives, and lost by its negatives
-        area = float(won.sum()) / (2 * m * n)
-        without = np.full(won.size, area)
-        left = 2.0 * (m - self.positives) * (n - self.negatives)
+        area = ordered.area
         # A pair inside the patient is in `won` and in `lost`, and is to be taken off once.
-        kept = won.sum() - won - lost + self._won_within(places)
-        np.divide(kept, left, out=without, where=left > 0)
-        of_wins, of_area = self._weights
-        image = of_wins * wins
-        image -= of_area * area
-        if not isinstance(self.rows, slice):
-            labelled, image = image, np.zeros(self.images)
-            image[self.rows] = labelled
+        kept = won.sum() - won - lost + self._won_within(ordered)
+        without = np.divide(kept, self._left, out=np.full(won.size, area), where=self._left > 0)
+        image = np.zeros(self.images)
+        image[self.rows] = ordered.back(self._parts(ordered, wins))
         return Ranking(
             value=area,
             positive=won / (2 * m * n) - area * self.positives / m,
@@ -239,16 +333,28 @@ class _Labelled:
             image=image,
         )
 
-    def _won_within(self, places: Ints) -> Floats:
-        """Twice the pairs of each patient's own images, (P,), in which the positive wins; `places` is of `_wins`."""
-        # Keys rise with the patient, then with the score. Sorted ones are found faster.
-        positives, negatives = (np.sort(base + places[rows]) for rows, base in self._rivals)
-        below = np.searchsorted(negatives, positives, "left") + np.searchsorted(negatives, positives, "right")
-        rivals = self.negatives * (self.positives > 0)
-        before = np.cumsum(rivals) - rivals  # of the patients before
-        patients = positives // places.size
-        won = np.bincount(patients, weights=below - 2 * before[patients], minlength=self.positives.size)
-        return won.astype(np.float64)
+    def _parts(self, ordered: Sorted, wins: Floats) -> Floats:
+        """(n,) what `Ranking.image` holds, in the model's order."""
+        m, n = self.support.positives, self.support.negatives
+        of_positive, of_negative = (1.0 / math.sqrt(k * max(k - 1, 1)) for k in (m, n))
+        parts = wins * (of_negative / (2 * m)) - of_negative * ordered.area
+        parts[ordered.positive] = wins[ordered.positive] * (of_positive / (2 * n)) - of_positive * ordered.area
+        return parts
+
+    def _won_within(self, ordered: Sorted) -> Floats:
+        """Twice the pairs of each patient's own images, (P,), in which the positive wins."""
+        is_rival = np.zeros(2 * self.positives.size, dtype=np.bool_)
+        is_rival[::2] = self._rivals
+        places = np.flatnonzero(is_rival[ordered.cells])
+        # Both rise with the patient, then with the place. Sorted numbers are found faster.
+        stretch = ordered.order.size + 1
+        negatives = np.sort((ordered.cells[places] >> 1) * stretch + places)
+        positives = (ordered.cells[ordered.positive] >> 1) * stretch
+        edges = np.sort(np.concatenate((positives + ordered.low, positives + ordered.high)))
+        patients = edges // stretch
+        before = np.cumsum(self._rivals) - self._rivals  # rivals of the patients before
+        below = np.searchsorted(negatives, edges) - before[patients]
+        return np.bincount(patients, weights=below, minlength=self.positives.size).astype(np.float64, copy=False)
 
 
 def rank(truth: npt.ArrayLike, scores: npt.ArrayLike, patients: npt.ArrayLike, count: int | None = None) -> Ranking:
@@ -269,7 +375,11 @@ def rank(truth: npt.ArrayLike, scores: npt.ArrayLike, patients: npt.ArrayLike, c
     """
     owners = np.asarray(patients, dtype=np.int64)
     total = int(owners.max(initial=-1)) + 1 if count is None else count
-    return _Labelled.of(np.asarray(truth, dtype=np.float64), owners, total).rank(_numbers(scores))
+    labelled = Labelled.of(np.asarray(truth, dtype=np.float64), owners, total)
+    values = _numbers(scores)[labelled.rows]
+    if not np.isfinite(values).all():
+        raise ValueError("scores must be finite")
+    return labelled.rank(Sorted.of(values, labelled.cells))
 
 
 # ---------------------------------------------------------------------------------------------- variances
@@ -300,22 +410,25 @@ def _components(parts: Sequence[Ranking]) -> tuple[float, float, float]:
     """The parts of `variance` that come from the positives, from the negatives, and from patients with both."""
     if not parts:
         raise ValueError("a variance needs at least one AUC")
-    patients = parts[0].positives.size
-    positive, negative = np.zeros(patients), np.zeros(patients)
-    both_positive, both_negative = np.zeros(patients), np.zeros(patients)
+    positive, negative, both_positive, both_negative = ([] for _ in range(4))
     for part in parts:
-        with_positive = int(np.count_nonzero(part.positives))
-        with_negative = int(np.count_nonzero(part.negatives))
-        with_either = int(np.count_nonzero(part.positives + part.negatives))
+        with_positive, with_negative = int(np.count_nonzero(part.positives)), int(np.count_nonzero(part.negatives))
         if min(with_positive, with_negative) < MIN_PATIENTS:
             raise ValueError(f"a variance needs {MIN_PATIENTS} positive and {MIN_PATIENTS} negative patients")
-        positive += _inflation(with_positive) * part.positive
-        negative += _inflation(with_negative) * part.negative
-        both_positive += _inflation(with_either) * part.positive
-        both_negative += _inflation(with_either) * part.negative
-    sums = np.array([positive @ positive, negative @ negative, 2.0 * (both_positive @ both_negative)])
-    of_positives, of_negatives, of_both = (float(value) for value in sums / len(parts) ** 2)
-    return of_positives, of_negatives, of_both
+        with_either = int(np.count_nonzero(part.positives + part.negatives))
+        positive.append(_inflation(with_positive) * part.positive)
+        negative.append(_inflation(with_negative) * part.negative)
+        both_positive.append(_inflation(with_either) * part.positive)
+        both_negative.append(_inflation(with_either) * part.negative)
+    of_positives, of_negatives = _sum(positive), _sum(negative)
+    sums = (of_positives @ of_positives, of_negatives @ of_negatives, 2.0 * (_sum(both_positive) @ _sum(both_negative)))
+    found = [float(value) / len(parts) ** 2 for value in sums]
+    return found[0], found[1], found[2]
+
+
+def _sum(arrays: Iterable[Floats]) -> Floats:
+    """Of at least one array; a single one is not copied. Faster than to have numpy stack them."""
+    return functools.reduce(np.add, arrays)
 
 
 def _inflation(patients: int) -> float:
@@ -335,16 +448,40 @@ def jackknife(parts: Sequence[Ranking]) -> float:
     """
     if not parts:
         raise ValueError("a variance needs at least one AUC")
-    labelled = np.any([part.positives + part.negatives > 0 for part in parts], axis=0)
-    without = np.mean([part.without for part in parts], axis=0)[labelled]
+    return _Mean(tuple(parts)).variance
+
+
+@dataclass(frozen=True)
+class _Mean:
+    """The mean of AUCs on the same patients, or one AUC."""
+
+    parts: tuple[Ranking, ...]
+
+    @functools.cached_property
+    def value(self) -> float:
+        return math.fsum(part.value for part in self.parts) / len(self.parts)
+
+    @functools.cached_property
+    def labelled(self) -> Bools:
+        """(P,) who has a label in any part."""
+        return functools.reduce(np.logical_or, (part.positives + part.negatives > 0 for part in self.parts))
+
+    @functools.cached_property
+    def variance(self) -> float:
+        """By the jackknife."""
+        return _spread(_sum(part.without for part in self.parts)[self.labelled] / len(self.parts))
+
+    @functools.cached_property
+    def image(self) -> Floats:
+        """(N,) each image's part."""
+        return _sum(part.image for part in self.parts) / len(self.parts)
+
+
+def _spread(without: Floats) -> float:
+    """The jackknife's variance from what a figure is without each patient who has a label."""
     if without.size < MIN_PATIENTS:
         raise ValueError(f"a variance needs {MIN_PATIENTS} patients")
     return float((without.size - 1) * np.var(without))
-
-
-def _image_error(parts: Sequence[Ranking]) -> float:
-    """The standard error of the mean if every image were a patient."""
-    return float(np.linalg.norm(np.sum([part.image for part in parts], axis=0))) / len(parts)
 
 
 def effective_patients(parts: Sequence[Ranking]) -> float:
@@ -356,11 +493,13 @@ def effective_patients(parts: Sequence[Ranking]) -> float:
     >>> round(effective_patients([rank([1, 1, 0, 0, 0], [5, 4, 3, 2, 1], [0, 1, 2, 2, 3])]), 3)
     1.8
     """
-    kinds = (
-        np.sum([part.positives / part.positives.sum() for part in parts], axis=0),
-        np.sum([part.negatives / part.negatives.sum() for part in parts], axis=0),
-    )
-    return min(_effective(weights) for weights in kinds)
+    return min(_effective((1.0 / images.sum(axis=1)) @ images) for images in _images(parts))
+
+
+def _images(parts: Sequence[Ranking]) -> tuple[Floats, Floats]:
+    """(parts, P) and (parts, P) positive and negative images."""
+    positives, negatives = [part.positives for part in parts], [part.negatives for part in parts]
+    return np.array(positives, dtype=np.float64), np.array(negatives, dtype=np.float64)
 
 
 def _effective(weights: Floats) -> float:
@@ -378,18 +517,16 @@ def satterthwaite(parts: Sequence[Ranking]) -> float:
     1.74
     """
     of_positives, of_negatives, _ = _components(parts)
-    free = [
-        max(_effective(np.sum([_expected_share(getattr(part, kind)) for part in parts], axis=0)) - 1.0, 1.0)
-        for kind in ("positives", "negatives")
-    ]
+    free = [max(_effective(_expected_shares(images)) - 1.0, 1.0) for images in _images(parts)]
     if of_positives + of_negatives == 0.0:
         return min(free)
     return (of_positives + of_negatives) ** 2 / (of_positives**2 / free[0] + of_negatives**2 / free[1])
 
 
-def _expected_share(images: Ints) -> Floats:
-    share: Floats = images * (1.0 + WITHIN_PATIENT * (images - 1.0)) / float(images.sum()) ** 2
-    return share
+def _expected_shares(images: Floats) -> Floats:
+    """(P,) summed over the parts, from their (parts, P) numbers of images."""
+    shares: Floats = (1.0 / images.sum(axis=1) ** 2) @ (images * (1.0 - WITHIN_PATIENT + WITHIN_PATIENT * images))
+    return shares
 
 
 # ---------------------------------------------------------------------------------------------- intervals
@@ -409,16 +546,19 @@ def mean_auc(parts: Sequence[Ranking], level: float) -> Figure:
     >>> mean_auc([rank([1, 1, 1, 0, 0, 0], [6, 5, 2, 4, 3, 1], range(6))], 0.95).value
     0.7777777777777778
     """
-    too_few = _too_few(parts)
-    if too_few is not None:
+    return _interval(_Mean(tuple(parts)), level)
+
+
+def _interval(mean: _Mean, level: float) -> Figure:
+    parts, value = mean.parts, mean.value
+    if too_few := _too_few(parts):
         return too_few
-    value = float(np.mean([part.value for part in parts]))
     if value in (0.0, 1.0):
-        return _estimate(value, 0.0, max(effective_patients(parts) - 1.0, 1.0), "separated", level, 0.0)
-    se = math.sqrt(jackknife(parts))
+        return estimate(value, 0.0, max(effective_patients(parts) - 1.0, 1.0), "separated", level, se_image=0.0)
+    se = math.sqrt(mean.variance)
     if se == 0.0:
         return Undefined(reason="no variation between patients", needed="more patients")
-    return _estimate(value, se, satterthwaite(parts), "logit", level, _image_error(parts))
+    return estimate(value, se, satterthwaite(parts), "logit", level, se_image=float(np.linalg.norm(mean.image)))
 
 
 def mean_difference(ours: Sequence[Ranking], theirs: Sequence[Ranking], level: float, *, same_order: bool) -> Figure:
@@ -445,22 +585,28 @@ def mean_difference(ours: Sequence[Ranking], theirs: Sequence[Ranking], level: f
     >>> same.value, same.low, same.high
     (0.0, 0.0, 0.0)
     """
-    too_few = _too_few(ours)
-    if too_few is not None:
+    return _interval_apart(_Mean(tuple(ours)), _Mean(tuple(theirs)), level, same_order=same_order)
+
+
+def _interval_apart(ours: _Mean, theirs: _Mean, level: float, *, same_order: bool) -> Figure:
+    if too_few := _too_few(ours.parts):
         return too_few
-    apart = [mine.minus(other) for mine, other in zip(ours, theirs, strict=True)]
-    first, second = (float(np.mean([part.value for part in parts])) for parts in (ours, theirs))
-    df = max(effective_patients(ours) - 1.0, 1.0)
-    variances = (jackknife(ours), jackknife(theirs), jackknife(apart))
-    se, se_logit = math.sqrt(variances[2]), _logit_error(first, second, *variances)
-    if se <= ROUNDING and not same_order:
-        if first == second:
-            return _estimate(0.0, 0.0, df, "separated_difference", level, 0.0)
-        return Undefined(reason="the models differ alike for every patient", needed="more patients")
+    pairs = list(zip(ours.parts, theirs.parts, strict=True))
+    for mine, other in pairs:
+        mine.check_same_images(other)
+    df = max(effective_patients(ours.parts) - 1.0, 1.0)
     if same_order:
-        return _estimate(0.0, 0.0, df, "wald", level, 0.0)
-    image = _image_error(apart)
-    return _estimate(first - second, se, df, "logit_difference", level, image, other=second, se_logit=se_logit)
+        return estimate(0.0, 0.0, df, "wald", level, se_image=0.0)
+    apart = _spread(_sum(mine.without - other.without for mine, other in pairs)[ours.labelled] / len(pairs))
+    se, gap = math.sqrt(apart), ours.value - theirs.value
+    if se <= ROUNDING:
+        if gap == 0.0:
+            return estimate(0.0, 0.0, df, "separated_difference", level, se_image=0.0)
+        return Undefined(reason="the models differ alike for every patient", needed="more patients")
+    se_logit = _logit_error(ours.value, theirs.value, ours.variance, theirs.variance, apart)
+    se_image = float(np.linalg.norm(ours.image - theirs.image))
+    method: Method = "logit_difference"
+    return estimate(gap, se, df, method, level, se_image=se_image, other=theirs.value, se_logit=se_logit)
 
 
 def _logit_error(first: float, second: float, of_first: float, of_second: float, of_difference: float) -> float:
@@ -479,46 +625,56 @@ def _inside(*areas: float) -> tuple[float, ...]:
 def _too_few(parts: Sequence[Ranking]) -> Undefined | None:
     for kind in ("positive", "negative"):
         fewest = min(int(np.count_nonzero(getattr(part, f"{kind}s"))) for part in parts)
-        if fewest < MIN_PATIENTS:
-            return _lacking(fewest, kind, MIN_PATIENTS)
+        if too_few := lacking(fewest, kind):
+            return too_few
     return None
 
 
-def _lacking(found: int, kind: str, least: int) -> Undefined:
-    missing = least - found
+def lacking(found: int, kind: str) -> Undefined | None:
+    """Why nothing can be estimated where fewer than `MIN_PATIENTS` patients have an image of a kind.
+
+    >>> lacking(1, "positive").reason, lacking(2, "positive")
+    ('1 positive patient, and at least 2 are needed', None)
+    """
+    missing = MIN_PATIENTS - found
+    if missing <= 0:
+        return None
     return Undefined(
-        reason=f"{found} {kind} patient{'' if found == 1 else 's'}, and at least {least} are needed",
+        reason=f"{found} {kind} patient{'' if found == 1 else 's'}, and at least {MIN_PATIENTS} are needed",
         needed=f"{missing} more {kind} patient{'' if missing == 1 else 's'}",
     )
 
 
-def _estimate(
+def estimate(
     value: float,
     se: float,
     df: float,
-    method: str,
+    method: Method,
     level: float,
-    se_image: float,
     *,
+    se_image: float | None = None,
     other: float | None = None,
     se_logit: float | None = None,
 ) -> Estimate:
-    bare = Estimate.model_validate(
-        {
-            "value": value,
-            "se": se,
-            "low": value,
-            "high": value,
-            "level": level,
-            "df": df,
-            "method": method,
-            "se_image": se_image,
-            "other": other,
-            "se_logit": se_logit,
-        }
+    """A number with the two-sided interval that its method makes of it; see `records.Estimate` and `bounds`.
+
+    >>> found = estimate(0.8, 0.04, 30.0, "wald", 0.95)
+    >>> round(found.low, 3), round(found.high, 3)
+    (0.718, 0.882)
+    """
+    low, high = _ends(value, se, df, method, (1.0 - level) / 2.0, other, se_logit)
+    return Estimate(
+        value=value,
+        se=se,
+        low=low,
+        high=high,
+        level=level,
+        df=df,
+        method=method,
+        se_image=se_image,
+        other=other,
+        se_logit=se_logit,
     )
-    low, high = bounds(bare, (1.0 - level) / 2.0)
-    return bare.model_copy(update={"low": low, "high": high})
 
 
 def bounds(estimate: Estimate, alpha: float) -> tuple[float, float]:
@@ -532,28 +688,40 @@ def bounds(estimate: Estimate, alpha: float) -> tuple[float, float]:
     >>> round(low, 3), round(high, 3)
     (0.71, 0.867)
     """
-    value, se = estimate.value, estimate.se
-    if estimate.method in ("separated", "separated_difference"):
-        without_error = alpha ** (1.0 / ((estimate.df or 1.0) + 1.0))
-        if estimate.method == "separated_difference":
+    method, other, se_logit = estimate.method, estimate.other, estimate.se_logit
+    return _ends(estimate.value, estimate.se, estimate.df, method, alpha, other, se_logit)
+
+
+def _ends(
+    value: float,
+    se: float,
+    df: float | None,
+    method: Method,
+    alpha: float,
+    other: float | None,
+    se_logit: float | None,
+) -> tuple[float, float]:
+    if method in ("separated", "separated_difference"):
+        without_error = alpha ** (1.0 / ((df or 1.0) + 1.0))
+        if method == "separated_difference":
             return value - (1.0 - without_error), value + (1.0 - without_error)
         return (without_error, 1.0) if value == 1.0 else (0.0, 1.0 - without_error)
-    quantile = _quantile(1.0 - alpha, estimate.df)
-    if estimate.method == "logit":
+    quantile = _quantile(1.0 - alpha, df)
+    if method == "logit":
         centre, spread = float(special.logit(value)), quantile * se / (value * (1.0 - value))
         return float(special.expit(centre - spread)), float(special.expit(centre + spread))
-    if estimate.method == "logit_difference":
-        ours, theirs, spread = _pair_of(estimate)
+    if method == "logit_difference":
+        ours, theirs, spread = _pair_of(value, other, se_logit)
         low = _lowered(ours, quantile * spread) - theirs
         return min(low, value), max(ours - _lowered(theirs, quantile * spread), value)
     return value - quantile * se, value + quantile * se
 
 
-def _pair_of(estimate: Estimate) -> tuple[float, float, float]:
+def _pair_of(value: float, other: float | None, se_logit: float | None) -> tuple[float, float, float]:
     """Both AUCs of a `logit_difference`, and the standard error of the difference of their logits."""
-    if estimate.other is None or estimate.se_logit is None:
+    if other is None or se_logit is None:
         raise ValueError("a logit_difference needs `other` and `se_logit`")
-    return estimate.other + estimate.value, estimate.other, estimate.se_logit
+    return other + value, other, se_logit
 
 
 def _lowered(area: float, by: float) -> float:
@@ -590,7 +758,7 @@ def p_below(estimate: Estimate, limit: float) -> float:
     if estimate.method == "logit":
         distance = float(special.logit(value) - special.logit(limit)) * value * (1.0 - value) / se
     elif estimate.method == "logit_difference":
-        ours, theirs, spread = _pair_of(estimate)
+        ours, theirs, spread = _pair_of(value, estimate.other, estimate.se_logit)
         least, theirs = _inside(ours - limit, theirs)  # theirs would have to be as low as `least`
         distance = float(special.logit(least) - special.logit(theirs)) / spread
     else:
@@ -599,6 +767,7 @@ def p_below(estimate: Estimate, limit: float) -> float:
     return float(p)
 
 
+@functools.lru_cache(maxsize=1024)  # the figures of a finding share their few degrees of freedom
 def _quantile(probability: float, df: float | None) -> float:
     # scipy.stats gives the same numbers, a hundred times slower; a decision needs some thousand of them.
     return float(special.ndtri(probability) if df is None else special.stdtrit(df, probability))
@@ -608,11 +777,111 @@ def _quantile(probability: float, df: float | None) -> float:
 
 
 @dataclass(frozen=True)
-class _Standing:
-    """How the models rank one finding; `same_order` names those that put the images in the challenger's order."""
+class Standing:
+    """How the models stand on one finding.
 
+    Attributes:
+        labelled: the images.
+        ordered: role -> their order by its scores.
+        of: role -> how well it ranks them.
+        same_order: the roles that put the images in the challenger's order, ties included.
+    """
+
+    labelled: Labelled
+    ordered: dict[str, Sorted | Undefined]
     of: dict[str, Ranking | Undefined]
     same_order: set[str]
+
+    @classmethod
+    def at(cls, labelled: Labelled, scores: Mapping[str, Scores]) -> Standing:
+        """Of (N,) scores of each role, `challenger` among them."""
+        ordered = {role: labelled.sort(column) for role, column in scores.items()}
+        of = {role: _rank_or_say(labelled, found) for role, found in ordered.items()}
+        rivals = [role for role in scores if role != "challenger" and _same_order(role, labelled, ordered, scores)]
+        return cls(labelled, ordered, of, set(rivals))
+
+
+def _rank_or_say(labelled: Labelled, ordered: Sorted | Undefined) -> Ranking | Undefined:
+    support = labelled.support
+    too_few = lacking(support.positive_patients, "positive") or lacking(support.negative_patients, "negative")
+    if too_few is not None:
+        return too_few
+    if isinstance(ordered, Undefined):
+        return ordered
+    if ordered.is_constant():
+        return Undefined(reason="all scores are the same", needed="scores that tell images apart")
+    return labelled.rank(ordered)
+
+
+def _same_order(
+    role: str, labelled: Labelled, ordered: Mapping[str, Sorted | Undefined], scores: Mapping[str, Scores]
+) -> bool:
+    ours, theirs = ordered["challenger"], ordered[role]
+    if isinstance(ours, Undefined) or isinstance(theirs, Undefined):
+        return False
+    if not (np.array_equal(ours.low, theirs.low) and np.array_equal(ours.high, theirs.high)):
+        return False  # the positives stand in other places; most pairs end here
+    places, other_places = (
+        np.unique(scores[name][labelled.rows], return_inverse=True)[1] for name in ("challenger", role)
+    )
+    return np.array_equal(places, other_places)
+
+
+@dataclass(frozen=True)
+class Tables:
+    """Labels and scores with one row a finding, which is how they are read.
+
+    Attributes:
+        labels: (F, N) 1, 0 or NaN.
+        patients: (N,) whole numbers from 0.
+        scores: role -> (F, N).
+    """
+
+    labels: Floats
+    patients: Ints
+    scores: dict[str, Scores]
+
+    @classmethod
+    def of(
+        cls, findings: Sequence[str], truth: npt.ArrayLike, patients: npt.ArrayLike, scores: Mapping[str, npt.ArrayLike]
+    ) -> Tables:
+        """From tables with one row an image, (N, F), and any identifiers of patients, (N,).
+
+        Raises:
+            ValueError: shapes that do not fit, or a truth that is not 1, 0 or NaN.
+        """
+        labels = np.asarray(truth, dtype=np.float64)
+        tables = {role: _numbers(table) for role, table in scores.items()}
+        names = np.asarray(patients)
+        shape = (names.shape[0], len(findings))
+        if names.ndim != 1 or any(array.shape != shape for array in (labels, *tables.values())):
+            found = ", ".join(str(array.shape) for array in (labels, *tables.values()))
+            raise ValueError(f"truth and scores must all have the shape {shape} (images, findings); found {found}")
+        labels = labels.T.copy()
+        if not ((labels == 0) | (labels == 1) | np.isnan(labels)).all():
+            raise ValueError("truth must be 1, 0 or NaN")
+        groups = np.unique(names, return_inverse=True)[1].astype(np.int64)
+        return cls(labels, groups, {role: table.T.copy() for role, table in tables.items()})
+
+    @property
+    def count(self) -> int:
+        """Number of patients P."""
+        return int(self.patients.max(initial=-1)) + 1
+
+    def among(self, rows: Ints) -> Tables:
+        """Of some images, and of the patients who have one of them."""
+        owners = self.patients[rows]
+        numbers = np.cumsum(np.bincount(owners) > 0) - 1
+        scores = {role: table.take(rows, axis=1) for role, table in self.scores.items()}
+        return Tables(self.labels.take(rows, axis=1), numbers[owners], scores)
+
+    def standings(self) -> list[Standing]:
+        """Of each finding."""
+        count, found = self.count, list[Standing]()
+        for f, labels in enumerate(self.labels):
+            labelled = Labelled.of(labels, self.patients, count)
+            found.append(Standing.at(labelled, {role: table[f] for role, table in self.scores.items()}))
+        return found
 
 
 def compare(
@@ -654,20 +923,36 @@ def compare(
     """
     given = {"challenger": challenger, "champion": champion, "reference": reference}
     models = {role: scores for role, scores in given.items() if scores is not None}
-    labels, groups, columns = _format(findings, truth, patients, models)
-    count = int(groups.max(initial=-1)) + 1
+    standings = Tables.of(findings, truth, patients, models).standings()
+    return evidence_of(
+        findings,
+        standings,
+        level=level,
+        min_positive_patients=min_positive_patients,
+        min_negative_patients=min_negative_patients,
+    )
+
+
+def evidence_of(
+    findings: Sequence[str],
+    standings: Sequence[Standing],
+    *,
+    level: float,
+    min_positive_patients: int,
+    min_negative_patients: int,
+) -> Evidence:
+    """What follows from how the models stand on each of at least one finding; see `compare`."""
+    roles = list(standings[0].of)
     rows: list[FindingEvidence] = []
-    pooled: list[_Standing] = []
+    pooled: list[Standing] = []
     macro_over: list[str] = []
-    for f, finding in enumerate(findings):
-        labelled = _Labelled.of(labels[f], groups, count)
-        support = labelled.support
-        standing = _stand(labelled, support, {role: scores[f] for role, scores in columns.items()})
-        rows.append(FindingEvidence(finding=finding, support=support, **dict(_pair([standing], columns, level))))
+    for finding, standing in zip(findings, standings, strict=True):
+        support = standing.labelled.support
+        rows.append(FindingEvidence(finding=finding, support=support, **dict(_pair([standing], roles, level))))
         if support.positive_patients >= min_positive_patients and support.negative_patients >= min_negative_patients:
             pooled.append(standing)
             macro_over.append(finding)
-    macro = _pair(pooled, columns, level)
+    macro = _pair(pooled, roles, level)
     return Evidence(
         findings=rows,
         macro_challenger=macro.challenger,
@@ -679,83 +964,28 @@ def compare(
     )
 
 
-def _format(
-    findings: Sequence[str], truth: npt.ArrayLike, patients: npt.ArrayLike, models: Mapping[str, npt.ArrayLike]
-) -> tuple[Floats, Ints, dict[str, Scores]]:
-    """Labels and scores with one row a finding, which is how they are read; patients as numbers from 0."""
-    labels = np.asarray(truth, dtype=np.float64)
-    scores = {role: _numbers(model) for role, model in models.items()}
-    names = np.asarray(patients)
-    shape = (names.shape[0], len(findings))
-    if names.ndim != 1 or any(array.shape != shape for array in (labels, *scores.values())):
-        found = ", ".join(str(array.shape) for array in (labels, *scores.values()))
-        raise ValueError(f"truth and scores must all have the shape {shape} (images, findings); found {found}")
-    if not (np.isnan(labels) | (labels == 0) | (labels == 1)).all():
-        raise ValueError("truth must be 1, 0 or NaN")
-    groups = np.unique(names, return_inverse=True)[1].astype(np.int64)
-    columns = {role: array.T.copy() for role, array in scores.items()}
-    return labels.T.copy(), groups, columns
-
-
-def _stand(labelled: _Labelled, support: Support, scores: Mapping[str, Scores]) -> _Standing:
-    of = {role: _rank_or_say(labelled, support, column) for role, column in scores.items()}
-    ours = scores["challenger"][labelled.rows]
-    same_order = {
-        role
-        for role, column in scores.items()
-        if role != "challenger" and _same_order(of["challenger"], of[role], ours, column[labelled.rows])
-    }
-    return _Standing(of, same_order)
-
-
-def _rank_or_say(labelled: _Labelled, support: Support, scores: Scores) -> Ranking | Undefined:
-    for kind, found in (("positive", support.positive_patients), ("negative", support.negative_patients)):
-        if found < MIN_PATIENTS:
-            return _lacking(found, kind, MIN_PATIENTS)
-    values = scores[labelled.rows]
-    infinite = int((~np.isfinite(values)).sum())
-    if infinite:
-        return Undefined(reason=f"{infinite} of {values.size} scores are not finite", needed="finite scores")
-    if np.ptp(values) == 0:
-        return Undefined(reason="all scores are the same", needed="scores that tell images apart")
-    return labelled.rank(scores)
-
-
-def _same_order(one: Ranking | Undefined, two: Ranking | Undefined, scores: Scores, others: Scores) -> bool:
-    """Whether two models put the labelled images in the same order, ties included."""
-    if isinstance(one, Undefined) or isinstance(two, Undefined) or not np.array_equal(one.image, two.image):
-        return False  # the same order has the same parts; most pairs end here
-    places, other_places = (np.unique(values, return_inverse=True)[1] for values in (scores, others))
-    return np.array_equal(places, other_places)
-
-
-def _pair(standings: Sequence[_Standing], roles: Iterable[str], level: float) -> Paired:
+def _pair(standings: Sequence[Standing], roles: Iterable[str], level: float) -> Paired:
     """Each model's AUC, or mean AUC over several findings, and what the challenger's differs by."""
+    means = {role: _usable([standing.of[role] for standing in standings]) for role in roles}
     figures: dict[str, Figure] = {}
-    for role in roles:
-        figures[role] = _auc_of([standing.of[role] for standing in standings], level)
+    for role, mean in means.items():
+        figures[role] = mean if isinstance(mean, Undefined) else _interval(mean, level)
         if role != "challenger":
             name = "difference" if role == "champion" else "reference_difference"
-            figures[name] = _difference_of(standings, role, level)
+            same_order = all(role in standing.same_order for standing in standings)
+            figures[name] = _difference_of(means["challenger"], mean, level, same_order=same_order)
     return Paired.model_validate(figures)
 
 
-def _auc_of(rankings: Sequence[Ranking | Undefined], level: float) -> Figure:
-    usable = _usable(rankings)
-    return usable if isinstance(usable, Undefined) else mean_auc(usable, level)
+def _difference_of(ours: _Mean | Undefined, theirs: _Mean | Undefined, level: float, *, same_order: bool) -> Figure:
+    if isinstance(ours, Undefined):
+        return ours
+    if isinstance(theirs, Undefined):
+        return theirs
+    return _interval_apart(ours, theirs, level, same_order=same_order)
 
 
-def _difference_of(standings: Sequence[_Standing], role: str, level: float) -> Figure:
-    first = _usable([standing.of["challenger"] for standing in standings])
-    second = _usable([standing.of[role] for standing in standings])
-    if isinstance(first, Undefined):
-        return first
-    if isinstance(second, Undefined):
-        return second
-    return mean_difference(first, second, level, same_order=all(role in standing.same_order for standing in standings))
-
-
-def _usable(rankings: Sequence[Ranking | Undefined]) -> list[Ranking] | Undefined:
+def _usable(rankings: Sequence[Ranking | Undefined]) -> _Mean | Undefined:
     if not rankings:
         return Undefined(reason="no finding has enough patients", needed="more patients")
     usable: list[Ranking] = []
@@ -763,7 +993,7 @@ def _usable(rankings: Sequence[Ranking | Undefined]) -> list[Ranking] | Undefine
         if isinstance(ranking, Undefined):
             return ranking
         usable.append(ranking)
-    return usable
+    return _Mean(tuple(usable))
 
 
 # -------------------------------------------------------------------------------------------------- curve

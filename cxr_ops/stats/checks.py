@@ -36,6 +36,7 @@ from cxr_ops.stats.codes import Code
 
 Kind = Literal["floor", "margin", "sensitivity", "specificity", "slope", "brier"]
 Role = Literal["champion", "reference"]
+Outcome = Literal["met", "failed", "unclear", "undefined"]
 
 # A test set that would have shown a family of true claims with this probability, and did not, speaks against them. The
 # family counts, not the single claim: of 14 true claims, each shown with probability 0.8, hardly ever all are shown.
@@ -216,21 +217,9 @@ class Claim:
         room = None if self.aim is None else self._room(self.aim)
         # Of models without an error, no standard error is known; it is no small one.
         powered = room is not None and 0 < figure.se <= room / away
-        outcome: Literal["met", "failed", "unclear"]
-        outcome = "met" if met else "failed" if p_harm <= alpha or powered else "unclear"
-        check = Check(
-            kind=self.kind,
-            against=self.against,
-            finding=self.finding,
-            subgroup=self.subgroup,
-            limit=self.limit,
-            upper=self.upper,
-            value=figure.value,
-            low=low,
-            high=high,
-            outcome=outcome,
-            needed=self._needed(figure, away) if outcome == "unclear" else None,
-        )
+        outcome: Outcome = "met" if met else "failed" if p_harm <= alpha or powered else "unclear"
+        needed = self._needed(figure, away) if outcome == "unclear" else None
+        check = self._check(outcome, value=figure.value, low=low, high=high, needed=needed)
         if met:
             return check, None
         numbers: dict[str, float | int | None] = {
@@ -250,6 +239,29 @@ class Claim:
             code=code, finding=self.finding, subgroup=self.subgroup, sentence=sentence, numbers=numbers
         )
 
+    def _check(
+        self,
+        outcome: Outcome,
+        *,
+        value: float | None = None,
+        low: float | None = None,
+        high: float | None = None,
+        needed: int | None = None,
+    ) -> Check:
+        return Check(
+            kind=self.kind,
+            against=self.against,
+            finding=self.finding,
+            subgroup=self.subgroup,
+            limit=self.limit,
+            upper=self.upper,
+            value=value,
+            low=low,
+            high=high,
+            outcome=outcome,
+            needed=needed,
+        )
+
     def _room(self, true: float) -> float:
         """How far a true value lies from the nearer limit."""
         below = math.inf if self.limit is None else true - self.limit
@@ -258,16 +270,7 @@ class Claim:
     def _undefined(self, why: str, figure: Undefined | None) -> tuple[Check, Reason]:
         needed = f" Needed: {figure.needed}." if figure is not None and figure.needed else ""
         of = f"the difference from the {self.against}" if self.against else "the challenger's figure"
-        check = Check(
-            kind=self.kind,
-            against=self.against,
-            finding=self.finding,
-            subgroup=self.subgroup,
-            limit=self.limit,
-            upper=self.upper,
-            outcome="undefined",
-        )
-        return check, Reason(
+        return self._check("undefined"), Reason(
             code=Code.UNDEFINED_EVIDENCE,
             finding=self.finding,
             subgroup=self.subgroup,

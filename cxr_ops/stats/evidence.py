@@ -7,7 +7,9 @@ AUCs of all images and of subgroups (`cxr_ops.stats.auc`), figures at a threshol
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
@@ -103,58 +105,45 @@ def assess(
     >>> [group.name for group in found.subgroups], found.missing_groups
     (['sex=F', 'sex=M'], ['No subgroup by view: no image says it.'])
     """
-    patients = _numbered(test.patients)
-    evidence = _compare(findings, test.truth, patients, test.scores, rules, level)
-    groups, missing = form_groups(rules.subgroups, attributes, patients.size)
+    tables = auc.Tables.of(findings, test.truth, _numbered(test.patients), test.scores)
+    groups, missing = form_groups(rules.subgroups, attributes, tables.patients.size)
     frozen = (
         probability.unfrozen(findings, list(test.scores))
         if validation is None
         else probability.freeze(findings, validation.truth, validation.scores, rules.operating_points)
     )
-    performance, *of_groups = probability.performance(
-        findings,
-        test.truth,
-        patients,
-        test.scores,
-        frozen,
-        level=level,
-        subsets=[np.ones(patients.size, dtype=np.bool_), *(group.images for group in groups)],
-    )
+    evidence, performance = _judged(findings, tables, frozen, rules, level)
     return Assessment(
         evidence=evidence,
-        subgroups=[
-            _subgroup(group, findings, test, patients, of_group, rules, level)
-            for group, of_group in zip(groups, of_groups, strict=True)
-        ],
+        subgroups=[_subgroup(group, findings, tables, frozen, rules, level) for group in groups],
         missing_groups=missing,
         performance=performance,
         uncertain=_count_uncertain(findings, test.uncertain),
-        scenarios=_scenarios(findings, test, patients, rules, level),
-        validation_macro={} if validation is None else _macro(validation),
+        scenarios=_scenarios(findings, tables, test.uncertain, rules, level),
+        validation_macro={} if validation is None else _macro(findings, validation),
     )
 
 
 def _numbered(patients: npt.NDArray[Any]) -> Ints:
     names = patients.tolist()
     numbers = {name: number for number, name in enumerate(sorted(set(names)))}  # faster than to sort all of them
-    return np.fromiter((numbers[name] for name in names), dtype=np.int64, count=len(names))
+    return np.fromiter(map(numbers.__getitem__, names), dtype=np.int64, count=len(names))
 
 
-def _compare(
-    findings: Sequence[str],
-    truth: npt.NDArray[np.float64],
-    patients: Ints,
-    scores: Mapping[str, npt.NDArray[np.floating[Any]]],
-    rules: PerformanceEvaluation,
-    level: float,
+def _judged(
+    findings: Sequence[str], tables: auc.Tables, frozen: probability.Frozen, rules: PerformanceEvaluation, level: float
+) -> tuple[Evidence, list[Performance]]:
+    standings = tables.standings()
+    performance = probability.performance(findings, tables, standings, frozen, level=level)
+    return _evidence(findings, standings, rules, level), performance
+
+
+def _evidence(
+    findings: Sequence[str], standings: Sequence[auc.Standing], rules: PerformanceEvaluation, level: float
 ) -> Evidence:
-    return auc.compare(
+    return auc.evidence_of(
         findings,
-        truth,
-        patients,
-        scores[CHALLENGER],
-        scores.get(CHAMPION),
-        scores.get(REFERENCE),
+        standings,
         level=level,
         min_positive_patients=rules.min_positive_patients,
         min_negative_patients=rules.min_negative_patients,
@@ -213,7 +202,7 @@ def _values(name: str, texts: Sequence[str], subgroups: Subgroups) -> tuple[list
         value_of = {text: text.strip().replace(",", ";") for text in distinct}
         names = sorted({value for value in value_of.values() if value})
         code_of = {text: names.index(value) if value else -1 for text, value in value_of.items()}
-    return names, np.fromiter((code_of[text] for text in texts), dtype=np.int64, count=len(texts))
+    return names, np.fromiter(map(code_of.__getitem__, texts), dtype=np.int64, count=len(texts))
 
 
 def _bands(starts: Sequence[int]) -> list[str]:
@@ -239,21 +228,20 @@ def _band(text: str, starts: Sequence[int]) -> int:
 def _subgroup(
     group: Group,
     findings: Sequence[str],
-    test: Scored,
-    patients: Ints,
-    performance: list[Performance],
+    tables: auc.Tables,
+    frozen: probability.Frozen,
     rules: PerformanceEvaluation,
     level: float,
 ) -> Subgroup:
-    rows = np.flatnonzero(group.images)
-    scores = {role: table[rows] for role, table in test.scores.items()}
+    inside = tables.among(np.flatnonzero(group.images))
+    evidence, performance = _judged(findings, inside, frozen, rules, level)
     return Subgroup(
         attribute=group.attribute,
         value=group.value,
-        images=rows.size,
-        patients=np.unique(patients[rows]).size,
+        images=inside.patients.size,
+        patients=inside.count,
         performance=performance,
-        **dict(_compare(findings, test.truth[rows], patients[rows], scores, rules, level)),
+        **dict(evidence),
     )
 
 
@@ -268,40 +256,33 @@ def _count_uncertain(findings: Sequence[str], uncertain: Bools | None) -> dict[s
 
 
 def _scenarios(
-    findings: Sequence[str], test: Scored, patients: Ints, rules: PerformanceEvaluation, level: float
+    findings: Sequence[str], tables: auc.Tables, uncertain: Bools | None, rules: PerformanceEvaluation, level: float
 ) -> list[Scenario]:
-    if test.uncertain is None or not test.uncertain.any():
+    if uncertain is None or not uncertain.any():
         return []
     choices: tuple[Literal[0, 1], ...] = (0, 1)
-    return [
-        Scenario(
-            uncertain_as=choice,
-            **dict(
-                _compare(
-                    findings,
-                    np.where(test.uncertain, float(choice), test.truth),
-                    patients,
-                    test.scores,
-                    rules,
-                    level,
-                )
-            ),
-        )
-        for choice in choices
-    ]
+    scenarios: list[Scenario] = []
+    for choice in choices:
+        taken = dataclasses.replace(tables, labels=np.where(uncertain.T, float(choice), tables.labels))
+        found = _evidence(findings, taken.standings(), rules, level)
+        scenarios.append(Scenario(uncertain_as=choice, **dict(found)))
+    return scenarios
 
 
-def _macro(validation: Scored) -> dict[str, float]:
+def _macro(findings: Sequence[str], validation: Scored) -> dict[str, float]:
     """Each model's macro-AUC over the findings with enough patients; one with scores that are not finite has none."""
-    patients, macro = _numbered(validation.patients), {}
-    columns: list[tuple[int, Ints]] = []
-    for f, labels in enumerate(validation.truth.T):
-        if min(np.unique(patients[labels == kind]).size for kind in (0, 1)) >= auc.MIN_PATIENTS:
-            columns.append((f, np.flatnonzero(~np.isnan(labels))))
-    for role, table in validation.scores.items():
-        if columns and all(np.isfinite(table[rows, f]).all() for f, rows in columns):
-            areas = [auc.placements(validation.truth[rows, f], table[rows, f])[0].mean() for f, rows in columns]
-            macro[role] = float(np.mean(areas))
+    tables = auc.Tables.of(findings, validation.truth, _numbered(validation.patients), validation.scores)
+    over: list[tuple[int, auc.Labelled]] = []
+    for f, labels in enumerate(tables.labels):
+        labelled = auc.Labelled.of(labels, tables.patients, tables.count)
+        if min(labelled.support.positive_patients, labelled.support.negative_patients) >= auc.MIN_PATIENTS:
+            over.append((f, labelled))
+    macro: dict[str, float] = {}
+    for role, table in tables.scores.items():
+        ordered = [labelled.sort(table[f]) for f, labelled in over]
+        areas = [one.area for one in ordered if isinstance(one, auc.Sorted)]
+        if 0 < len(areas) == len(over):
+            macro[role] = math.fsum(areas) / len(areas)
     return macro
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
 from scipy.optimize import linear_sum_assignment
+
+from cxr_ops.stats import auc
 
 # A set of findings counts as permuted where its scores rank one another's labels better by this much, on average, than
 # their own, and by this many standard errors of an AUC without any skill. The findings' own confusions, and chance in a
@@ -30,13 +31,15 @@ def invalid_scores(findings: Sequence[str], scores: npt.ArrayLike) -> list[str]:
     >>> invalid_scores(["Mass", "Nodule"], [[0.5, 2.0], [float("nan"), 0.1]])
     ['Mass: 1 of 2 scores are not finite', 'Nodule: 1 of 2 scores lie outside 0 to 1 (logits?)']
     """
-    values = np.asarray(scores, dtype=np.float64)
+    values = np.asarray(scores)
+    if ((values >= 0) & (values <= 1)).all():
+        return []
     found: list[str] = []
     for finding, column in zip(findings, values.T, strict=True):
-        finite = np.isfinite(column)
-        outside = int(((column < 0) | (column > 1))[finite].sum())
-        if not finite.all():
-            found.append(f"{finding}: {int((~finite).sum())} of {column.size} scores are not finite")
+        infinite = column.size - np.count_nonzero(np.isfinite(column))
+        outside = np.count_nonzero((column < 0) | (column > 1))
+        if infinite:
+            found.append(f"{finding}: {infinite} of {column.size} scores are not finite")
         elif outside:
             found.append(f"{finding}: {outside} of {column.size} scores lie outside 0 to 1 (logits?)")
     return found
@@ -48,7 +51,7 @@ def constant_scores(findings: Sequence[str], scores: npt.ArrayLike) -> list[str]
     >>> constant_scores(["Mass", "Nodule"], [[0.5, 0.2], [0.5, 0.1]])
     ['Mass']
     """
-    values = np.asarray(scores, dtype=np.float64)
+    values = np.asarray(scores)
     return [
         finding
         for finding, column in zip(findings, values.T, strict=True)
@@ -76,7 +79,7 @@ def permuted_findings(findings: Sequence[str], truth: npt.ArrayLike, scores: npt
     >>> permuted_findings(["Mass", "Nodule"], y, y)
     {}
     """
-    labels, values = np.asarray(truth, dtype=np.float64), np.asarray(scores, dtype=np.float64)
+    labels, values = np.asarray(truth, dtype=np.float64), np.asarray(scores)
     positives, negatives = (labels == 1).sum(axis=0), (labels == 0).sum(axis=0)
     usable = np.flatnonzero((positives >= PERMUTATION_POSITIVES) & (negatives >= PERMUTATION_POSITIVES))
     areas = _areas(labels[:, usable], values[:, usable])
@@ -94,17 +97,24 @@ def permuted_findings(findings: Sequence[str], truth: npt.ArrayLike, scores: npt
     return {finding: found[finding] for finding in findings if finding in found}
 
 
-def _areas(labels: npt.NDArray[np.float64], scores: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+def _areas(labels: npt.NDArray[np.float64], scores: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
     """AUC of each column of scores (rows of the result) for the labels of each finding (columns), by sums of ranks."""
     areas = np.empty((scores.shape[1], labels.shape[1]))
-    of_all = stats.rankdata(scores, axis=0)
-    for g in range(labels.shape[1]):
-        known = ~np.isnan(labels[:, g])
-        ranks = of_all if known.all() else stats.rankdata(scores[known], axis=0)
-        positive = labels[known, g] == 1
-        m = int(positive.sum())
-        areas[:, g] = (positive @ ranks - m * (m + 1) / 2) / (m * (positive.size - m))
+    if not areas.size:
+        return areas
+    everything = _ranks(scores)
+    for g, column in enumerate(labels.T):
+        known = ~np.isnan(column)
+        ranks = everything if known.all() else _ranks(scores[known])
+        positive = (column[known] == 1).astype(np.float64)
+        m = positive.sum()
+        areas[:, g] = (ranks @ positive - m * (m + 1) / 2) / (m * (positive.size - m))
     return areas
+
+
+def _ranks(scores: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+    """(F, N) ranks of each column of (N, F) scores."""
+    return np.stack([auc.midranks(column) for column in scores.T])
 
 
 def _cycles(target: Sequence[int]) -> list[list[int]]:

@@ -449,6 +449,30 @@ def test_bounds_and_p_values_agree(simulate):
             assert auc.p_below(figure, high) == pytest.approx(alpha, rel=1e-6)
 
 
+@given(
+    st.lists(st.sampled_from([-2.0, -1e-30, -0.0, 0.0, 1e-30, 0.1, 0.5, 3.0]), min_size=1, max_size=40),
+    st.sampled_from([np.float32, np.float64]),
+)
+def test_midranks_are_scipys(values, kind):
+    """Mid-ranks of few distinct values, with zeros of both signs, are scipy's."""
+    scores = np.array(values, dtype=kind)
+    assert auc.midranks(scores).tolist() == stats.rankdata(scores).tolist()
+
+
+@pytest.mark.parametrize("missing", [0.0, 0.2])
+def test_some_images_stand_as_if_the_others_were_not_there(simulate, missing):
+    """Tables of some images give the evidence of these rows alone, missing labels included."""
+    truth, owner, a, b = simulate(11, patients=150, findings=3)
+    rng = np.random.default_rng(0)
+    truth[rng.random(truth.shape) < missing] = np.nan
+    rows = np.flatnonzero(rng.random(owner.size) < 0.5)
+    findings, least = ["x", "y", "z"], {"min_positive_patients": 5, "min_negative_patients": 5}
+    alone = auc.compare(findings, truth[rows], owner[rows], a[rows], b[rows], **least)
+    inside = auc.Tables.of(findings, truth, owner, {"challenger": a, "champion": b}).among(rows)
+    assert inside.count == np.unique(owner[rows]).size
+    assert auc.evidence_of(findings, inside.standings(), level=0.95, **least) == alone
+
+
 @pytest.mark.parametrize(
     ("truth", "scores"),
     [([[1, 0]], [[0.5]]), ([[2.0]], [[0.5]]), ([[1.0], [0.0]], [[0.5]])],
