@@ -8,10 +8,10 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 unexport VIRTUAL_ENV PYTHONPATH PYTHONHOME PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup retrain ui test test-stack bench bench-gate bench-gpu lint deps lock clean
+.PHONY: help setup retrain ui test test-stack bench bench-gate bench-ablation bench-gpu lint deps lock clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(READY) ## install everything from the lock file into .venv
 
@@ -51,6 +51,9 @@ bench: $(READY) ## measure against named peers and write docs/benchmarks.md
 
 bench-gate: $(READY) ## simulate the gate and write docs/gate-simulation.md (goes on where it stopped)
 	@$(BIN)/python -m bench.gate $(ARGS)
+
+bench-ablation: $(READY) ## measure what each choice of the training brings and write docs/ablation.md (goes on where it stopped)
+	@$(BIN)/python -m bench.ablation $(ARGS)
 
 bench-gpu: $(READY) ## measure training on a GPU and write its part of docs/benchmarks.md
 	@$(BIN)/python -m bench.gpu

@@ -141,7 +141,7 @@ def choices(params: Params, images: int) -> list[Choice]:
         Choice(name="no_augmentation", says="pictures as they are", train=still),
         Choice(name="ema", says="moving average of the weights, over about a tenth of the steps", train={"ema": decay}),
         Choice(name="clahe", says="contrast equalised in tiles, with a limit", prepare={"contrast": "clahe"}),
-        Choice(name=TRANSFER, says=f"transfer learning: starts from the weights {start['weights']}", train=start),
+        Choice(name=TRANSFER, says=f"transfer learning: starts from {_called(start)}", train=start),
         Choice(
             name="two_phases",
             says=f"the backbone stands still for {frozen} of the epochs",
@@ -155,6 +155,14 @@ def choices(params: Params, images: int) -> list[Choice]:
             against=TRANSFER,
         ),
     ]
+
+
+def _called(start: Mapping[str, Any]) -> str:
+    """The weights in words; where a file stands is nobody's business who reads the table."""
+    if start["weights"] in ("imagenet", "champion"):
+        return {"imagenet": "ImageNet's weights", "champion": "the champion's weights"}[start["weights"]]
+    seen = " and ".join(start["weights_data"]) or "data that nobody declared"
+    return f"{Path(start['weights']).name}, which was trained on {seen}"
 
 
 def run(

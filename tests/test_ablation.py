@@ -147,7 +147,7 @@ def test_what_builds_on_transfer_learning_is_compared_with_it(measured, tmp_path
     net = network.build(package.contract(image_size=32, mean=0.0, std=1.0, training={}))
     file = tmp_path / "start.safetensors"
     safetensors.torch.save_file(net.state_dict(), file)
-    given = {"weights": str(file), "weights_sha256": sha256_file(file)}
+    given = {"weights": str(file), "weights_sha256": sha256_file(file), "weights_data": ("another hospital",)}
     params = measured.params.model_copy(update={"train": measured.params.train.model_copy(update=given)})
     case = SimpleNamespace(root=measured.root, params=params, out=measured.out)
     found = again(case, seeds=1, only=["two_phases"])
@@ -157,6 +157,7 @@ def test_what_builds_on_transfer_learning_is_compared_with_it(measured, tmp_path
     assert phases.over_patients.value == pytest.approx(phases.auc - transfer.auc, abs=1e-12)
     assert phases.target == [1]
     assert found.notes == [ablation.SEEN]
+    assert transfer.says == "transfer learning: starts from start.safetensors, which was trained on another hospital"
     assert not measured.found.notes
 
 
@@ -241,13 +242,15 @@ def test_epochs_saved_are_of_those_of_the_other_row(measured) -> None:
 
 
 def test_the_page_shows_every_row_and_needs_no_other_file(measured) -> None:
-    """Page and Markdown show each choice with its figure; JSON holds the same and reads back."""
+    """The page shows each choice with its figure, as a number and as a drawing; JSON holds the same and reads back."""
     found = Ablation.read(measured.out / "ablation.json")
     page = (measured.out / "ablation.html").read_text()
     assert "src=" not in page
     assert "http" not in page
+    drawn = page[page.index("<svg") : page.index("</svg>")]
     for one in found.rows:
         assert one.says in page
+        assert one.against is None or f">{one.name}</text>" in drawn
         assert one.skipped is not None or f"{one.auc:.4f}" in page
     assert "No test patient was looked at" in page
 

@@ -217,7 +217,7 @@ def test_other_airflows_settings_are_left_out(tmp_path: Path, monkeypatch: pytes
 
 
 def test_progress_is_read_by_whole_lines(tmp_path: Path) -> None:
-    """The latest report of each stage counts; a line in the writing waits for its end."""
+    """The latest report of each stage counts; a line in the writing waits for its end, one cut short is passed over."""
     path = tmp_path / "progress.jsonl"
     progress = _Progress(path)
     assert progress.read() == {}
@@ -226,3 +226,6 @@ def test_progress_is_read_by_whole_lines(tmp_path: Path) -> None:
     assert progress.read() == {"train": first}
     path.write_text(json.dumps(first) + "\n" + json.dumps(second) + "\n")
     assert progress.read() == {"train": second}
+    with path.open("a") as file:
+        file.write(json.dumps(first)[:10] + "\n" + json.dumps(first) + "\n")
+    assert progress.read() == {"train": first}

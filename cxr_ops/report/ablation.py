@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 
 from cxr_ops.records import Figure, Record, Undefined
-from cxr_ops.report import page, words
+from cxr_ops.report import figures, page, words
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -142,7 +142,47 @@ def markdown(found: Ablation) -> str:
 def render(found: Ablation) -> str:
     """Write the page."""
     rows = [(row, cells(row)) for row in found.rows]
-    return page.fill("ablation.html.j2", headings=HEADINGS, rows=rows, sentences=sentences(found))
+    drawn = draw(found) if any(row.over_patients for row in found.rows) else ""
+    return page.fill("ablation.html.j2", headings=HEADINGS, rows=rows, sentences=sentences(found), figure=drawn)
+
+
+def draw(found: Ablation) -> str:
+    """Draw the differences with both intervals, as an SVG that stands in a page."""
+    return figures.forest(
+        "ablation",
+        [
+            figures.Group(
+                heading=f"Compared with {against}",
+                support="mean AUC",
+                rows=[
+                    figures.Row(
+                        label=row.name,
+                        support="" if row.auc is None else f"{row.auc:.3f}",
+                        intervals=[_interval(row.over_patients), _interval(row.over_seeds)],
+                    )
+                    for row in found.rows
+                    if row.against == against
+                ],
+            )
+            for against in dict.fromkeys(row.against for row in found.rows if row.against is not None)
+        ],
+        [figures.Series(name="challenger", label="over patients"), figures.Series(name="champion", label="over seeds")],
+        title="What each choice brings",
+        description=f"Difference in mean validation AUC with {100 * found.level:g} % intervals; the table has numbers.",
+        axis="Difference in mean validation AUC (right of 0: better)",
+        neutral=0.0,
+        limit_label="",
+        undefined="not measured",
+    )
+
+
+def picture(found: Ablation) -> str:
+    """The same as an SVG document of its own."""
+    return draw(found).replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1)
+
+
+def _interval(figure: Figure | None) -> figures.Interval | None:
+    return None if figure is None or isinstance(figure, Undefined) else (figure.value, figure.low, figure.high)
 
 
 def table(found: Ablation) -> Table:
