@@ -13,7 +13,6 @@ import os
 import shutil
 import sys
 import threading
-import time
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from importlib import import_module
@@ -267,9 +266,10 @@ def _run(
     dag = _dags()[dag_id]
     for task in dag.tasks:
         task.retry_delay = timedelta(0)
+    over = threading.Event()
     if answer:
         client = _logged_in(answer[0])  # here, because a thread must not import Airflow while the run does
-        threading.Thread(target=_answer, args=(client, dag_id, answer[1]), daemon=True).start()
+        threading.Thread(target=_answer, args=(client, dag_id, answer[1], over), daemon=True).start()
 
     def set_type(_mapper: Any, _connection: Any, run: Any) -> None:
         run.run_type = run_type
@@ -279,6 +279,7 @@ def _run(
         run = dag.test(logical_date=None, run_conf=conf)
     finally:
         event.remove(DagRun, "before_insert", set_type)
+        over.set()
     with create_session() as session:
         run = session.get(DagRun, run.id)
         results = session.query(XComModel).filter_by(run_id=run.run_id, key="return_value")
@@ -308,13 +309,11 @@ def _logged_in(user: str) -> Any:
     return client
 
 
-def _answer(client: Any, dag_id: str, option: str) -> None:
-    """Answer the question for an approval as a person does: look for it and choose; again where the server was busy."""
+def _answer(client: Any, dag_id: str, option: str, over: threading.Event) -> None:
+    """Answer what is asked until the run is over, as a person does; again where the server was busy."""
     from httpx import HTTPStatusError
 
-    deadline = time.monotonic() + RUN_SECONDS
-    while time.monotonic() < deadline:
-        time.sleep(0.2)
+    while not over.wait(0.5):
         try:
             waiting = client.get(f"/api/v2/dags/{dag_id}/dagRuns/~/hitlDetails?response_received=false")
             for detail in waiting.raise_for_status().json()["hitl_details"]:
@@ -322,7 +321,6 @@ def _answer(client: Any, dag_id: str, option: str) -> None:
                 place = f"/api/v2/dags/{dag_id}/dagRuns/{task['dag_run_id']}/taskInstances/{task['task_id']}/-1"
                 chosen = {"chosen_options": [option], "params_input": {}}
                 client.patch(f"{place}/hitlDetails", json=chosen).raise_for_status()
-                return
         except HTTPStatusError as error:  # SQLite has one writer, which is the run for most of the time
             print(f"not answered yet: {error}: {error.response.text}", file=sys.stderr, flush=True)
 
