@@ -169,6 +169,7 @@ def test_a_request_to_stop_reaches_all(tmp_path: Path) -> None:
             time.sleep(0.05)
         os.kill(os.getpid(), signal.SIGTERM)
 
+    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
     asking = threading.Thread(target=ask)
     asking.start()
     with pytest.raises(StoppedError, match="stopped on request") as caught:
@@ -176,8 +177,7 @@ def test_a_request_to_stop_reaches_all(tmp_path: Path) -> None:
     assert "run the same command again" in str(caught.value.fix)
     asking.join()
     assert sorted(path.name for path in tmp_path.glob("*.asked")) == ["0.asked", "1.asked"]
-    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == before
 
 
 def test_torchrun_by_hand_must_start_as_many_as_are_set(monkeypatch: pytest.MonkeyPatch) -> None:
