@@ -48,7 +48,7 @@ def main(words: list[str] | None = None) -> int:
     shared = Path(os.environ.get("CXR_SHARED") or PROJECT.parent / "shared") / "data" / "nih-sample"
     parser = argparse.ArgumentParser(prog="python -m bench.ablation", description=__doc__)
     parser.add_argument("--sample", type=Path, default=shared, help="a folder in the NIH's layout")
-    parser.add_argument("--images", type=int, default=400, help="generated radiographs")
+    parser.add_argument("--images", type=int, default=800, help="generated radiographs")
     parser.add_argument("--seeds", type=int, default=SEEDS)
     parser.add_argument("--only", action="append", default=[], metavar="CHOICE", help="this choice; once for each")
     parser.add_argument("--cache", type=Path, default=PROJECT / ".cxr" / "ablation", help="data sets and trainings")
@@ -61,8 +61,8 @@ def main(words: list[str] | None = None) -> int:
     given = dict(word.split("=", 1) for word in asked.set)
     params = Params.check(SETTINGS | {"train": SETTINGS["train"] | given}, "bench.ablation")
     sources = (
-        Source(name="generated", says="Generated radiographs", images=asked.images),
         Source(name="nih-sample", says="Real radiographs", path=asked.sample),
+        Source(name="generated", says="Generated radiographs", images=asked.images),
     )
     roots = [_workspace(asked.cache / source.name, source, params) for source in sources]
     start = [_trained(root, params) for root in roots]
@@ -120,8 +120,8 @@ def write(docs: Path, found: list[tuple[Source, Ablation]]) -> Path:
     """Write `ablation.md` and a picture for each data set."""
     head = (
         "# What each choice of the training brings\n\nWritten by `make bench-ablation`, which runs `cxr-ops train "
-        "--ablate` on generated radiographs and on real ones (NIH Clinical Center, ChestX-ray14; Wang et al., CVPR "
-        "2017). Trainings are short and pictures small, so that it ends in an hour or two on two cores: read it for "
+        "--ablate` on real radiographs (NIH Clinical Center, ChestX-ray14; Wang et al., CVPR 2017) and on generated "
+        "ones. Trainings are short and pictures small, so that it ends in an hour or two on two cores: read it for "
         "what such data can tell, and run it on yours. Transfer learning starts from a model of the other data set "
         f"here, not from ImageNet.\n\nMachine: {machine()}.\n"
     )
