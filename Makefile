@@ -34,7 +34,7 @@ ui: $(READY) ## open Airflow and MLflow on the same stores
 	@$(BIN)/cxr-ops ui
 
 test: lint ## all checks and tests that need no container engine
-	@$(BIN)/pytest -m "not stack" --numprocesses=auto --maxprocesses=4 --dist=loadfile $(ARGS)
+	@$(BIN)/pytest -m "not stack" --numprocesses=auto --maxprocesses=4 --dist=loadfile --no-loadscope-reorder $(ARGS)
 
 test-stack: $(READY) ## the DAG with its stages in containers (needs a Docker engine)
 	@$(BIN)/pytest -m stack tests/stack $(ARGS)
