@@ -47,7 +47,7 @@ lint: $(READY) ## ruff, mypy, import-linter, generated dependencies
 	@$(BIN)/python tools/stage_deps.py --check
 
 bench: $(READY) ## measure against named peers and write docs/benchmarks.md
-	@$(BIN)/python -m bench
+	@$(BIN)/python -m bench $(ARGS)
 
 bench-gate: $(READY) ## simulate the gate and write docs/gate-simulation.md (goes on where it stopped)
 	@$(BIN)/python -m bench.gate $(ARGS)

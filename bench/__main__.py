@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import platform
+import re
 import sys
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parents[1]
+HEAD = (
+    "# Benchmarks\n\nWritten by `make bench`. A ratio above 1 is faster than the first contender of its table, "
+    "measured in the same run, the contenders taking turns.\n"
+)
 
 
 def machine() -> str:
@@ -28,26 +35,37 @@ def machine() -> str:
     return f"{os.cpu_count()} cores, {model} ({flags or 'no bf16'}), {system}; {packages}"
 
 
-def main() -> int:
+def main(words: list[str] | None = None) -> int:
     """Measure, print and write."""
     from bench import gpu, prepare, start, statistics, step
+    from bench.measure import kept, put
 
     shared = Path(os.environ.get("CXR_SHARED") or PROJECT.parent / "shared") / "data" / "nih-originals"
-    sections = [
-        prepare.section(shared if shared.is_dir() else None),
-        step.section(),
-        statistics.section(),
-        start.parse_section(),
-        start.start_section(),
-    ]
-    head = (
-        "# Benchmarks\n\nWritten by `make bench`. A ratio above 1 is faster than the first contender of its table, "
-        f"measured in the same run, the contenders taking turns.\n\nMachine: {machine()}.\n"
-    )
-    page = PROJECT / "docs" / "benchmarks.md"
-    text = gpu.put("\n".join([head, *sections]), gpu.kept(page.read_text()))  # that part is `make bench-gpu`'s
-    page.write_text(text)
-    print(text)
+    sections: dict[str, Callable[[], str]] = {
+        "prepare": lambda: prepare.section(shared if shared.is_dir() else None),
+        "step": step.section,
+        "statistics": statistics.section,
+        "parse": start.parse_section,
+        "start": start.start_section,
+    }
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    parser.add_argument("--only", action="append", choices=sections, help="measure this anew and keep the rest")
+    parser.add_argument("--page", type=Path, default=PROJECT / "docs" / "benchmarks.md", help="where it is written")
+    asked = parser.parse_args(words)
+    old = asked.page.read_text(encoding="utf-8")
+    here = f"Machine: {machine()}."
+    if asked.only and here not in old:
+        print(f"{asked.page} was measured on another machine or with other versions: measure all of it, without --only")
+        return 1
+    found = "\n".join(sections[name]() for name in asked.only or sections)
+    if asked.only:
+        text = old
+        for part in re.split(r"(?m)^(?=## )", found)[1:]:
+            text = put(text, f"{part.rstrip()}\n")
+    else:
+        text = put(f"{HEAD}\n{here}\n\n{found}", kept(old, gpu.TITLE))  # that part is `make bench-gpu`'s
+    asked.page.write_text(text, encoding="utf-8")
+    print(found)
     return 0
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import re
 import sys
 import tempfile
 import time
@@ -21,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from bench.measure import Row, told
+from bench.measure import Row, put, told
 
 if TYPE_CHECKING:
     import torch
@@ -92,24 +91,6 @@ def main(words: list[str] | None = None) -> int:
     asked.page.write_text(put(asked.page.read_text(encoding="utf-8"), text), encoding="utf-8")
     print(text)
     return 0
-
-
-def kept(page: str) -> str:
-    """The section of a page, with its heading; empty where there is none.
-
-    >>> kept("# Benchmarks" + chr(10) + TITLE + chr(10) + "figures" + chr(10) + "## Next")
-    '## Training on a GPU\\nfigures\\n'
-    """
-    found = re.search(rf"^{re.escape(TITLE)}$.*?(?=^## |\Z)", page, flags=re.MULTILINE | re.DOTALL)
-    return found[0] if found else ""
-
-
-def put(page: str, text: str) -> str:
-    """The page with the section in the place of its own, or at the end; without a section, the page as it is."""
-    old = kept(page)
-    if not old:
-        return f"{page}\n{text}" if text else page
-    return page.replace(old, f"{text.rstrip()}\n\n" if old.endswith("\n\n") else f"{text.rstrip()}\n")
 
 
 # --------------------------------------------------------------------------------------------- contenders

@@ -1,7 +1,8 @@
-"""Interleaved repeats, medians, and a table of ratios."""
+"""Interleaved repeats, medians, a table of ratios, and its place on a page."""
 
 from __future__ import annotations
 
+import re
 import statistics
 import time
 from collections.abc import Callable
@@ -54,6 +55,26 @@ def told(contenders: dict[str, Callable[[], float]], *, repeats: int) -> list[Ro
             seen[name].append(work())
     peer = statistics.median(next(iter(seen.values())))
     return [Row(name, m := statistics.median(v), min(v), max(v), m / peer) for name, v in seen.items()]
+
+
+def kept(page: str, title: str) -> str:
+    """The section of a page under a heading, with it; empty where there is none.
+
+    >>> kept("# Page" + chr(10) + "## One" + chr(10) + "figures" + chr(10) + "## Next", "## One")
+    '## One\\nfigures\\n'
+    """
+    found = re.search(rf"^{re.escape(title)}$.*?(?=^## |\Z)", page, flags=re.MULTILINE | re.DOTALL)
+    return found[0] if found else ""
+
+
+def put(page: str, text: str) -> str:
+    """The page with the section in the place of the one of its heading, or at the end; without a text, as it is."""
+    if not text:
+        return page
+    old = kept(page, text.splitlines()[0])
+    if not old:
+        return f"{page}\n{text}"
+    return page.replace(old, f"{text.rstrip()}\n\n" if old.endswith("\n\n") else f"{text.rstrip()}\n")
 
 
 def table(title: str, unit: str, rows: list[Row], *, note: str, repeats: int) -> str:

@@ -33,15 +33,6 @@ def test_the_measuring_code_runs(capsys: pytest.CaptureFixture[str]) -> None:
     assert sum("the loop: " in line or "the step: " in line for line in lines) == 3
 
 
-def test_only_its_own_section_is_replaced() -> None:
-    """The section goes where the old one stood; what `make bench` writes keeps it, also on a page that had none."""
-    text = f"{gpu.TITLE}\n\nnew figures\n"
-    assert gpu.put(PAGE, text) == PAGE.replace("\nfigures", "\nnew figures")
-    assert gpu.kept(gpu.put("# Benchmarks\n", text)) == text
-    assert gpu.put("# Benchmarks\n", "") == "# Benchmarks\n"
-    assert gpu.put(PAGE.partition("## After")[0].rstrip() + "\n", text).endswith("new figures\n")
-
-
 def test_the_roofs_are_those_of_the_goals() -> None:
     """With an H100's 3.35 TB/s the roofs at 224 pixels are the 5,300 and 16,000 images/s that the goals speak of."""
     eager, fused = gpu.roofs(3.35e12, 224)
