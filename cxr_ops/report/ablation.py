@@ -84,8 +84,9 @@ def sentences(found: Ablation) -> list[str]:
         ),
         (
             "Differences are from the row named in brackets, or else from the baseline, with "
-            f"{100 * found.level:g} % intervals: over seeds (paired, Student's t) and over patients (clustered). A "
-            "gain is shown where both lie above 0. They are not corrected for the number of rows."
+            f"{100 * found.level:g} % intervals: over seeds (paired, Student's t) and over patients (clustered). They "
+            f"are not corrected for the number of rows. A gain is shown where both lie above 0: {_shown(found, 1)}. A "
+            f"loss is shown where both lie below: {_shown(found, -1)}."
         ),
         (
             "Epochs saved: of those that the other row takes to its best AUC, the share after which this one has as "
@@ -93,6 +94,16 @@ def sentences(found: Ablation) -> list[str]:
         ),
         *found.notes,
     ]
+
+
+def _shown(found: Ablation, sign: int) -> str:
+    """Names of the choices whose two intervals lie on one side of 0."""
+    names = []
+    for row in found.rows:
+        intervals = [_interval(row.over_seeds), _interval(row.over_patients)]
+        if all(one is not None and min(sign * one[1], sign * one[2]) > 0 for one in intervals):
+            names.append(row.name)
+    return ", ".join(names) or "no choice"
 
 
 def cells(row: Row) -> tuple[str, ...]:

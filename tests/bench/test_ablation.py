@@ -76,6 +76,8 @@ def test_each_data_set_starts_from_the_other_ones_model(tmp_path: Path, monkeypa
     real, generated = page.split("## Generated radiographs")
     assert "+0.0375" in real
     assert "+0.0125" in generated
+    assert "A gain is shown where both lie above 0: focal." in real
+    assert "A gain is shown where both lie above 0: no choice." in generated
     assert str(tmp_path) not in page
     assert (tmp_path / "docs" / "ablation-generated.svg").read_text().startswith("<svg xmlns=")
 
