@@ -20,7 +20,7 @@ from cxr_ops.contract import PACKAGE
 from cxr_ops.data import manifest, synth
 from cxr_ops.model import package
 from cxr_ops.params import Params
-from cxr_ops.records import Epoch, sha256_file
+from cxr_ops.records import Epoch, canonical_json, sha256_bytes, sha256_file
 from cxr_ops.report.ablation import Ablation, markdown, picture
 from cxr_ops.stages import ingest, prepare, split, train
 
@@ -44,7 +44,7 @@ class Source:
 
 
 def main(words: list[str] | None = None) -> int:
-    """Measure both data sets, print the tables and write the page."""
+    """Measure both data sets and write the page."""
     shared = Path(os.environ.get("CXR_SHARED") or PROJECT.parent / "shared") / "data" / "nih-sample"
     parser = argparse.ArgumentParser(prog="python -m bench.ablation", description=__doc__)
     parser.add_argument("--sample", type=Path, default=shared, help="a folder in the NIH's layout")
@@ -53,18 +53,18 @@ def main(words: list[str] | None = None) -> int:
     parser.add_argument("--only", action="append", default=[], metavar="CHOICE", help="this choice; once for each")
     parser.add_argument("--cache", type=Path, default=PROJECT / ".cxr" / "ablation", help="data sets and trainings")
     parser.add_argument("--docs", type=Path, default=PROJECT / "docs", help="where the page is written")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a setting of `train`")
     asked = parser.parse_args(words)
     if not (asked.sample / "images").is_dir():
         print(f"there are no real radiographs in {asked.sample}: nothing was measured; give their folder by --sample")
         return 1
-    given = dict(word.split("=", 1) for word in asked.set)
-    params = Params.check(SETTINGS | {"train": SETTINGS["train"] | given}, "bench.ablation")
+    params = Params.check(SETTINGS, "bench.ablation")
     sources = (
         Source(name="nih-sample", says="Real radiographs", path=asked.sample),
         Source(name="generated", says="Generated radiographs", images=asked.images),
     )
-    roots = [_workspace(asked.cache / source.name, source, params) for source in sources]
+    # Other settings or pictures begin anew, in a folder of their own.
+    key = sha256_bytes(canonical_json([SETTINGS, asked.images, str(asked.sample.resolve())]))[:16]
+    roots = [_workspace(asked.cache / key / source.name, source, params) for source in sources]
     start = [_trained(root, params) for root in roots]
     found: list[tuple[Source, Ablation]] = []
     for place, (source, root) in enumerate(zip(sources, roots, strict=True)):
@@ -75,7 +75,7 @@ def main(words: list[str] | None = None) -> int:
             "weights_data": [other.name],
             "weights_patients": "none",
         }
-        own = Params.check(SETTINGS | {"train": SETTINGS["train"] | given | weights}, "bench.ablation")
+        own = Params.check(SETTINGS | {"train": SETTINGS["train"] | weights}, "bench.ablation")
         result = ablation.run(root, own, out=root / "ablation", seeds=asked.seeds, only=asked.only, say=_say)
         found.append((source, result))
     write(asked.docs, found)

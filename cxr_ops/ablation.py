@@ -159,8 +159,10 @@ def choices(params: Params, images: int) -> list[Choice]:
 
 def _called(start: Mapping[str, Any]) -> str:
     """The weights in words; where a file stands is nobody's business who reads the table."""
-    if start["weights"] in ("imagenet", "champion"):
-        return {"imagenet": "ImageNet's weights", "champion": "the champion's weights"}[start["weights"]]
+    if start["weights"] == "imagenet":
+        return "ImageNet's weights"
+    if start["weights"] == "champion":
+        return "the champion's weights"
     seen = " and ".join(start["weights_data"]) or "data that nobody declared"
     return f"{Path(start['weights']).name}, which was trained on {seen}"
 
