@@ -58,12 +58,22 @@ _EPOCH = "946684800 +0000"  # the date of a snapshot that has no commit to take 
 
 
 def ensure_store(home: Home) -> Path:
-    """Return the bare repository, which is made when there is none."""
+    """Return the bare repository, which is made when there is none.
+
+    It is made aside and moved into its place: two commands may both be the first, and git reads the settings that
+    another git is still writing.
+    """
     if not (home.store / "HEAD").is_file():
         try:
             home.root.mkdir(parents=True, exist_ok=True)
-            # Initialising an existing repository is harmless, so two first commands may meet here.
-            git(home, home.root, "init", "--quiet", "--bare", "--initial-branch=data", str(home.store))
+            with tempfile.TemporaryDirectory(dir=home.root, prefix=".store-") as aside:
+                fresh = Path(aside) / home.store.name
+                git(home, home.root, "init", "--quiet", "--bare", "--initial-branch=data", str(fresh))
+                try:
+                    fresh.rename(home.store)
+                except OSError:
+                    if not (home.store / "HEAD").is_file():  # nobody was faster
+                        raise
         except OSError as error:
             raise StorageError(
                 f"the store cannot be made: {error}", where=home.store, fix="set CXR_HOME to a folder of yours"

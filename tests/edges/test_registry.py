@@ -31,7 +31,9 @@ SECOND = Case(name="second").run
 
 @pytest.fixture
 def client(installation: Home) -> MlflowClient:
-    return MlflowClient(installation.mlflow_uri, installation.mlflow_uri)
+    mlflow.set_tracking_uri(installation.mlflow_uri)  # the process may stand at that of another file's tests
+    mlflow.set_registry_uri(installation.mlflow_uri)
+    return MlflowClient()
 
 
 def run_of(home: Home, client: MlflowClient, name: str) -> mlflow.entities.Run:

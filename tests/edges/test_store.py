@@ -108,6 +108,38 @@ def test_two_ingestions_at_once_both_enter(home: Home, tmp_path: Path) -> None:
     assert run_git(home.store, "rev-list", "--count", "--first-parent", "data") == "3"
 
 
+def test_store_that_two_commands_make_at_once_is_made_once(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody sees the store before it is whole, and who comes second keeps what the first has put there."""
+    git = store.git
+
+    def slow(home: Home, folder: Path, *arguments: str) -> str:
+        said = git(home, folder, *arguments)
+        assert not home.store.exists()
+        monkeypatch.setattr(store, "git", git)
+        store.ensure_store(home)  # another command, which is faster
+        (home.store / "description").write_text("the first")
+        return said
+
+    monkeypatch.setattr(store, "git", slow)
+
+    assert store.ensure_store(home) == home.store
+    assert (home.store / "description").read_text() == "the first"
+    assert run_git(home.store, "rev-parse", "--is-bare-repository") == "true"
+    assert not list(home.root.glob(".store-*"))
+
+
+def test_folder_in_the_place_of_the_store_is_left_alone(home: Home) -> None:
+    """A folder that is no store is not written into: the error names it."""
+    home.store.mkdir(parents=True)
+    (home.store / "mine").write_text("x")
+
+    with pytest.raises(StorageError, match="store cannot be made") as caught:
+        store.ensure_store(home)
+
+    assert "CXR_HOME" in str(caught.value)
+    assert [path.name for path in home.store.iterdir()] == ["mine"]
+
+
 def test_a_moved_ref_is_not_moved_again(home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A commit that was built on a data set that somebody has extended meanwhile is built again on the new one."""
     others = make_batch(tmp_path, "others")
