@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -86,6 +86,17 @@ def autocast(machine: Machine) -> torch.autocast:
     return torch.autocast(machine.device, dtype=torch.bfloat16, enabled=machine.precision == "bf16")
 
 
+def full_precision() -> AbstractContextManager[None]:
+    """Let cuDNN compute float32 as float32, by the same kernels for the same shapes.
+
+    By default it rounds the factors of a convolution to ten bits (TF32). Without a GPU this changes nothing.
+    """
+    found: AbstractContextManager[None] = torch.backends.cudnn.flags(
+        enabled=True, benchmark=False, deterministic=True, allow_tf32=False
+    )
+    return found
+
+
 @contextmanager
 def reproducible(machine: Machine) -> Iterator[None]:
     """Make torch give the same bits for the same input, and put its switches back afterwards.
@@ -98,22 +109,18 @@ def reproducible(machine: Machine) -> Iterator[None]:
         torch.are_deterministic_algorithms_enabled(),
         torch.is_deterministic_algorithms_warn_only_enabled(),
         memory.fill_uninitialized_memory,
-        torch.backends.cudnn.benchmark,
-        torch.backends.cudnn.allow_tf32,
     )
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it when it starts
     torch.set_num_threads(machine.threads)
     torch.use_deterministic_algorithms(mode=True, warn_only=machine.device == "cuda")
     memory.fill_uninitialized_memory = False  # a guard for debugging that costs a pass over memory
-    torch.backends.cudnn.benchmark = False
-    torch.backends.cudnn.allow_tf32 = False  # fp32 means fp32: bf16 is a setting
     try:
-        yield
+        with full_precision():  # fp32 means fp32: bf16 is a setting
+            yield
     finally:
         torch.set_num_threads(before[0])
         torch.use_deterministic_algorithms(before[1], warn_only=before[2])
         memory.fill_uninitialized_memory = before[3]
-        torch.backends.cudnn.benchmark, torch.backends.cudnn.allow_tf32 = before[4:]
 
 
 def out_of_memory(error: BaseException) -> bool:

@@ -14,6 +14,7 @@ import torch
 
 from cxr_ops.errors import DataError
 from cxr_ops.labels import FINDINGS
+from cxr_ops.model.machine import full_precision
 from cxr_ops.model.package import LoadedModel
 
 
@@ -34,7 +35,7 @@ def score(
         model: a loaded package.
         pixels: uint8 H x W each, 0 black, in their own size; read once, a batch at a time.
         batch_size: images at a time.
-        device: `cpu` or `cuda`.
+        device: `cpu` or `cuda`; the network goes there.
         progress: called with the number of images done after each batch.
 
     Returns:
@@ -58,7 +59,7 @@ def score_packed(
         model: a loaded package.
         pixels_NSS: uint8, of the contract's size.
         batch_size: images at a time.
-        device: `cpu` or `cuda`.
+        device: `cpu` or `cuda`; the network goes there.
 
     Returns:
         (N, 14) float32 probabilities in [0, 1], in the order of `FINDINGS`.
@@ -78,7 +79,7 @@ def _probabilities(
     done = 0
     net = model.net.to(device)
     for x_N1SS in tensors:
-        with torch.inference_mode():
+        with torch.inference_mode(), full_precision():
             scores_NK = torch.sigmoid(net(x_N1SS.to(device)).float()).cpu().numpy()
         if not np.isfinite(scores_NK).all():
             raise DataError(f"the model gives no number for an image among {done} to {done + len(scores_NK) - 1}")

@@ -157,6 +157,16 @@ def test_refuses_a_gradient_that_is_not_the_heads(mlp_folder: Path, radiographs:
             cam.grad_cam(crooked, radiographs)
 
 
+def test_network_goes_to_the_device_of_the_maps(
+    model: package.LoadedModel, radiographs: list[np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever scored before may have left the network on a GPU: it is fetched to where the pictures are."""
+    asked = []
+    monkeypatch.setattr(model.net, "to", lambda device: asked.append(device) or model.net)
+    cam.grad_cam(model, radiographs)
+    assert asked == ["cpu"]
+
+
 def test_no_images_give_no_maps(either: package.LoadedModel) -> None:
     """Without images there are no maps."""
     assert cam.grad_cam(either, []).maps.shape[:2] == (0, 14)

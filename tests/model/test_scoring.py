@@ -11,7 +11,7 @@ import torch
 
 from cxr_ops.data import decode
 from cxr_ops.errors import DataError
-from cxr_ops.model import network, package, scoring
+from cxr_ops.model import cam, network, package, scoring
 
 
 def test_scores_are_the_networks(
@@ -33,6 +33,23 @@ def test_the_same_list_gives_the_same_bits(package_folder: Path, radiographs: li
     assert np.array_equal(together, scoring.score(model, radiographs, batch_size=4))
     alone = [scoring.score(model, [pixels]) for pixels in radiographs]
     assert np.abs(together - np.concatenate(alone)).max() < 1e-5
+
+
+def test_float32_is_not_rounded_on_a_gpu(package_folder: Path, radiographs: list[np.ndarray]) -> None:
+    """While the network works cuDNN may not take ten bits for a float32, nor choose its kernels by timing them."""
+    model = package.load(package_folder)
+    seen = []
+
+    def look(*_: object) -> None:
+        cudnn = torch.backends.cudnn
+        seen.append((cudnn.allow_tf32, cudnn.benchmark, cudnn.deterministic))
+
+    model.net.register_forward_pre_hook(look)
+    before = torch.backends.cudnn.allow_tf32
+    scoring.score(model, radiographs)
+    cam.grad_cam(model, radiographs)
+    assert seen == [(False, False, True)] * 2
+    assert torch.backends.cudnn.allow_tf32 == before
 
 
 def test_progress_counts_images(package_folder: Path, radiographs: list[np.ndarray]) -> None:

@@ -9,50 +9,21 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from jobs import ROWS, make_job
 from torch import nn
 
 from cxr_ops.errors import SettingsError
-from cxr_ops.labels import FINDINGS
-from cxr_ops.model import loss, optimization, package, step, training
+from cxr_ops.model import optimization, step
 from cxr_ops.model.distributed import Ranks, ShortOfMemoryError
 from cxr_ops.model.machine import Machine, reproducible
-from cxr_ops.params import Train
 
 ONE_THREAD = Machine(device="cpu", precision="fp32", threads=1)
-ROWS = np.array([9, 4, 0, 7, 2, 5, 11, 1])
 
 
 @pytest.fixture(autouse=True)
 def _same_bits() -> Iterator[None]:
     with reproducible(ONE_THREAD), torch.random.fork_rng(devices=[]):
         yield
-
-
-def make_job(**settings: object) -> step.Job:
-    """The real network, 12 noisy pictures of 32 pixels, and labels of which many are missing."""
-    rng = np.random.default_rng(0)
-    truth = rng.choice([0, 1, np.nan], (12, len(FINDINGS))).astype(np.float32)
-    truth[4] = np.nan
-    data = step.Data(
-        pixels_RSS=rng.integers(0, 256, (12, 32, 32), dtype=np.uint8),
-        truth_RK=truth,
-        train=np.arange(12),
-        validation=np.arange(12),
-    )
-    chosen = Train(batch_size=8, **settings)
-    options = {"head": chosen.head, "head_width": chosen.head_width, "dropout": chosen.dropout}
-    contract = package.contract(image_size=32, mean=0.449, std=0.226, training={}, **options)
-    net = training.fresh_network(contract, {}, 0).to(memory_format=torch.channels_last)
-    return step.Job(
-        data=data,
-        settings=chosen,
-        contract=contract,
-        machine=ONE_THREAD,
-        net=net,
-        forward=net,
-        loss=loss.build(chosen, truth),
-        say=lambda _: None,
-    )
 
 
 def gradients(job: step.Job, most: int, number: int = 3) -> tuple[float, list[torch.Tensor]]:
