@@ -63,9 +63,15 @@ class Dropout(nn.Module):
         """N x C, as it came in evaluation mode."""
         if not self.training or self.share == 0:
             return x_NC
-        # From pinned memory, because a copy from any other makes the processor wait for the GPU.
-        draws_NC = torch.rand(x_NC.shape, pin_memory=x_NC.is_cuda).to(x_NC.device, non_blocking=True)
+        draws_NC: torch.Tensor = _uniform(x_NC)
         return x_NC * ((draws_NC >= self.share) / (1 - self.share))
+
+
+@torch.compiler.disable  # type: ignore[untyped-decorator]  # a compiled network would draw by a generator of its own
+def _uniform(x_NC: torch.Tensor) -> torch.Tensor:
+    """Uniform numbers of a tensor's shape, on its device, drawn on the CPU."""
+    # From pinned memory, because a copy from any other makes the processor wait for the GPU.
+    return torch.rand(x_NC.shape, pin_memory=x_NC.is_cuda).to(x_NC.device, non_blocking=True)
 
 
 class ChestNet(nn.Module):

@@ -247,6 +247,25 @@ def test_dropout_leaves_out_a_share_while_training() -> None:
     assert torch.equal(layer.eval()(x), x)
 
 
+def test_compiled_dropout_draws_as_it_does_uncompiled() -> None:
+    """Draws stay outside of what is compiled, whose generators are others: the same seed drops the same features."""
+    graphs: list[torch.fx.GraphModule] = []
+
+    def compiler(graph: torch.fx.GraphModule, _: object) -> object:
+        graphs.append(graph)
+        return graph.forward
+
+    layer = network.Dropout(0.5).train()
+    compiled = torch.compile(layer, backend=compiler, dynamic=False)
+    found = []
+    for forward in (layer, compiled):
+        torch.manual_seed(0)
+        found.append(forward(torch.ones(4, 8)))
+    assert torch.equal(*found)
+    assert graphs
+    assert not [node for graph in graphs for node in graph.graph.nodes if node.target is torch.rand]
+
+
 @pytest.mark.parametrize("head", ["linear", "mlp"])
 def test_dropout_is_in_both_heads(head: str, terms: dict) -> None:
     """Dropout of the contract acts while training and not in evaluation, and adds no tensor to a package."""
