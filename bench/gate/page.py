@@ -131,8 +131,7 @@ def _head(results: Results, seed: int) -> str:
         "Written by `make bench-gate`: a simulation of the production plan "
         f"(`pccp.yaml`, {results.about['plan']}) with models whose true AUCs are known. Percentages stand with their "
         "Monte-Carlo standard error.",
-        f"Machine: {machine()}. Seed {seed}. The command goes on where it was stopped, until all replicates are there "
-        f"({FULL:,} of the largest study).",
+        f"Machine: {machine()}. Seed {seed}. The command goes on where it was stopped, until all replicates are there.",
         _table(("study", "replicates", "processor minutes", "seconds a replicate"), rows),
     )
 
