@@ -1,8 +1,9 @@
 """A GPU that computes nothing: it knows shapes and devices, and says where the processor would wait for it.
 
 No GPU is at hand where these tests run. torch's fake tensors stand in for one: every operation of a step is checked for
-the device of its operands, and a number that is asked of the device has no value. What they cannot show is speed and
-rounding; `make bench-gpu` shows the first, and `tests/model/test_gpu.py` the second wherever there is a GPU.
+the device of its operands, and a number that is asked of the device has no value. What they cannot show: speed,
+rounding, the backward pass and bf16 (torch asks the driver for both), and the fused step of SGD, which is passed over.
+`make bench-gpu` shows the first, and `tests/model/test_gpu.py` most of the others, wherever there is a GPU.
 """
 
 from __future__ import annotations

@@ -179,7 +179,7 @@ def test_finished_cells_are_not_trained_again(measured, monkeypatch: pytest.Monk
     (measured.out / "cells" / f"{key}.npy").write_bytes(b"damaged")
     assert row(again(measured), "class_weights") == before["class_weights"]
     assert [root.name for root in calls] == [key]
-    assert not (measured.out / "work" / key).exists()
+    assert not list((measured.out / "work").iterdir())
 
 
 def test_a_cell_that_was_stopped_goes_on_where_it_was(measured, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,7 +27,6 @@ from torch import nn
 
 from cxr_ops.errors import DataError
 from cxr_ops.labels import FINDINGS
-from cxr_ops.model.machine import full_precision
 from cxr_ops.model.package import LoadedModel
 from cxr_ops.model.scoring import batches
 
@@ -53,22 +52,19 @@ class HeatMaps:
         return np.logical_not((self.maps > 0).any(axis=(2, 3)))
 
 
-def grad_cam(
-    model: LoadedModel, pixels: Iterable[npt.NDArray[np.uint8]], *, batch_size: int = 16, device: str = "cpu"
-) -> HeatMaps:
+def grad_cam(model: LoadedModel, pixels: Iterable[npt.NDArray[np.uint8]], *, batch_size: int = 16) -> HeatMaps:
     """Compute the maps of all findings for decoded radiographs.
 
     Args:
         model: a loaded package.
         pixels: uint8 H x W each, in their own size.
         batch_size: images at a time.
-        device: `cpu` or `cuda`; the network goes there.
 
     Raises:
         DataError: the package's network has no such head behind global average pooling, so that the maps do not add up
             to its logits; or an image is not grey 8-bit.
     """
-    net: Any = model.net.to(device)
+    net: Any = model.net.to("cpu")  # where the pictures are; scoring may have left it on a GPU
     head = getattr(net, "classifier", None)
     linear = isinstance(head, nn.Linear)
     two_layers = hasattr(net, "head") and all(hasattr(head, name) for name in ("norm", "hidden", "last"))
@@ -78,14 +74,14 @@ def grad_cam(
     handle = net.relu.register_forward_hook(lambda _module, _inputs, output: seen.append(output))
     try:
         for x_N1SS in batches(model, pixels, batch_size):
-            with torch.no_grad(), full_precision():
-                logits_NK = net(x_N1SS.to(device))
+            with torch.no_grad():
+                logits_NK = net(x_N1SS)
             raw_NKhw, intercept_NK = (_of_linear_head if linear else _of_two_layers)(net, seen.pop())
             off_NK = (raw_NKhw.mean(dim=(2, 3)) + intercept_NK - logits_NK).abs()
             if not bool((off_NK <= TOLERANCE * (1 + logits_NK.abs())).all()):
                 raise DataError("the heat maps do not add up to the model's logits", where=model.digest[:12])
-            maps.append(raw_NKhw.clamp(min=0).cpu().numpy())
-            probabilities.append(torch.sigmoid(logits_NK).cpu().numpy())
+            maps.append(raw_NKhw.clamp(min=0).numpy())
+            probabilities.append(torch.sigmoid(logits_NK).numpy())
     finally:
         handle.remove()
     if not maps:

@@ -22,9 +22,11 @@ from cxr_ops.model import optimization, package, scoring, step, training
 from cxr_ops.model.machine import Machine, reproducible
 from cxr_ops.params import Train
 
-HAS_GPU = torch.cuda.is_available()
-only_gpu = pytest.mark.skipif(not HAS_GPU, reason="there is no GPU that torch can use")
+only_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU that torch can use")
 each_device = pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=only_gpu)])
+STILL = [
+    f"augment_{name}" for name in ("rotation", "shift", "scale", "contrast", "brightness", "noise", "erase", "flip")
+]
 RECIPES = {
     "default": {},
     "bce with smoothing, SGD": {"label_smoothing": 0.1, "optimizer": "sgd", "momentum": 0.9, "augment_flip": 0.5},
@@ -122,18 +124,28 @@ def test_what_waits_is_seen() -> None:
 
 
 @each_device
-def test_loss_and_gradients_are_those_of_the_cpu(device: str) -> None:
-    """In float32 a step on any device has the loss and the gradient of the same step on the CPU, but for rounding."""
+def test_loss_is_that_of_the_cpu(device: str) -> None:
+    """In float32, with pictures augmented on the device, a step has the loss of the same step on the CPU."""
     found = []
     for where in ("cpu", device):
         job = make_job(where)
         with reproducible(job.machine):
-            total = step.learn(job, step.gather(job, ROWS, 2), epoch=0, step=3)
-        gradient = torch.cat([p.grad.flatten().cpu() for p in job.net.parameters() if p.grad is not None])
-        found.append((float(total), gradient))
-    (loss_cpu, gradient_cpu), (loss_there, gradient_there) = found
-    assert loss_there == pytest.approx(loss_cpu, rel=1e-4)
-    assert float((gradient_there - gradient_cpu).norm() / gradient_cpu.norm()) < 0.01
+            found.append(float(step.learn(job, step.gather(job, ROWS, 2), epoch=0, step=3)))
+    assert found[1] == pytest.approx(found[0], rel=1e-4)
+
+
+@each_device
+def test_gradients_are_those_of_the_cpu(device: str) -> None:
+    """A step's gradient is the CPU's: in float64, as a fresh network makes several per cent of float32's rounding."""
+    found = []
+    for where in ("cpu", device):
+        job = make_job(where, **dict.fromkeys(STILL, 0.0))  # resampled pictures would be rounded before the network
+        net = job.net.double()
+        job = replace(job, net=net, forward=lambda x, net=net: net(x.double()))
+        with reproducible(job.machine):
+            step.learn(job, step.gather(job, ROWS, 2), epoch=0, step=3)
+        found.append(torch.cat([p.grad.flatten().cpu() for p in net.parameters()]))
+    assert float((found[1] - found[0]).norm() / found[0].norm()) < 1e-5
 
 
 @each_device
@@ -175,7 +187,9 @@ def test_learns_and_goes_on(device: str, precision: str, tmp_path: Path) -> None
     newest.unlink()
     again = train()
     assert again.history[:2] == trained.history[:2]
-    assert again.history[2]["train_loss"] == pytest.approx(trained.history[2]["train_loss"], rel=0.1)
+    assert len(again.history) == 3
+    assert again.history[2]["train_loss"] < 0.8 * again.history[0]["train_loss"]
+    assert device != "cpu" or again.history == trained.history  # on a GPU expect the same curve, not the same bits
 
 
 @only_gpu
