@@ -57,6 +57,9 @@ REJECT: Final = "REJECT"
 INSUFFICIENT: Final = "INSUFFICIENT EVIDENCE"
 NO_CHANGE: Final = "NO_CHANGE"
 
+# Small letters and digits with single hyphens between: a part of a path that is never a path.
+_RUN_NAME: Final = re.compile(r"(?=.{1,100}\Z)[a-z0-9]+(-[a-z0-9]+)*")
+
 
 def slug(run_id: str) -> str:
     """Name a run so that the name is legal as a folder, a git ref, a container name and an S3 key.
@@ -69,6 +72,15 @@ def slug(run_id: str) -> str:
     """
     words = re.sub(r"[^a-z0-9]+", "-", run_id.lower()).strip("-")[:60].strip("-")
     return f"{words or 'run'}-{hashlib.sha256(run_id.encode()).hexdigest()[:8]}"
+
+
+def is_run_name(name: str) -> bool:
+    """Whether a run may have a name: one that `slug` gives, or another that cannot lead out of its folder.
+
+    >>> is_run_name(slug("manual__2026-03-01")), is_run_name("../../elsewhere"), is_run_name("/tmp/elsewhere")
+    (True, False, False)
+    """
+    return _RUN_NAME.fullmatch(name) is not None
 
 
 def report_progress(stage: str, done: float, total: float, *, unit: str = "", text: str = "", **extras: object) -> None:

@@ -26,7 +26,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from cxr_ops.errors import SettingsError, StorageError
+from cxr_ops import contract
+from cxr_ops.errors import RefusedError, SettingsError, StorageError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,8 +123,29 @@ class Home:
         return self.root / "quarantine"
 
     def run(self, name: str) -> Path:
-        """The folder of a run; `name` is `contract.slug(run_id)`."""
-        return self.root / "runs" / name
+        """The folder of a run; `name` is `contract.slug(run_id)`.
+
+        Every command that is given a run's name comes through here, so that no name leads out of `runs/`.
+
+        Raises:
+            SettingsError: the name is no run's name.
+            RefusedError: a link stands in the place of the run's folder or of its workspace.
+        """
+        if not contract.is_run_name(name):
+            raise SettingsError(
+                f"{name!r} cannot name a run: a name has small letters, digits and single hyphens",
+                where="--run",
+                fix=f"for example --run {contract.slug(name)}",
+            )
+        folder = self.root / "runs" / name
+        for path in (folder, folder / "workspace"):
+            if path.is_symlink():
+                raise RefusedError(
+                    "a link stands where a run's folder belongs; what it points to is left alone",
+                    where=path,
+                    fix="remove the link, or choose another name for the run",
+                )
+        return folder
 
     def workspace(self, name: str) -> Path:
         """The clone that a run works in."""

@@ -32,7 +32,7 @@ from cxr_ops import contract
 from cxr_ops.edges import dvc
 from cxr_ops.edges.git import GitError, git, git_bytes
 from cxr_ops.edges.home import Home
-from cxr_ops.errors import DataError, SettingsError, StorageError
+from cxr_ops.errors import DataError, RefusedError, SettingsError, StorageError
 from cxr_ops.records import Batch, Code, DataRevision, canonical_json, sha256_bytes, sha256_file, write_atomic
 
 DATA_REF: Final = "refs/heads/data"
@@ -357,6 +357,44 @@ def _refuse_large(home: Home, listing: str) -> None:
 
 
 # ------------------------------------------------------------------------------------------------------ runs
+
+
+def check_workspace(home: Home, run: str) -> None:
+    """See that what stands in the place of a run's workspace, if anything does, is a workspace of this run.
+
+    Raises:
+        RefusedError: it is something else.
+    """
+    folder = home.workspace(run)
+    if not folder.exists():
+        return
+    head = folder / ".git" / "HEAD"
+    ours = head.is_file() and head.read_text(encoding="utf-8").strip() == f"ref: refs/heads/runs/{run}"
+    # What was cut off before git had begun left an empty folder.
+    if not ours and not (folder.is_dir() and not any(folder.iterdir())):
+        raise RefusedError(
+            f"this is no workspace of the run {run}, and is left as it is",
+            where=folder,
+            fix="move it away, or choose another name for the run",
+        )
+
+
+def clear_workspace(home: Home, run: str) -> None:
+    """Remove a run's workspace, if there is one; nothing else is ever removed.
+
+    Raises:
+        RefusedError: what stands there is no workspace of this run.
+        StorageError: it cannot be removed.
+    """
+    check_workspace(home, run)
+    folder = home.workspace(run)
+    try:
+        if folder.exists():
+            shutil.rmtree(folder)
+    except OSError as error:
+        raise StorageError(
+            f"the workspace of {run} cannot be removed: {error.strerror}", where=folder, fix="mend the folder's rights"
+        ) from error
 
 
 def make_workspace(home: Home, folder: Path, run: str, code: Code, data: DataRevision) -> None:

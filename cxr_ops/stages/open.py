@@ -108,7 +108,7 @@ def run(
     Raises:
         BusyError: the run is being worked on.
         DataError: there is no data set, or what arrives of it is not what was ingested.
-        RefusedError: the run is published.
+        RefusedError: the run is published, or another folder than a workspace of this run stands in its place.
         SettingsError: an override, `params.yaml` or the plan is wrong, or the plan's reference was never promoted.
         StorageError: a store does not answer, the ledger is damaged, or the package of champion or reference is lost.
     """
@@ -122,8 +122,9 @@ def run(
     params_of(home.project, overrides or {})  # a wrong setting is told before anything is made
     with supervisor.hold_workspace(home, run):
         opened = home.run(run) / supervisor.OPENED
+        store.check_workspace(home, run)
         opened.unlink(missing_ok=True)
-        shutil.rmtree(home.workspace(run), ignore_errors=True)
+        store.clear_workspace(home, run)
         code = store.snapshot(home)
         if code.dirty:
             sys.stderr.write("uncommitted changes were copied into the run; a production plan does not promote them\n")

@@ -429,3 +429,43 @@ def test_checkout_follows_the_data(home: Home, tmp_path: Path) -> None:
     assert (home.project / "dataset" / "two" / "shard-00000.tar").is_file()
     assert (home.project / "dataset" / "one" / "shard-00000.tar").is_file()
     assert not result.code_dirty
+
+
+@pytest.mark.parametrize("kind", ["relative", "absolute", "link", "link in it", "other folder", "other run"])
+def test_nothing_outside_a_runs_own_workspace_is_touched(home: Home, tmp_path: Path, kind: str) -> None:
+    """A name that leads out, a link and a folder of somebody else are refused, and every byte behind them stays."""
+    victim = tmp_path / "victim"
+    (victim / "workspace").mkdir(parents=True)
+    (victim / "workspace" / "thesis.txt").write_text("years of work", encoding="utf-8")
+    runs = home.root / "runs"
+    runs.mkdir(exist_ok=True)
+    name, error = RUN, RefusedError
+    if kind == "relative":
+        name, error = f"../../{victim.name}", SettingsError
+    elif kind == "absolute":
+        name, error = str(victim), SettingsError
+    elif kind == "link":
+        (runs / RUN).symlink_to(victim)
+    elif kind == "link in it":
+        (runs / RUN).mkdir()
+        (runs / RUN / "workspace").symlink_to(victim / "workspace")
+    elif kind == "other folder":
+        (victim / "run.json").write_text("{}", encoding="utf-8")
+        victim = victim.rename(runs / RUN)
+    else:
+        subprocess.run(["git", "init", "-q", "--initial-branch=main", str(victim / "workspace")], check=True)
+        victim = victim.rename(runs / RUN)
+
+    before = tree_digest(victim)
+
+    with pytest.raises(error) as raised:
+        stage.run(home, run=name)
+    assert tree_digest(victim) == before
+    assert raised.value.fix
+
+
+def test_a_workspace_that_was_cut_off_early_is_made_anew(home: Home) -> None:
+    """An empty folder in the workspace's place is what a kill leaves behind, and does not stop the run."""
+    home.workspace(RUN).mkdir(parents=True)
+
+    assert stage.run(home, run=RUN).inputs is not None
