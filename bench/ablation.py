@@ -17,10 +17,12 @@ from typing import Any
 from bench.__main__ import PROJECT, machine
 from cxr_ops import ablation
 from cxr_ops.contract import PACKAGE
-from cxr_ops.data import manifest, synth
+from cxr_ops.data import manifest
+from cxr_ops.data.synthetic import synth
 from cxr_ops.model import package
 from cxr_ops.params import Params
-from cxr_ops.records import Epoch, canonical_json, sha256_bytes, sha256_file
+from cxr_ops.records.base import canonical_json, sha256_bytes, sha256_file
+from cxr_ops.records.inputs import Epoch
 from cxr_ops.report.ablation import Ablation, markdown, picture
 from cxr_ops.stages import ingest, prepare, split, train
 

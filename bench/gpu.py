@@ -233,7 +233,7 @@ def reference(study: Study, work: Path) -> Callable[[], float]:
     from torch.utils.data import DataLoader, Dataset
     from torchvision.transforms import v2
 
-    from cxr_ops.data.synth import synthesize
+    from cxr_ops.data.synthetic.synth import synthesize
     from cxr_ops.labels import FINDINGS
 
     synthesize(work / "made", images=study.files, seed=0, size=study.file_size)

@@ -27,7 +27,7 @@ def section(originals: Path | None) -> str:
     with tempfile.TemporaryDirectory() as scratch:
         work = Path(scratch)
         if originals is None:
-            from cxr_ops.data.synth import synthesize
+            from cxr_ops.data.synthetic.synth import synthesize
 
             synthesize(work / "made", images=28, seed=0, size=1024)
             files, what = sorted((work / "made" / "images").glob("*.png")), "28 generated radiographs"

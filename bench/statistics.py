@@ -183,7 +183,7 @@ def bootstrap_section(study: Study) -> str:
 def decision_section(study: Study) -> str:
     from cxr_ops import plan as plans
     from cxr_ops.labels import FINDINGS
-    from cxr_ops.records import Evaluation
+    from cxr_ops.records.evidence import Evaluation
     from cxr_ops.stats import evidence, rule
 
     plan = plans.load(PROJECT / "pccp.yaml")

@@ -29,17 +29,9 @@ from cxr_ops.data import manifest
 from cxr_ops.errors import DataError, SettingsError
 from cxr_ops.labels import FINDINGS, nearest
 from cxr_ops.params import Params, Prepare, Train
-from cxr_ops.records import (
-    Estimate,
-    Figure,
-    Record,
-    StartingWeights,
-    Undefined,
-    canonical_json,
-    sha256_bytes,
-    sha256_file,
-    write_atomic,
-)
+from cxr_ops.records.base import Record, canonical_json, sha256_bytes, sha256_file, write_atomic
+from cxr_ops.records.evidence import Estimate, Figure, Undefined
+from cxr_ops.records.training import StartingWeights
 from cxr_ops.report import ablation as report
 from cxr_ops.report.ablation import Ablation, Row
 from cxr_ops.stats import auc

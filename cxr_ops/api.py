@@ -22,11 +22,13 @@ import pandas as pd
 import yaml
 
 from cxr_ops import contract
-from cxr_ops.data import decode, isolate, manifest, score_files, splits
+from cxr_ops.data import manifest, score_files, splits
+from cxr_ops.data.checking import decode, isolate
 from cxr_ops.errors import DataError, SettingsError, StorageError
 from cxr_ops.labels import FINDINGS
 from cxr_ops.params import Params, Prepare, Split, Train
-from cxr_ops.records import Estimate, Record, Undefined, sha256_bytes, write_atomic
+from cxr_ops.records.base import Record, sha256_bytes, write_atomic
+from cxr_ops.records.evidence import Estimate, Undefined
 from cxr_ops.report.terminal import steps
 from cxr_ops.stages import prepare
 from cxr_ops.stats import auc

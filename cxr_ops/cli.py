@@ -130,7 +130,7 @@ def synth(
     first_patient: Annotated[int, typer.Option(help="Number of the first patient: a later batch starts higher.")] = 1,
 ) -> None:
     """Write generated frontal chest radiographs in the NIH's layout. Not for clinical use."""
-    from cxr_ops.data import synth as generator
+    from cxr_ops.data.synthetic import synth as generator
     from cxr_ops.report.terminal import steps
 
     with steps("drawing radiographs") as progress:
@@ -345,7 +345,7 @@ def plan_check(plan: PlanFile = None, truth: TruthFile = None, split_test: Split
 
     With --truth the margins are compared with those that the positive patients of each finding propose.
     """
-    from cxr_ops.records import sha256_file
+    from cxr_ops.records.base import sha256_file
     from cxr_ops.report import plans
 
     path, loaded, params = _plan(plan)
@@ -503,7 +503,7 @@ def compare_(
     from rich.console import Console
 
     from cxr_ops import compare
-    from cxr_ops.records import canonical_json, write_atomic
+    from cxr_ops.records.base import canonical_json, write_atomic
     from cxr_ops.report import comparison
 
     compared = compare.run(truth, a, b, plan=plan, validation=validation)
@@ -527,7 +527,7 @@ def lineage(
 @ledger_app.command("verify")
 def ledger_verify() -> None:
     """Check the hash chain of the ledger from its first entry to its last."""
-    from cxr_ops.edges.ledger import Ledger
+    from cxr_ops.edges.ledger.chain import Ledger
 
     ledger = Ledger(_home().ledger)
     ledger.verify()
@@ -537,7 +537,7 @@ def ledger_verify() -> None:
 @ledger_app.command("show")
 def ledger_show() -> None:
     """Print the entries of the ledger, one JSON object a line."""
-    from cxr_ops.edges.ledger import Ledger
+    from cxr_ops.edges.ledger.chain import Ledger
 
     for entry in Ledger(_home().ledger).entries():
         _say(json.dumps(entry.model_dump(mode="json"), sort_keys=True))

@@ -19,16 +19,8 @@ from cxr_ops.data import score_files
 from cxr_ops.data.score_files import Scores, Truth
 from cxr_ops.errors import DataError
 from cxr_ops.labels import FINDINGS
-from cxr_ops.records import (
-    Estimate,
-    Evaluation,
-    Evidence,
-    Figure,
-    FindingEvidence,
-    canonical_json,
-    sha256_bytes,
-    sha256_file,
-)
+from cxr_ops.records.base import canonical_json, sha256_bytes, sha256_file
+from cxr_ops.records.evidence import Estimate, Evaluation, Evidence, Figure, FindingEvidence
 from cxr_ops.report.comparison import Compared
 from cxr_ops.report.figures import Model
 from cxr_ops.report.page import Curves

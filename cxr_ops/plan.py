@@ -14,10 +14,11 @@ from typing import Annotated, Any, Final, Literal, Self
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from cxr_ops import records
 from cxr_ops.errors import SettingsError
 from cxr_ops.labels import FINDINGS, nearest
 from cxr_ops.params import explain_validation
+from cxr_ops.records.base import sha256_bytes
+from cxr_ops.records.inputs import Plan
 
 
 def _finding(name: str) -> str:
@@ -440,24 +441,24 @@ def parse(data: bytes, where: object) -> ChangePlan:
         raise explain_validation(error, ChangePlan, where) from error
 
 
-def identify(root: Path, name: str) -> records.Plan:
+def identify(root: Path, name: str) -> Plan:
     """Say which plan a file holds: its name, where it stands under `root`, and the SHA-256 of its bytes.
 
     Raises:
         SettingsError: as `load`.
     """
     data = _read(root / name)
-    return records.Plan(name=parse(data, root / name).name, path=name, sha256=records.sha256_bytes(data))
+    return Plan(name=parse(data, root / name).name, path=name, sha256=sha256_bytes(data))
 
 
-def load_bound(root: Path, name: str, bound: records.Plan) -> ChangePlan:
+def load_bound(root: Path, name: str, bound: Plan) -> ChangePlan:
     """Read the plan that a run was opened with.
 
     Raises:
         SettingsError: the file's SHA-256 is not the one in the run's `inputs.json`, or as `load`.
     """
     data = _read(root / name)
-    if records.sha256_bytes(data) != bound.sha256:
+    if sha256_bytes(data) != bound.sha256:
         raise SettingsError(
             f"{name} is not the plan that this run was opened with ({bound.path}, sha256 {bound.sha256[:12]}...)",
             where=root / name,

@@ -103,7 +103,7 @@ def make_data(home: Home, say: Callable[[str], None]) -> None:
     Raises:
         CxrError: as `synthesize` and `ingest`.
     """
-    from cxr_ops.data import synth
+    from cxr_ops.data.synthetic import synth
     from cxr_ops.stages import ingest
 
     folder = home.root / "synth"

@@ -12,21 +12,10 @@ from cxr_ops import plan as plans
 from cxr_ops.labels import FINDINGS
 from cxr_ops.params import NOT_OF_THE_MODEL, Params, Prepare, Train
 from cxr_ops.plan import ChangePlan
-from cxr_ops.records import (
-    Champion,
-    Code,
-    DataRevision,
-    Epoch,
-    Estimate,
-    Evaluation,
-    Facts,
-    Inputs,
-    LedgerState,
-    Paired,
-    Performance,
-    Reference,
-    StartingWeights,
-)
+from cxr_ops.records.data import DataRevision
+from cxr_ops.records.evidence import Estimate, Evaluation, Facts, Paired, Performance
+from cxr_ops.records.inputs import Champion, Code, Epoch, Inputs, LedgerState, Reference
+from cxr_ops.records.training import StartingWeights
 from cxr_ops.stats import evidence
 
 PROJECT = Path(__file__).resolve().parents[1]

@@ -19,30 +19,18 @@ import numpy as np
 import pytest
 
 from cxr_ops import plan as plans
+from cxr_ops.audit.entries import Look
 from cxr_ops.contract import slug
 from cxr_ops.edges import git, store
 from cxr_ops.edges.dvc import command, environment
 from cxr_ops.edges.home import Home
-from cxr_ops.edges.ledger import Ledger, Look, record_look
+from cxr_ops.edges.ledger.chain import Ledger, record_look
 from cxr_ops.labels import FINDINGS
-from cxr_ops.records import (
-    Batch,
-    Champion,
-    Code,
-    DataRevision,
-    Estimate,
-    Evaluation,
-    FindingEvidence,
-    Inputs,
-    Reason,
-    Reference,
-    Support,
-    Undefined,
-    Verdict,
-    canonical_json,
-    sha256_bytes,
-    tree_digest,
-)
+from cxr_ops.records.base import canonical_json, sha256_bytes, tree_digest
+from cxr_ops.records.data import Batch, DataRevision
+from cxr_ops.records.evidence import Estimate, Evaluation, FindingEvidence, Support, Undefined
+from cxr_ops.records.inputs import Champion, Code, Inputs, Reference
+from cxr_ops.records.verdict import Reason, Verdict
 
 # `restore` puts another database in the place of one that is in use: no connection may outlive a call.
 os.environ["MLFLOW_SQLALCHEMYSTORE_POOLCLASS"] = "NullPool"

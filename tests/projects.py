@@ -14,7 +14,8 @@ import pytest
 
 from cxr_ops.edges import dvc, store
 from cxr_ops.edges.home import Home
-from cxr_ops.records import Batch, sha256_bytes
+from cxr_ops.records.base import sha256_bytes
+from cxr_ops.records.data import Batch
 
 PROJECT = Path(__file__).resolve().parents[1]
 

@@ -14,13 +14,16 @@ from sklearn.metrics import roc_auc_score
 from typer.testing import CliRunner
 
 from cxr_ops import ablation, cli
-from cxr_ops.data import manifest, synth
+from cxr_ops.data import manifest
 from cxr_ops.data.shards import ShardReader
+from cxr_ops.data.synthetic import synth
 from cxr_ops.errors import DataError, SettingsError, StoppedError
 from cxr_ops.labels import FINDINGS
 from cxr_ops.model import network, package
 from cxr_ops.params import Params
-from cxr_ops.records import Epoch, Estimate, Undefined, sha256_file
+from cxr_ops.records.base import sha256_file
+from cxr_ops.records.evidence import Estimate, Undefined
+from cxr_ops.records.inputs import Epoch
 from cxr_ops.report import ablation as report
 from cxr_ops.report.ablation import Ablation, Row
 from cxr_ops.stages import ingest, prepare, split, train

@@ -133,8 +133,9 @@ def test_generated_data_are_described(project: Path, tmp_path: Path) -> None:
 
 def test_whole_ledger_is_said_to_be_whole_and_an_altered_one_is_not(project: Path, tmp_path: Path) -> None:
     """`ledger verify` counts the entries of an intact chain, and names the entry that was altered."""
+    from cxr_ops.audit.entries import Look
     from cxr_ops.edges.home import Home
-    from cxr_ops.edges.ledger import Look, record_look
+    from cxr_ops.edges.ledger.chain import record_look
 
     home = Home.find({"CXR_HOME": str(tmp_path), "CXR_PROJECT": str(project)})
     for test in ("a" * 64, "b" * 64):
@@ -183,7 +184,7 @@ def _labels(path: Path) -> Path:
 @pytest.mark.usefixtures("_in_project")
 def test_plan_check_says_what_a_plan_holds_and_what_to_object_to(project: Path) -> None:
     """`plan check` takes the plan of params.yaml, prints its digest and facts, and warns of its weaknesses."""
-    from cxr_ops.records import sha256_file
+    from cxr_ops.records.base import sha256_file
 
     done = _plan("check")
     assert done.exit_code == 0

@@ -208,7 +208,7 @@ def edit(path: Path) -> None:
 @pytest.mark.slow
 def test_whole_pipeline_by_dvc_alone(checkout: Home, tmp_path: Path) -> None:
     """`dvc repro` makes all stages, each reading only its deps; again it runs nothing; metrics and plots work."""
-    from cxr_ops.data.synth import synthesize
+    from cxr_ops.data.synthetic.synth import synthesize
     from cxr_ops.stages import ingest
     from cxr_ops.stages import open as stage
 

@@ -11,7 +11,7 @@ import yaml
 from cxr_ops import plan as plans
 from cxr_ops.errors import SettingsError
 from cxr_ops.labels import FINDINGS
-from cxr_ops.records import sha256_bytes
+from cxr_ops.records.base import sha256_bytes
 from cxr_ops.stats.power import margin_tier
 
 SHIPPED = ("pccp.yaml", "pccp.demo.yaml", "pccp.nih-sample-demo.yaml")

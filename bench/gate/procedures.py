@@ -16,7 +16,7 @@ from bench.gate import ranking
 from bench.gate.scores import AREAS, Field, World
 from cxr_ops.labels import FINDINGS
 from cxr_ops.plan import ChangePlan
-from cxr_ops.records import Estimate
+from cxr_ops.records.evidence import Estimate
 from cxr_ops.stats import auc, evidence
 
 LEVEL = 0.95  # of the intervals whose coverage is counted

@@ -17,7 +17,7 @@ from bench.gate.procedures import LEVEL, MACRO, OTHERS, WHOLE, Model, Pair, Setu
 from bench.gate.scores import AREAS
 from bench.gate.structure import Structure
 from cxr_ops.labels import FINDINGS
-from cxr_ops.records import Estimate, Evaluation
+from cxr_ops.records.evidence import Estimate, Evaluation
 from cxr_ops.stats import auc, evidence, rule
 
 Named = Iterator[tuple[str, float]]

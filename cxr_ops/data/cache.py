@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from cxr_ops.data import contrast
-from cxr_ops.data.decode import Pixels, decode_grey, to_square
+from cxr_ops.data.checking.decode import Pixels, decode_grey, to_square
 from cxr_ops.errors import DataError
 
 

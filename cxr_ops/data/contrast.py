@@ -11,7 +11,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from cxr_ops.data.decode import Pixels
+from cxr_ops.data.checking.decode import Pixels
 
 
 def adjust(pixels: Pixels, how: Mapping[str, Any]) -> Pixels:

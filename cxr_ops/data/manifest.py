@@ -20,7 +20,8 @@ import pandas as pd
 from cxr_ops import contract
 from cxr_ops.errors import DataError
 from cxr_ops.labels import FINDINGS, UNCERTAIN
-from cxr_ops.records import Batch, sha256_file
+from cxr_ops.records.base import sha256_file
+from cxr_ops.records.data import Batch
 
 IDENTITY: Final = ("image_id", "patient_id", "sha256", "source", "batch", "view", "age", "sex", "width", "height")
 COLUMNS: Final = (*IDENTITY, *FINDINGS)

@@ -23,8 +23,10 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from cxr_ops.data import nih, splits, synth
+from cxr_ops.data import splits
 from cxr_ops.data.manifest import read_rows
+from cxr_ops.data.sources import nih
+from cxr_ops.data.synthetic import synth
 from cxr_ops.errors import DataError
 from cxr_ops.labels import FINDINGS, UNCERTAIN, UnknownLabelError, nearest, parse_labels
 from cxr_ops.plan import ATTRIBUTES
@@ -250,7 +252,7 @@ def positive_patients(truth: Truth) -> tuple[int, ...]:
 
 
 def drawn_truth(patients: int) -> Truth:
-    """Labels of patients who do not exist, as alike to the NIH's as `cxr_ops.data.synth` draws them, always the same.
+    """Labels of patients who do not exist, like those of `cxr_ops.data.synthetic.synth`, always the same.
 
     Args:
         patients: how many, at least 1. Each has one to ten images.

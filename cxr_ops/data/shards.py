@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Final, NamedTuple, Self
 
 from cxr_ops.errors import DataError, StorageError
-from cxr_ops.records import sha256_bytes
+from cxr_ops.records.base import sha256_bytes
 
 IMAGES_PER_SHARD: Final = 2000
 PATTERN: Final = "shard-*.tar"

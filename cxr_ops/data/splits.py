@@ -15,7 +15,7 @@ from typing import Any, Final, Literal
 import pandas as pd
 
 from cxr_ops.labels import FINDINGS, UNCERTAIN
-from cxr_ops.records import canonical_json, sha256_bytes
+from cxr_ops.records.base import canonical_json, sha256_bytes
 
 Side = Literal["train", "validation", "test"]
 SIDES: Final[tuple[Side, ...]] = ("train", "validation", "test")

@@ -20,7 +20,7 @@ import pandas as pd
 
 from cxr_ops.errors import DataError, SettingsError
 from cxr_ops.labels import FINDINGS, SEXES, UNCERTAIN, VIEWS
-from cxr_ops.records import sha256_file
+from cxr_ops.records.base import sha256_file
 
 Severity = Literal["critical", "warning"]
 

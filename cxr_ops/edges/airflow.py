@@ -42,7 +42,7 @@ import psutil
 from cxr_ops import contract
 from cxr_ops.edges.home import Home
 from cxr_ops.errors import BusyError, CxrError, SettingsError, StorageError
-from cxr_ops.records import Record, canonical_json, sha256_bytes, write_atomic
+from cxr_ops.records.base import Record, canonical_json, sha256_bytes, write_atomic
 
 PARTS: Final = ("api-server", "scheduler", "dag-processor")
 PORT: Final = 8080

@@ -22,7 +22,7 @@ import yaml
 from cxr_ops.edges import git
 from cxr_ops.edges.home import Home
 from cxr_ops.errors import CxrError, DataError, SettingsError, StorageError
-from cxr_ops.records import canonical_json, sha256_bytes, sha256_file, write_atomic
+from cxr_ops.records.base import canonical_json, sha256_bytes, sha256_file, write_atomic
 
 PIPELINE = "dvc.yaml"
 LOCK = "dvc.lock"

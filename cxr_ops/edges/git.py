@@ -14,7 +14,7 @@ from pathlib import Path
 
 from cxr_ops.edges.home import Home
 from cxr_ops.errors import StorageError
-from cxr_ops.records import write_atomic
+from cxr_ops.records.base import write_atomic
 
 BOT_NAME = "cxr-ops"
 BOT_EMAIL = "cxr-ops@localhost"

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from cxr_ops.audit.entries import Entry
+from cxr_ops.audit.state import find_promotion, last_promotion
 from cxr_ops.contract import MODEL_NAME
 from cxr_ops.edges.home import Home
-from cxr_ops.edges.ledger import Entry, Ledger, find_promotion, last_promotion
+from cxr_ops.edges.ledger.chain import Ledger
 from cxr_ops.errors import DataError
-from cxr_ops.records import Record
+from cxr_ops.records.base import Record
 
 # Shorter beginnings of a digest are too likely to be meant for something else.
 MIN_PREFIX = 7

@@ -31,7 +31,7 @@ import psutil
 from cxr_ops.edges import registry
 from cxr_ops.edges.home import Home
 from cxr_ops.errors import CxrError, StoppedError, StorageError
-from cxr_ops.records import canonical_json, write_atomic
+from cxr_ops.records.base import canonical_json, write_atomic
 
 STAGE: Final = "train"
 LOOK_SECONDS = 2.0  # between looks at the spool

@@ -9,12 +9,16 @@ import json
 from pathlib import Path
 from typing import Any
 
+from cxr_ops.audit.entries import Look, Role
 from cxr_ops.contract import CHAMPION, INPUTS, NO_CHANGE, PACKAGE, PACKAGE_FILES
 from cxr_ops.edges.home import Home
-from cxr_ops.edges.ledger import Look, Role, record_look
+from cxr_ops.edges.ledger.chain import record_look
 from cxr_ops.edges.supervisor import OPENED, supervise
 from cxr_ops.errors import DataError
-from cxr_ops.records import Champion, Inputs, Result, Verdict, tree_digest
+from cxr_ops.records.base import tree_digest
+from cxr_ops.records.inputs import Champion, Inputs
+from cxr_ops.records.run import Result
+from cxr_ops.records.verdict import Verdict
 
 
 def run_stage(home: Home, run: str, stage: str) -> dict[str, Any]:

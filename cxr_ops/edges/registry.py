@@ -20,12 +20,14 @@ from importlib.metadata import version as installed
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from cxr_ops.audit.state import last_decision, last_promotion, reference_after
 from cxr_ops.contract import CHAMPION, MODEL_NAME, PACKAGE, PACKAGE_FILES, REFERENCE
 from cxr_ops.edges.home import Home
-from cxr_ops.edges.ledger import Ledger, last_decision, last_promotion, reference_after
+from cxr_ops.edges.ledger.chain import Ledger
 from cxr_ops.errors import CxrError, StorageError
 from cxr_ops.labels import FINDINGS
-from cxr_ops.records import Champion, Reference, canonical_json, tree_digest, write_atomic
+from cxr_ops.records.base import canonical_json, tree_digest, write_atomic
+from cxr_ops.records.inputs import Champion, Reference
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

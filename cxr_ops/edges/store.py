@@ -33,7 +33,9 @@ from cxr_ops.edges import dvc
 from cxr_ops.edges.git import GitError, git, git_bytes
 from cxr_ops.edges.home import Home
 from cxr_ops.errors import DataError, RefusedError, SettingsError, StorageError
-from cxr_ops.records import Batch, Code, DataRevision, canonical_json, sha256_bytes, sha256_file, write_atomic
+from cxr_ops.records.base import canonical_json, sha256_bytes, sha256_file, write_atomic
+from cxr_ops.records.data import Batch, DataRevision
+from cxr_ops.records.inputs import Code
 
 DATA_REF: Final = "refs/heads/data"
 RECIPE: Final = "recipe.json"

@@ -34,7 +34,7 @@ from cxr_ops.contract import EXIT_FAILED
 from cxr_ops.edges import dvc, live
 from cxr_ops.edges.home import Home
 from cxr_ops.errors import BusyError, CxrError, DataError, SettingsError, StoppedError, StorageError
-from cxr_ops.records import canonical_json, sha256_bytes
+from cxr_ops.records.base import canonical_json, sha256_bytes
 
 GRACE = "CXR_GRACE_SECONDS"
 OPENED = "run.json"  # `open` writes it last: without it, a run's workspace is not whole

@@ -21,7 +21,7 @@ import safetensors.torch
 import torch
 
 from cxr_ops.errors import StorageError
-from cxr_ops.records import canonical_json, sha256_bytes, write_atomic
+from cxr_ops.records.base import canonical_json, sha256_bytes, write_atomic
 
 KEEP: Final = 2
 _NAME: Final = re.compile(r"checkpoint-([0-9a-f]{16})-(\d{9})-([0-9a-f]{64})\.safetensors")

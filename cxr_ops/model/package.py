@@ -33,7 +33,7 @@ from torch import nn
 from cxr_ops.errors import DataError, StorageError
 from cxr_ops.labels import FINDINGS
 from cxr_ops.model import network
-from cxr_ops.records import canonical_json, sha256_bytes, tree_digest, write_atomic
+from cxr_ops.records.base import canonical_json, sha256_bytes, tree_digest, write_atomic
 
 WEIGHTS: Final = "weights.safetensors"
 CONTRACT: Final = "model.json"

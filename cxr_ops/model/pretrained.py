@@ -28,7 +28,8 @@ from cxr_ops.contract import PACKAGE, START
 from cxr_ops.errors import DataError, SettingsError
 from cxr_ops.model import package
 from cxr_ops.params import Split, Train
-from cxr_ops.records import Start, StartingWeights, sha256_bytes
+from cxr_ops.records.base import sha256_bytes
+from cxr_ops.records.training import Start, StartingWeights
 
 # What the input is normalised with: ImageNet's, averaged over colour, so that its weights see what they are used to.
 MEAN: Final = 0.449

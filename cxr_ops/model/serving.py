@@ -115,7 +115,7 @@ def decode_grey(image: object) -> npt.NDArray[np.uint8]:
     """Decode a PNG that nobody vouches for to its stored grey values; what has no one grey value is refused.
 
     Returns:
-        uint8, height x width. The same as `cxr_ops.data.decode.decode_grey`, by another decoder.
+        uint8, height x width. The same as `cxr_ops.data.checking.decode.decode_grey`, by another decoder.
 
     Raises:
         ValueError: not a PNG, damaged, too large, more or fewer than 8 bits a value, with colours or transparency.

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from cxr_ops.records import Figure, Record, Undefined
+from cxr_ops.records.base import Record
+from cxr_ops.records.evidence import Figure, Undefined
 from cxr_ops.report import figures, page, words
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from cxr_ops.plan import ChangePlan
-from cxr_ops.records import Evaluation
+from cxr_ops.records.evidence import Evaluation
 from cxr_ops.report import page, summary, words
 from cxr_ops.stats.rule import Judgement
 

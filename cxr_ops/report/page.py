@@ -20,21 +20,10 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from cxr_ops.labels import FINDINGS
-from cxr_ops.records import (
-    Check,
-    Estimate,
-    Evaluation,
-    Evidence,
-    Explanation,
-    Facts,
-    Figure,
-    FindingEvidence,
-    HeatMap,
-    Inputs,
-    Performance,
-    Plan,
-    Verdict,
-)
+from cxr_ops.records.evidence import Estimate, Evaluation, Evidence, Facts, Figure, FindingEvidence, Performance
+from cxr_ops.records.explanation import Explanation, HeatMap
+from cxr_ops.records.inputs import Inputs, Plan
+from cxr_ops.records.verdict import Check, Verdict
 from cxr_ops.report import figures, words
 from cxr_ops.report.figures import MODELS, Model
 from cxr_ops.report.words import NOT_EVALUABLE

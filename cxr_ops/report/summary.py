@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from cxr_ops import contract
-from cxr_ops.records import Estimate, Evaluation, Figure, Result, Verdict
+from cxr_ops.records.evidence import Estimate, Evaluation, Figure
+from cxr_ops.records.run import Result
+from cxr_ops.records.verdict import Verdict
 from cxr_ops.report import words
 from cxr_ops.stats.checks import macro_difference
 

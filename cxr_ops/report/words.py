@@ -6,18 +6,9 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 from cxr_ops import contract
-from cxr_ops.records import (
-    Check,
-    Estimate,
-    Evaluation,
-    Evidence,
-    Figure,
-    HeatMap,
-    Performance,
-    Reason,
-    Undefined,
-    Verdict,
-)
+from cxr_ops.records.evidence import Estimate, Evaluation, Evidence, Figure, Performance, Undefined
+from cxr_ops.records.explanation import HeatMap
+from cxr_ops.records.verdict import Check, Reason, Verdict
 from cxr_ops.stats.checks import Role
 from cxr_ops.stats.codes import AGAINST, HOLDS
 

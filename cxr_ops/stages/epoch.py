@@ -10,13 +10,15 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from cxr_ops import plan as plans
+from cxr_ops.audit.entries import Entry, EpochOpened, Look
+from cxr_ops.audit.state import open_epoch, spent_looks
 from cxr_ops.contract import INPUTS
 from cxr_ops.edges import dvc, store
 from cxr_ops.edges.home import Home
-from cxr_ops.edges.ledger import Entry, EpochOpened, Ledger, Look, open_epoch, spent_looks
+from cxr_ops.edges.ledger.chain import Ledger
 from cxr_ops.errors import RefusedError, SettingsError
 from cxr_ops.params import Params
-from cxr_ops.records import Inputs
+from cxr_ops.records.inputs import Inputs
 
 
 def begin(home: Home, *, by: str, reason: str) -> EpochOpened:

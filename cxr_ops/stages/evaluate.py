@@ -25,24 +25,17 @@ from pydantic import ValidationError
 
 from cxr_ops import contract
 from cxr_ops import plan as plans
-from cxr_ops.data import isolate, manifest, splits
-from cxr_ops.data.decode import decode_grey
+from cxr_ops.data import manifest, splits
+from cxr_ops.data.checking import isolate
+from cxr_ops.data.checking.decode import decode_grey
 from cxr_ops.data.shards import ShardReader
 from cxr_ops.errors import DataError
 from cxr_ops.labels import FINDINGS
 from cxr_ops.params import NOT_OF_THE_MODEL, Params
-from cxr_ops.records import (
-    Epoch,
-    Estimate,
-    Evaluation,
-    Facts,
-    Figure,
-    Inputs,
-    Reference,
-    StartingWeights,
-    canonical_json,
-    write_atomic,
-)
+from cxr_ops.records.base import canonical_json, write_atomic
+from cxr_ops.records.evidence import Estimate, Evaluation, Facts, Figure
+from cxr_ops.records.inputs import Epoch, Inputs, Reference
+from cxr_ops.records.training import StartingWeights
 from cxr_ops.report.terminal import steps
 from cxr_ops.stats import auc, evidence
 from cxr_ops.stats.codes import Code

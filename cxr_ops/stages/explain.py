@@ -23,12 +23,14 @@ import pandas as pd
 
 from cxr_ops import contract
 from cxr_ops.data import manifest
-from cxr_ops.data.decode import Pixels, decode_grey, to_square
+from cxr_ops.data.checking.decode import Pixels, decode_grey, to_square
 from cxr_ops.data.shards import ShardReader
 from cxr_ops.errors import DataError, StorageError
 from cxr_ops.labels import FINDINGS, UNCERTAIN
 from cxr_ops.params import Params
-from cxr_ops.records import Evaluation, Explanation, HeatMap, Pointing, write_atomic
+from cxr_ops.records.base import write_atomic
+from cxr_ops.records.evidence import Evaluation
+from cxr_ops.records.explanation import Explanation, HeatMap, Pointing
 from cxr_ops.report.terminal import steps
 
 RULE: Final = (

@@ -12,7 +12,8 @@ from pathlib import Path
 from cxr_ops import contract
 from cxr_ops import plan as plans
 from cxr_ops.params import Params
-from cxr_ops.records import Evaluation, Inputs
+from cxr_ops.records.evidence import Evaluation
+from cxr_ops.records.inputs import Inputs
 from cxr_ops.stats import rule
 
 

@@ -23,14 +23,17 @@ from typing import Final, Literal
 import pandas as pd
 
 from cxr_ops import contract
-from cxr_ops.data import decode, isolate, manifest, nih, shards, validation
-from cxr_ops.data.nih import Problem
+from cxr_ops.data import manifest, shards, validation
+from cxr_ops.data.checking import decode, isolate
+from cxr_ops.data.sources import nih
+from cxr_ops.data.sources.nih import Problem
 from cxr_ops.edges import store
 from cxr_ops.edges.home import Home
 from cxr_ops.errors import BusyError, DataError, SettingsError, StorageError
 from cxr_ops.labels import FINDINGS
 from cxr_ops.params import Params
-from cxr_ops.records import Batch, sha256_bytes, sha256_file, write_atomic
+from cxr_ops.records.base import sha256_bytes, sha256_file, write_atomic
+from cxr_ops.records.data import Batch
 
 # The batch is built aside, enters DVC's cache and is pushed to the remote: three copies, where all stand on one disk.
 COPIES: Final = 3
@@ -102,7 +105,7 @@ def run(
     """Add a folder in NIH layout to the data set.
 
     Args:
-        folder: see `cxr_ops.data.nih`.
+        folder: see `cxr_ops.data.sources.nih`.
         batch: name of the batch: lower-case letters, digits and hyphens.
         home: the installation.
         on_bad: `refuse` adds nothing when anything is wrong; `quarantine` leaves out the rows that are wrong.
@@ -151,7 +154,7 @@ def check_folder(
     """Read a folder's tables, decode its pictures in other processes, and look for duplicates.
 
     Args:
-        folder: see `cxr_ops.data.nih`.
+        folder: see `cxr_ops.data.sources.nih`.
         batch: the batch's name.
         held: for each batch of the data set, a folder with its `manifest.csv` and `pixels.csv`.
         processes: how many decode; by default one a processor.

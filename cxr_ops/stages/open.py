@@ -22,13 +22,17 @@ import yaml
 
 from cxr_ops import contract
 from cxr_ops import plan as plans
+from cxr_ops.audit.state import open_epoch, reference_after, state_after
 from cxr_ops.edges import dvc, pipeline, store, supervisor
 from cxr_ops.edges.home import Home
-from cxr_ops.edges.ledger import Ledger, open_epoch, reference_after, state_after
+from cxr_ops.edges.ledger.chain import Ledger
 from cxr_ops.errors import DataError, RefusedError, SettingsError
 from cxr_ops.labels import nearest
 from cxr_ops.params import Params
-from cxr_ops.records import Champion, Code, DataRevision, Inputs, Start, canonical_json, write_atomic
+from cxr_ops.records.base import canonical_json, write_atomic
+from cxr_ops.records.data import DataRevision
+from cxr_ops.records.inputs import Champion, Code, Inputs
+from cxr_ops.records.training import Start
 
 # What `open` itself writes stands in a recipe under names of its own.
 _STATE: Final = (

@@ -15,12 +15,13 @@ from pathlib import Path
 import pandas as pd
 
 from cxr_ops import contract
-from cxr_ops.data import cache, isolate, manifest
+from cxr_ops.data import cache, manifest
+from cxr_ops.data.checking import isolate
 from cxr_ops.data.shards import ShardReader
 from cxr_ops.errors import StorageError
 from cxr_ops.labels import FINDINGS
 from cxr_ops.params import Params, Prepare
-from cxr_ops.records import canonical_json, sha256_file, write_atomic
+from cxr_ops.records.base import canonical_json, sha256_file, write_atomic
 from cxr_ops.report.terminal import steps
 
 

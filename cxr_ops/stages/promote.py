@@ -18,22 +18,12 @@ from pathlib import Path
 from typing import Any, Final
 
 from cxr_ops import plan as plans
+from cxr_ops.audit.entries import Approval, Decision, Entry, Promotion
+from cxr_ops.audit.state import find_decision, find_promotion, last_promotion, open_epoch, reference_after, spent_looks
 from cxr_ops.contract import MODEL_NAME, PACKAGE, PROMOTE
 from cxr_ops.edges import registry, store
 from cxr_ops.edges.home import Home
-from cxr_ops.edges.ledger import (
-    Approval,
-    Decision,
-    Entry,
-    Ledger,
-    Promotion,
-    find_decision,
-    find_promotion,
-    last_promotion,
-    open_epoch,
-    reference_after,
-    spent_looks,
-)
+from cxr_ops.edges.ledger.chain import Ledger
 from cxr_ops.errors import ConflictError, RefusedError
 from cxr_ops.stages.publish import Outputs, check_unchanged, finish, read_outputs
 

@@ -21,26 +21,20 @@ from pathlib import Path
 from typing import Any, Final
 
 from cxr_ops import plan as plans
+from cxr_ops.audit.entries import Decision, Entry
+from cxr_ops.audit.state import approvals_to_leave, find_decision, find_promotion, open_epoch
 from cxr_ops.contract import DATASET, INPUTS, MODEL_NAME, PACKAGE, PACKAGE_FILES
 from cxr_ops.edges import live, registry, store
 from cxr_ops.edges.home import Home
-from cxr_ops.edges.ledger import Decision, Entry, Ledger, approvals_to_leave, find_decision, find_promotion, open_epoch
+from cxr_ops.edges.ledger.chain import Ledger
 from cxr_ops.errors import DataError, RefusedError
 from cxr_ops.params import Params
-from cxr_ops.records import (
-    Batch,
-    Estimate,
-    Evaluation,
-    Figure,
-    Inputs,
-    Reason,
-    Result,
-    Verdict,
-    sha256_bytes,
-    sha256_file,
-    tree_digest,
-    write_atomic,
-)
+from cxr_ops.records.base import sha256_bytes, sha256_file, tree_digest, write_atomic
+from cxr_ops.records.data import Batch
+from cxr_ops.records.evidence import Estimate, Evaluation, Figure
+from cxr_ops.records.inputs import Inputs
+from cxr_ops.records.run import Result
+from cxr_ops.records.verdict import Reason, Verdict
 from cxr_ops.report.page import PUBLISHED_MARK
 from cxr_ops.stats.codes import HOLDS, MEANING, Code
 

@@ -20,7 +20,11 @@ import numpy as np
 from cxr_ops import contract
 from cxr_ops.errors import DataError
 from cxr_ops.params import Params
-from cxr_ops.records import Evaluation, Explanation, Inputs, Verdict, sha256_file, write_atomic
+from cxr_ops.records.base import sha256_file, write_atomic
+from cxr_ops.records.evidence import Evaluation
+from cxr_ops.records.explanation import Explanation
+from cxr_ops.records.inputs import Inputs
+from cxr_ops.records.verdict import Verdict
 from cxr_ops.report import page, words
 from cxr_ops.report.figures import MODELS, Floats, Model
 

@@ -16,7 +16,8 @@ from cxr_ops.data import manifest, splits
 from cxr_ops.errors import DataError
 from cxr_ops.labels import FINDINGS
 from cxr_ops.params import Params
-from cxr_ops.records import Epoch, canonical_json, write_atomic
+from cxr_ops.records.base import canonical_json, write_atomic
+from cxr_ops.records.inputs import Epoch
 
 
 def run(root: Path, params: Params) -> None:

@@ -43,7 +43,7 @@ from cxr_ops.model import (
     training,
 )
 from cxr_ops.params import Params, Prepare
-from cxr_ops.records import canonical_json, sha256_bytes, sha256_file, write_atomic
+from cxr_ops.records.base import canonical_json, sha256_bytes, sha256_file, write_atomic
 
 # The code that decides the weights, besides data and settings.
 _OF_THE_WEIGHTS = (

@@ -16,7 +16,7 @@ from cxr_ops.data import manifest, validation
 from cxr_ops.data.shards import ShardReader
 from cxr_ops.errors import DataError
 from cxr_ops.params import Params
-from cxr_ops.records import canonical_json, write_atomic
+from cxr_ops.records.base import canonical_json, write_atomic
 
 
 def run(root: Path, params: Params) -> None:

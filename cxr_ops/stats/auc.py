@@ -26,7 +26,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import special
 
-from cxr_ops.records import Estimate, Evidence, Figure, FindingEvidence, Paired, Support, Undefined
+from cxr_ops.records.evidence import Estimate, Evidence, Figure, FindingEvidence, Paired, Support, Undefined
 
 Method = Literal["wald", "logit", "logit_difference", "separated", "separated_difference"]
 Bools = npt.NDArray[np.bool_]

@@ -18,19 +18,18 @@ from typing import Final, Literal
 from scipy import special
 
 from cxr_ops.plan import PerformanceEvaluation
-from cxr_ops.records import (
-    Check,
+from cxr_ops.records.evidence import (
     Estimate,
     Evaluation,
     Evidence,
     Figure,
     FindingEvidence,
     Paired,
-    Reason,
     Subgroup,
     Support,
     Undefined,
 )
+from cxr_ops.records.verdict import Check, Reason
 from cxr_ops.stats import auc
 from cxr_ops.stats.codes import Code
 

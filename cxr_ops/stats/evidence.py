@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cxr_ops.plan import PerformanceEvaluation, Subgroups
-from cxr_ops.records import Evidence, Performance, Scenario, Subgroup
+from cxr_ops.records.evidence import Evidence, Performance, Scenario, Subgroup
 from cxr_ops.stats import auc, probability, sanity
 from cxr_ops.stats.codes import Code
 

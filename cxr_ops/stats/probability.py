@@ -32,7 +32,7 @@ import numpy.typing as npt
 from scipy import special
 
 from cxr_ops.plan import OperatingPoints
-from cxr_ops.records import Figure, Paired, Performance, ReliabilityBin, Undefined
+from cxr_ops.records.evidence import Figure, Paired, Performance, ReliabilityBin, Undefined
 from cxr_ops.stats import auc
 
 Floats = npt.NDArray[np.float64]

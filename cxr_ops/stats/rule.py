@@ -19,7 +19,9 @@ from typing import Final, Literal
 
 from cxr_ops.labels import FINDINGS
 from cxr_ops.plan import Bounds, ChangePlan, PerformanceEvaluation
-from cxr_ops.records import Check, Estimate, Evaluation, Evidence, Facts, Inputs, Reason, Scenario, Verdict
+from cxr_ops.records.evidence import Estimate, Evaluation, Evidence, Facts, Scenario
+from cxr_ops.records.inputs import Inputs
+from cxr_ops.records.verdict import Check, Reason, Verdict
 from cxr_ops.stats import auc, checks, soundness
 from cxr_ops.stats.checks import Role, holm
 from cxr_ops.stats.codes import AGAINST, MEANING, NOT_STOPPING, Code

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from cxr_ops.labels import FINDINGS
 from cxr_ops.plan import PerformanceEvaluation
-from cxr_ops.records import Estimate, Evaluation, Evidence, Figure, Paired, Support
+from cxr_ops.records.evidence import Estimate, Evaluation, Evidence, Figure, Paired, Support
 from cxr_ops.stats import checks
 from cxr_ops.stats.checks import TOLERANCE, Kind, Role
 

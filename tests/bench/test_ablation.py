@@ -8,10 +8,11 @@ import pytest
 
 from bench import ablation as bench
 from cxr_ops import ablation
-from cxr_ops.data import synth
+from cxr_ops.data.synthetic import synth
 from cxr_ops.labels import FINDINGS
 from cxr_ops.params import Params
-from cxr_ops.records import Estimate, sha256_file
+from cxr_ops.records.base import sha256_file
+from cxr_ops.records.evidence import Estimate
 from cxr_ops.report.ablation import Ablation, Row
 
 

@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from cxr_ops.data.cache import pack
+from cxr_ops.data.checking.decode import to_square
 from cxr_ops.data.contrast import adjust
-from cxr_ops.data.decode import to_square
 from cxr_ops.errors import DataError
 
 PIXELS = {f"{n}.png": np.random.default_rng(n).integers(0, 256, (32, 32), dtype=np.uint8) for n in range(50)}

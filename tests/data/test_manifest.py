@@ -12,7 +12,8 @@ import pytest
 from cxr_ops.data import manifest
 from cxr_ops.errors import DataError
 from cxr_ops.labels import FINDINGS
-from cxr_ops.records import Batch, sha256_file
+from cxr_ops.records.base import sha256_file
+from cxr_ops.records.data import Batch
 
 
 def row(image_id: str, batch: str = "first", age: str = "40", findings: str = "0") -> list[str]:

@@ -11,7 +11,7 @@ import pytest
 
 from cxr_ops.data.shards import ShardReader, write_shards
 from cxr_ops.errors import DataError
-from cxr_ops.records import sha256_bytes, tree_digest
+from cxr_ops.records.base import sha256_bytes, tree_digest
 
 IMAGES = {f"{n:08d}_000.png": bytes([n]) * (100 + 37 * n) for n in range(25)}
 

@@ -17,9 +17,12 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from cxr_ops.edges.home import Home
-from cxr_ops.edges.ledger import Ledger
+from cxr_ops.edges.ledger.chain import Ledger
 from cxr_ops.labels import FINDINGS
-from cxr_ops.records import Evaluation, Inputs, Result, Verdict
+from cxr_ops.records.evidence import Evaluation
+from cxr_ops.records.inputs import Inputs
+from cxr_ops.records.run import Result
+from cxr_ops.records.verdict import Verdict
 
 pytestmark = [pytest.mark.slow, pytest.mark.airflow, pytest.mark.timeout(1800)]  # two trainings and an installation
 

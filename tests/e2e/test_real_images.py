@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from cxr_ops.edges.home import Home
-from cxr_ops.edges.ledger import Ledger
-from cxr_ops.records import Estimate, Evaluation, Result
+from cxr_ops.edges.ledger.chain import Ledger
+from cxr_ops.records.evidence import Estimate, Evaluation
+from cxr_ops.records.run import Result
 from cxr_ops.stages import ingest
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]  # two trainings

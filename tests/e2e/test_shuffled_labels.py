@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cxr_ops.data.synth import synthesize
+from cxr_ops.data.synthetic.synth import synthesize
 from cxr_ops.edges.home import Home
-from cxr_ops.edges.ledger import Ledger
-from cxr_ops.records import Estimate, Evaluation
+from cxr_ops.edges.ledger.chain import Ledger
+from cxr_ops.records.evidence import Estimate, Evaluation
 from cxr_ops.stages import ingest
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]  # one short training

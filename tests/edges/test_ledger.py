@@ -10,10 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from cxr_ops.audit.entries import Entry, EpochOpened, Look, Promotion
+from cxr_ops.audit.state import reference_after
 from cxr_ops.edges.home import Home
-from cxr_ops.edges.ledger import Entry, EpochOpened, Ledger, Look, Promotion, record_look, reference_after
+from cxr_ops.edges.ledger.chain import Ledger, record_look
 from cxr_ops.errors import ConflictError, RefusedError, SettingsError, StorageError
-from cxr_ops.records import Epoch, LedgerState, Reference, canonical_json, sha256_bytes
+from cxr_ops.records.base import canonical_json, sha256_bytes
+from cxr_ops.records.inputs import Epoch, LedgerState, Reference
 
 
 def look(number: int = 0) -> Look:
@@ -259,7 +262,7 @@ def test_champion_is_the_last_promotion(ledger: Ledger) -> None:
 WRITER = """
 import sys
 from pathlib import Path
-from cxr_ops.edges.ledger import Ledger
+from cxr_ops.edges.ledger.chain import Ledger
 folder, name, count = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 sys.stdin.readline()
 for i in range(count):
@@ -290,7 +293,7 @@ def test_two_processes_that_append_at_once_lose_nothing(ledger: Ledger) -> None:
 SWAPPER = """
 import sys
 from pathlib import Path
-from cxr_ops.edges.ledger import Ledger
+from cxr_ops.edges.ledger.chain import Ledger
 from cxr_ops.errors import ConflictError
 folder, name, head = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
 sys.stdin.readline()
@@ -319,7 +322,7 @@ def test_compare_and_swap_has_one_winner(ledger: Ledger) -> None:
 FULL_DISK = """
 import resource, signal, sys
 from pathlib import Path
-from cxr_ops.edges.ledger import Ledger
+from cxr_ops.edges.ledger.chain import Ledger
 from cxr_ops.errors import StorageError
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 from finished import AIRFLOW, RUN
 
+from cxr_ops.audit.entries import Decision
 from cxr_ops.contract import MODEL_NAME
 from cxr_ops.edges.home import Home
-from cxr_ops.edges.ledger import Decision, Ledger
+from cxr_ops.edges.ledger.chain import Ledger
 from cxr_ops.edges.lineage import trace
 from cxr_ops.errors import DataError
 

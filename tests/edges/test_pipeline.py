@@ -8,12 +8,16 @@ from pathlib import Path
 import pytest
 from projects import make_home, make_project
 
+from cxr_ops.audit.entries import EpochOpened
 from cxr_ops.contract import PACKAGE_FILES
 from cxr_ops.edges import pipeline
 from cxr_ops.edges.home import Home
-from cxr_ops.edges.ledger import EpochOpened, Ledger
+from cxr_ops.edges.ledger.chain import Ledger
 from cxr_ops.errors import DataError, RefusedError
-from cxr_ops.records import Champion, Code, DataRevision, Epoch, Inputs, Plan, Reference, Result, tree_digest
+from cxr_ops.records.base import tree_digest
+from cxr_ops.records.data import DataRevision
+from cxr_ops.records.inputs import Champion, Code, Epoch, Inputs, Plan, Reference
+from cxr_ops.records.run import Result
 
 RUN = "run-1"
 STAGES = """

@@ -18,12 +18,12 @@ from mlflow import MlflowClient
 from cxr_ops.contract import MODEL_NAME, PACKAGE_FILES
 from cxr_ops.edges import registry
 from cxr_ops.edges.home import Home
-from cxr_ops.edges.ledger import Ledger
+from cxr_ops.edges.ledger.chain import Ledger
 from cxr_ops.errors import StorageError
 from cxr_ops.labels import FINDINGS
 from cxr_ops.model import package, scoring
 from cxr_ops.params import Params
-from cxr_ops.records import Champion, Reference
+from cxr_ops.records.inputs import Champion, Reference
 
 FIRST = Case(name="first").run
 SECOND = Case(name="second").run

@@ -11,7 +11,7 @@ from services import S3Server
 
 from cxr_ops.edges import store, supervisor
 from cxr_ops.errors import DataError, StorageError
-from cxr_ops.records import tree_digest
+from cxr_ops.records.base import tree_digest
 from cxr_ops.stages import open as stage
 
 

@@ -13,7 +13,7 @@ from projects import PROJECT, PYTHON, Installation, commit_all, environ, make_ba
 from cxr_ops.edges import dvc, store
 from cxr_ops.edges.home import Home
 from cxr_ops.errors import DataError, SettingsError, StorageError
-from cxr_ops.records import sha256_file, tree_digest
+from cxr_ops.records.base import sha256_file, tree_digest
 
 RUN = "run-1"
 

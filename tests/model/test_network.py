@@ -14,7 +14,8 @@ import torch
 import torchvision
 from torch.nn import functional
 
-from cxr_ops.data import contrast, decode
+from cxr_ops.data import contrast
+from cxr_ops.data.checking import decode
 from cxr_ops.model import network, package
 from cxr_ops.params import Prepare
 

@@ -13,7 +13,8 @@ import torchvision
 from cxr_ops.errors import DataError, SettingsError
 from cxr_ops.model import network, package, pretrained, training
 from cxr_ops.params import Params, Split, Train
-from cxr_ops.records import Start, StartingWeights, sha256_file
+from cxr_ops.records.base import sha256_file
+from cxr_ops.records.training import Start, StartingWeights
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from cxr_ops.data import decode
+from cxr_ops.data.checking import decode
 from cxr_ops.errors import DataError
 from cxr_ops.model import network, package, scoring
 

@@ -19,7 +19,7 @@ from finished import png
 from PIL import Image
 
 from cxr_ops.contract import PACKAGE_FILES
-from cxr_ops.data import decode
+from cxr_ops.data.checking import decode
 from cxr_ops.errors import DataError
 from cxr_ops.labels import FINDINGS
 from cxr_ops.model import package, scoring, serving

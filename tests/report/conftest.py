@@ -10,35 +10,26 @@ import pytest
 from PIL import Image
 
 from cxr_ops.labels import FINDINGS
-from cxr_ops.records import (
-    Champion,
-    Check,
-    Code,
-    DataRevision,
+from cxr_ops.records.base import sha256_bytes
+from cxr_ops.records.data import DataRevision
+from cxr_ops.records.evidence import (
     Estimate,
     Evaluation,
-    Explanation,
     Facts,
     Figure,
     FindingEvidence,
-    HeatMap,
-    Inputs,
-    LedgerState,
     Paired,
     Performance,
-    Plan,
-    Pointing,
-    Reason,
-    Reference,
     ReliabilityBin,
     Scenario,
-    StartingWeights,
     Subgroup,
     Support,
     Undefined,
-    Verdict,
-    sha256_bytes,
 )
+from cxr_ops.records.explanation import Explanation, HeatMap, Pointing
+from cxr_ops.records.inputs import Champion, Code, Inputs, LedgerState, Plan, Reference
+from cxr_ops.records.training import StartingWeights
+from cxr_ops.records.verdict import Check, Reason, Verdict
 from cxr_ops.report.page import BatchRow, History, Material, Proof, SplitRow
 
 

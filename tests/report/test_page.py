@@ -14,7 +14,8 @@ from html.parser import HTMLParser
 import pytest
 
 from cxr_ops.labels import FINDINGS
-from cxr_ops.records import Estimate, Reason, Undefined
+from cxr_ops.records.evidence import Estimate, Undefined
+from cxr_ops.records.verdict import Reason
 from cxr_ops.report import figures, page, words
 from cxr_ops.stats.codes import MEANING, Code
 

@@ -12,7 +12,10 @@ from rich.console import Console
 
 from cxr_ops.errors import DataError
 from cxr_ops.labels import FINDINGS
-from cxr_ops.records import Champion, Estimate, Reason, Result
+from cxr_ops.records.evidence import Estimate
+from cxr_ops.records.inputs import Champion
+from cxr_ops.records.run import Result
+from cxr_ops.records.verdict import Reason
 from cxr_ops.report import summary
 
 

@@ -15,8 +15,8 @@ from projects import commit_all, run_git
 
 from cxr_ops import contract
 from cxr_ops.edges.home import Home
-from cxr_ops.edges.ledger import Ledger
-from cxr_ops.records import Result
+from cxr_ops.edges.ledger.chain import Ledger
+from cxr_ops.records.run import Result
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(1500)]  # the image takes minutes to build where it is missing
 

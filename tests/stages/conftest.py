@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from cxr_ops.params import Params
-from cxr_ops.records import Epoch
+from cxr_ops.records.inputs import Epoch
 from cxr_ops.stages import ingest
 
 

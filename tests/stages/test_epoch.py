@@ -9,11 +9,13 @@ from pathlib import Path
 import pytest
 import yaml
 
+from cxr_ops.audit.entries import Look
 from cxr_ops.edges import store
 from cxr_ops.edges.home import Home
-from cxr_ops.edges.ledger import Ledger, Look, record_look
+from cxr_ops.edges.ledger.chain import Ledger, record_look
 from cxr_ops.errors import DataError, RefusedError, SettingsError
-from cxr_ops.records import Champion, Code, DataRevision, Inputs, Plan
+from cxr_ops.records.data import DataRevision
+from cxr_ops.records.inputs import Champion, Code, Inputs, Plan
 from cxr_ops.stages import epoch as stage
 
 

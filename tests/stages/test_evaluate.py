@@ -23,20 +23,12 @@ from cxr_ops.errors import DataError, SettingsError
 from cxr_ops.labels import FINDINGS
 from cxr_ops.model import network, package, scoring
 from cxr_ops.params import Evaluate, Gate, Params, Prepare, Split
-from cxr_ops.records import (
-    Champion,
-    Code,
-    DataRevision,
-    Epoch,
-    Evaluation,
-    Inputs,
-    LedgerState,
-    Reference,
-    StartingWeights,
-    Verdict,
-    canonical_json,
-    sha256_bytes,
-)
+from cxr_ops.records.base import canonical_json, sha256_bytes
+from cxr_ops.records.data import DataRevision
+from cxr_ops.records.evidence import Evaluation
+from cxr_ops.records.inputs import Champion, Code, Epoch, Inputs, LedgerState, Reference
+from cxr_ops.records.training import StartingWeights
+from cxr_ops.records.verdict import Verdict
 from cxr_ops.stages import evaluate, gate, split
 
 PLAN = "pccp.demo.yaml"

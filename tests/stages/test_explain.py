@@ -12,13 +12,15 @@ import pytest
 import torch
 
 from cxr_ops.data import manifest
-from cxr_ops.data.decode import decode_grey, to_square
+from cxr_ops.data.checking.decode import decode_grey, to_square
 from cxr_ops.data.shards import ShardReader
 from cxr_ops.errors import DataError
 from cxr_ops.labels import FINDINGS
 from cxr_ops.model import network, package, scoring
 from cxr_ops.params import Explain, Params
-from cxr_ops.records import Evaluation, Explanation, Undefined, tree_digest
+from cxr_ops.records.base import tree_digest
+from cxr_ops.records.evidence import Evaluation, Undefined
+from cxr_ops.records.explanation import Explanation
 from cxr_ops.stages import evaluate, explain, split, validate
 
 MASS = FINDINGS.index("Mass")

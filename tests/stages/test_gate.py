@@ -11,20 +11,11 @@ from cxr_ops import plan as plans
 from cxr_ops.errors import DataError, SettingsError
 from cxr_ops.labels import FINDINGS
 from cxr_ops.params import Gate, Params
-from cxr_ops.records import (
-    Champion,
-    Code,
-    DataRevision,
-    Estimate,
-    Evaluation,
-    Facts,
-    FindingEvidence,
-    Inputs,
-    LedgerState,
-    StartingWeights,
-    Support,
-    Verdict,
-)
+from cxr_ops.records.data import DataRevision
+from cxr_ops.records.evidence import Estimate, Evaluation, Facts, FindingEvidence, Support
+from cxr_ops.records.inputs import Champion, Code, Inputs, LedgerState
+from cxr_ops.records.training import StartingWeights
+from cxr_ops.records.verdict import Verdict
 from cxr_ops.stages import gate
 
 PLAN = "pccp.demo.yaml"

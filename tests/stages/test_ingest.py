@@ -18,7 +18,8 @@ from cxr_ops.edges import store
 from cxr_ops.edges.home import Home
 from cxr_ops.errors import BusyError, DataError, SettingsError, StorageError
 from cxr_ops.labels import FINDINGS
-from cxr_ops.records import Batch, sha256_file, tree_digest
+from cxr_ops.records.base import sha256_file, tree_digest
+from cxr_ops.records.data import Batch
 from cxr_ops.stages import ingest
 
 MakeNih = Callable[..., Path]

@@ -11,12 +11,16 @@ import pytest
 import yaml
 from projects import Installation, commit_all, make_batch, make_home, make_project, run_git
 
+from cxr_ops.audit.entries import Decision, EpochOpened, Look, Promotion
 from cxr_ops.edges import dvc, registry, store, supervisor
 from cxr_ops.edges.home import Home
-from cxr_ops.edges.ledger import Decision, EpochOpened, Ledger, Look, Promotion
+from cxr_ops.edges.ledger.chain import Ledger
 from cxr_ops.errors import BusyError, CxrError, DataError, RefusedError, SettingsError
 from cxr_ops.params import Params
-from cxr_ops.records import Champion, Epoch, Inputs, Reference, Result, Start, sha256_file, tree_digest
+from cxr_ops.records.base import sha256_file, tree_digest
+from cxr_ops.records.inputs import Champion, Epoch, Inputs, Reference
+from cxr_ops.records.run import Result
+from cxr_ops.records.training import Start
 from cxr_ops.stages import open as stage
 
 RUN = "run-1"

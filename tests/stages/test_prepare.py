@@ -13,12 +13,13 @@ import pytest
 from PIL import Image
 
 from cxr_ops.data import manifest
-from cxr_ops.data.decode import to_square
+from cxr_ops.data.checking.decode import to_square
 from cxr_ops.errors import DataError, StorageError
 from cxr_ops.labels import FINDINGS
 from cxr_ops.model import network, package
 from cxr_ops.params import Params
-from cxr_ops.records import Epoch, sha256_file, tree_digest
+from cxr_ops.records.base import sha256_file, tree_digest
+from cxr_ops.records.inputs import Epoch
 from cxr_ops.stages import prepare, split
 
 

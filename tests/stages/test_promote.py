@@ -14,12 +14,14 @@ import pytest
 from finished import RUN, Case, finish
 from mlflow import MlflowClient
 
+from cxr_ops.audit.entries import EpochOpened, Look
 from cxr_ops.contract import MODEL_NAME
 from cxr_ops.edges import registry
 from cxr_ops.edges.home import Home
-from cxr_ops.edges.ledger import EpochOpened, Ledger, Look, record_look
+from cxr_ops.edges.ledger.chain import Ledger, record_look
 from cxr_ops.errors import ConflictError, CxrError, RefusedError, StorageError
-from cxr_ops.records import Champion, Reference, Result
+from cxr_ops.records.inputs import Champion, Reference
+from cxr_ops.records.run import Result
 from cxr_ops.stages import promote, publish
 
 FIRST, SECOND, THIRD = RUN["first"], RUN["second"], RUN["third"]

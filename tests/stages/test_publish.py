@@ -14,12 +14,16 @@ import pytest
 from finished import AIRFLOW, REPORT, RUN, SUMMARY, Case, finish
 from mlflow import MlflowClient
 
+from cxr_ops.audit.entries import EpochOpened
 from cxr_ops.contract import MODEL_NAME
 from cxr_ops.edges import git, registry, store
 from cxr_ops.edges.home import Home
-from cxr_ops.edges.ledger import EpochOpened, Ledger
+from cxr_ops.edges.ledger.chain import Ledger
 from cxr_ops.errors import DataError, RefusedError
-from cxr_ops.records import Evaluation, Result, Verdict, sha256_bytes, sha256_file
+from cxr_ops.records.base import sha256_bytes, sha256_file
+from cxr_ops.records.evidence import Evaluation
+from cxr_ops.records.run import Result
+from cxr_ops.records.verdict import Verdict
 from cxr_ops.stages import publish
 from cxr_ops.stats.codes import MEANING, Code
 

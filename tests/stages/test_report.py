@@ -22,21 +22,11 @@ from cxr_ops.errors import DataError
 from cxr_ops.labels import FINDINGS, UNCERTAIN
 from cxr_ops.params import Params
 from cxr_ops.plan import ATTRIBUTES, identify, load
-from cxr_ops.records import (
-    Batch,
-    Champion,
-    Code,
-    DataRevision,
-    Epoch,
-    Evaluation,
-    Explanation,
-    Inputs,
-    LedgerState,
-    Reference,
-    canonical_json,
-    sha256_file,
-    tree_digest,
-)
+from cxr_ops.records.base import canonical_json, sha256_file, tree_digest
+from cxr_ops.records.data import Batch, DataRevision
+from cxr_ops.records.evidence import Evaluation
+from cxr_ops.records.explanation import Explanation
+from cxr_ops.records.inputs import Champion, Code, Epoch, Inputs, LedgerState, Reference
 from cxr_ops.report import words
 from cxr_ops.stages import evaluate, gate, report, split
 from cxr_ops.stages.explain import RULE, Material, point

@@ -12,7 +12,7 @@ from cxr_ops.data import manifest, splits
 from cxr_ops.errors import DataError
 from cxr_ops.labels import FINDINGS
 from cxr_ops.params import Params
-from cxr_ops.records import Epoch
+from cxr_ops.records.inputs import Epoch
 from cxr_ops.stages import split
 
 

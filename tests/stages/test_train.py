@@ -23,7 +23,8 @@ from cxr_ops.labels import FINDINGS
 from cxr_ops.model import checkpoint, distributed, loss, network, package, pretrained, training
 from cxr_ops.model.step import Data
 from cxr_ops.params import Params
-from cxr_ops.records import Start, StartingWeights, canonical_json, sha256_bytes, sha256_file, tree_digest
+from cxr_ops.records.base import canonical_json, sha256_bytes, sha256_file, tree_digest
+from cxr_ops.records.training import Start, StartingWeights
 from cxr_ops.stages import train
 
 # All that has a state, or draws: two phases, a plateau, an average, dropout, a sampler, parts, a calibration.

@@ -11,7 +11,8 @@ import pytest
 from cxr_ops.data import manifest
 from cxr_ops.errors import DataError
 from cxr_ops.params import Params
-from cxr_ops.records import Batch, sha256_file, tree_digest
+from cxr_ops.records.base import sha256_file, tree_digest
+from cxr_ops.records.data import Batch
 from cxr_ops.stages import validate
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy import special, stats
 from sklearn.metrics import roc_auc_score
 
-from cxr_ops.records import Estimate, Undefined
+from cxr_ops.records.evidence import Estimate, Undefined
 from cxr_ops.stats import auc, bootstrap
 
 rows = st.integers(8, 60).flatmap(

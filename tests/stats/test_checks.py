@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from cxr_ops.records import Estimate, Undefined
+from cxr_ops.records.evidence import Estimate, Undefined
 from cxr_ops.stats import checks
 from cxr_ops.stats.checks import Claim
 

@@ -12,7 +12,7 @@ from sklearn.metrics import roc_auc_score
 
 from cxr_ops import plan
 from cxr_ops.plan import Subgroups
-from cxr_ops.records import Estimate, Undefined
+from cxr_ops.records.evidence import Estimate, Undefined
 from cxr_ops.stats import auc, evidence
 
 NAMES = ("Mass", "Nodule", "Hernia")

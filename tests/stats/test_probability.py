@@ -14,7 +14,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import average_precision_score, brier_score_loss
 
 from cxr_ops.plan import OperatingPoints
-from cxr_ops.records import Estimate, Undefined
+from cxr_ops.records.evidence import Estimate, Undefined
 from cxr_ops.stats import auc, probability
 
 rows = st.integers(8, 60).flatmap(

@@ -28,7 +28,9 @@ from scipy.special import ndtr, ndtri
 from cxr_ops import plan as plans
 from cxr_ops.labels import FINDINGS
 from cxr_ops.plan import Bound, Bounds
-from cxr_ops.records import Champion, Epoch, Estimate, Evaluation, Reference, StartingWeights, Undefined
+from cxr_ops.records.evidence import Estimate, Evaluation, Undefined
+from cxr_ops.records.inputs import Champion, Epoch, Reference
+from cxr_ops.records.training import StartingWeights
 from cxr_ops.stats import auc, codes, evidence, rule
 
 PROMOTE, REJECT, INSUFFICIENT = "PROMOTE", "REJECT", "INSUFFICIENT EVIDENCE"

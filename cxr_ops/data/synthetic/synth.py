@@ -1,7 +1,7 @@
 """Generated radiographs in the layout of the NIH's ChestX-ray14: `cxr-ops data synth`.
 
 A data set of people who do not exist, so that everything else can be tried without a download and without a patient.
-The labels come from a model of the NIH's own labels, the pictures from `cxr_ops.data.phantom`:
+The labels come from a model of the NIH's own labels, the pictures from `cxr_ops.data.synthetic.phantom`:
 
 * A person has as many images as the NIH's patients with at most ten; sex, anatomy and the place of each finding stay.
 * Each image has 14 correlated normal variables, of which a share is the person's. A finding is present where its
@@ -34,10 +34,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from cxr_ops.data import phantom
+from cxr_ops.data.synthetic import phantom
 from cxr_ops.errors import CxrError, SettingsError, StorageError
 from cxr_ops.labels import BOX_NAMES, FINDINGS, NO_FINDING
-from cxr_ops.records import Record, write_atomic
+from cxr_ops.records.base import Record, write_atomic
 
 ENTRIES = "Data_Entry_2017.csv"
 BOXES = "BBox_List_2017.csv"

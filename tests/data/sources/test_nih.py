@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from cxr_ops.data import nih
+from cxr_ops.data.sources import nih
 from cxr_ops.errors import DataError
 from cxr_ops.labels import FINDINGS
 

@@ -13,7 +13,8 @@ from sklearn.metrics import roc_auc_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from cxr_ops.data import nih, synth
+from cxr_ops.data.sources import nih
+from cxr_ops.data.synthetic import synth
 from cxr_ops.errors import SettingsError, StorageError
 from cxr_ops.labels import FINDINGS, parse_labels
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
 
-from cxr_ops.data import decode
+from cxr_ops.data.checking import decode
 from cxr_ops.errors import DataError
 
 GREY = np.random.default_rng(0).integers(0, 256, (24, 18), dtype=np.uint8)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from cxr_ops.data import phantom
+from cxr_ops.data.synthetic import phantom
 from cxr_ops.labels import FINDINGS
 
 SIZE = 128

@@ -8,7 +8,7 @@ from types import ModuleType
 
 import pytest
 
-from cxr_ops.data import isolate
+from cxr_ops.data.checking import isolate
 
 SOURCE = """
 import os, signal

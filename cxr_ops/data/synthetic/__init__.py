@@ -1,0 +1,1 @@
+"""Generated radiographs, for demonstrations and tests. They show nobody."""

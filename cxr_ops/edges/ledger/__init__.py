@@ -1,0 +1,1 @@
+"""Where the ledger's entries stand, and the chain that they form there."""

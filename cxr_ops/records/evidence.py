@@ -1,0 +1,177 @@
+"""Records of what `evaluate` found: estimates, and values that do not exist with the reason why."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from cxr_ops.records.base import Record
+from cxr_ops.records.training import StartingWeights
+
+
+class Undefined(Record):
+    """A number that cannot be had, why, and what would be needed to have it."""
+
+    undefined: Literal[True] = True
+    reason: str
+    needed: str | None = None
+
+
+class Estimate(Record):
+    """A number with its patient-clustered standard error and confidence interval.
+
+    `method` and `df` say how the interval was made, so that a bound at another level can be had
+    (`cxr_ops.stats.auc.bounds`); without `df` the normal distribution is meant. `se_image` is the standard error that
+    one would state if images of one patient were independent; it is for comparison only. A `logit_difference` of two
+    AUCs also holds the `other` one, which was subtracted, and the standard error of the difference of their logits.
+    """
+
+    value: float
+    se: float
+    low: float
+    high: float
+    level: float
+    df: float | None = None
+    method: Literal["wald", "logit", "logit_difference", "separated", "separated_difference"] = "wald"
+    se_image: float | None = None
+    other: float | None = None
+    se_logit: float | None = None
+
+
+Figure = Estimate | Undefined
+
+
+class Support(Record):
+    """How many images and patients an estimate stands on. A patient with both kinds counts in both."""
+
+    positives: int
+    negatives: int
+    positive_patients: int
+    negative_patients: int
+
+
+class FindingEvidence(Record):
+    """AUC of one finding: each model, and challenger minus champion and minus reference, on the same rows."""
+
+    finding: str
+    support: Support
+    challenger: Figure
+    champion: Figure | None
+    difference: Figure | None
+    reference: Figure | None = None
+    reference_difference: Figure | None = None
+
+
+class Evidence(Record):
+    """AUCs of all findings and their mean over `macro_over`, the findings that have enough patients.
+
+    The figures of the reference are None where there is none, and where the champion is the reference.
+    """
+
+    findings: list[FindingEvidence]
+    macro_challenger: Figure
+    macro_champion: Figure | None
+    macro_difference: Figure | None
+    macro_reference: Figure | None = None
+    macro_reference_difference: Figure | None = None
+    macro_over: list[str]
+
+
+class Paired(Record):
+    """One figure of each model on the same rows, and challenger minus champion and minus reference."""
+
+    challenger: Figure
+    champion: Figure | None = None
+    difference: Figure | None = None
+    reference: Figure | None = None
+    reference_difference: Figure | None = None
+
+
+class ReliabilityBin(Record):
+    """One point of a reliability curve: images of similar probability, their mean, and how many have the finding."""
+
+    images: int
+    predicted: float
+    observed: float
+
+
+class Performance(Record):
+    """What a finding's probabilities are worth at a threshold and as probabilities.
+
+    thresholds: model -> probability from which the finding is called, chosen on the validation set alone.
+    recalibration: model -> (intercept, slope) on the logit scale, fitted on the validation set alone. Brier score,
+    slope, intercept, expected calibration error (`ece`) and `reliability` are of the recalibrated probabilities.
+    """
+
+    finding: str
+    support: Support
+    average_precision: Paired
+    thresholds: dict[str, float]
+    sensitivity: Paired
+    specificity: Paired
+    recalibration: dict[str, tuple[float, float]]
+    brier: Paired
+    slope: Paired
+    intercept: Paired
+    ece: Paired
+    reliability: dict[str, list[ReliabilityBin]]
+
+
+class Subgroup(Evidence):
+    """The evidence on the images of a subgroup, such as `view` = `AP`, or `sex, view` = `F, AP`."""
+
+    attribute: str
+    value: str
+    images: int
+    patients: int
+    performance: list[Performance] = []
+
+    @property
+    def name(self) -> str:
+        """How the subgroup is called in sentences and checks: `view=AP`."""
+        names, values = self.attribute.split(", "), self.value.split(", ")
+        return ", ".join(f"{name}={value}" for name, value in zip(names, values, strict=True))
+
+
+class Scenario(Evidence):
+    """The evidence with every uncertain label taken as 0, or as 1."""
+
+    uncertain_as: Literal[0, 1]
+
+
+class Facts(Record):
+    """What the challenger is, for the plan to compare with what may change: from its own package and the manifest.
+
+    settings: dotted keys of `params.yaml` (split, prepare, train) as they were used.
+    """
+
+    architecture: str
+    findings: list[str]
+    settings: dict[str, Any]
+    sources: list[str]
+    starting_weights: StartingWeights
+
+
+class Evaluation(Evidence):
+    """What `evaluate` found: `evaluate/evaluation.json`.
+
+    `problems` are reasons, as (code, sentence), for which this evidence may not promote (permuted findings, training
+    patients in the test set, ...). `uncertain` counts the uncertain labels of each finding that has some; `scenarios`
+    holds both ways to take them, and is empty where there are none. `missing_groups` says in sentences which subgroups
+    of the plan could not be formed. `validation_macro` is each model's macro-AUC on the validation set.
+    """
+
+    test_digest: str
+    test_images: int
+    test_patients: int
+    challenger: str
+    champion: str | None
+    reference: str | None = None
+    epoch: int = 1
+    problems: list[tuple[str, str]]
+    subgroups: list[Subgroup] = []
+    missing_groups: list[str] = []
+    performance: list[Performance] = []
+    uncertain: dict[str, int] = {}
+    scenarios: list[Scenario] = []
+    facts: Facts | None = None
+    validation_macro: dict[str, float] = {}

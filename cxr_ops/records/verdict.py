@@ -1,0 +1,77 @@
+"""Records of what `gate` decided, and on what grounds."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from cxr_ops.records.base import Record
+from cxr_ops.records.inputs import Champion, Plan, Reference
+
+
+class Reason(Record):
+    """Why a verdict is what it is: a code of the closed set in `cxr_ops.stats.rule`, what it concerns, numbers."""
+
+    code: str
+    finding: str | None = None
+    subgroup: str | None = None
+    sentence: str
+    numbers: dict[str, float | int | None] = {}
+
+
+class Check(Record):
+    """One thing that the plan asks for, and what the evidence shows of it.
+
+    kind: `floor` (of the challenger's AUC), `margin` (of an AUC difference), `sensitivity`, `specificity` and `brier`
+    (of a difference), `slope` (of the challenger's calibration). against: which model the difference is from.
+    finding: None for the macro-AUC. subgroup: None for all patients.
+    limit: what `low` must lie above; upper: what `high` must lie below; None where that side is not asked for.
+    value, low, high: the estimate, its one-sided bounds at the plan's alpha.
+    outcome: `met`; `failed` (evidence against it); `unclear` (too little evidence); `undefined` (there is no number).
+    needed: patients (of a finding: positive patients, for its specificity negative ones) that would show it if it is
+    true; None where nobody can say.
+    """
+
+    kind: Literal["floor", "margin", "sensitivity", "specificity", "slope", "brier"]
+    against: Literal["champion", "reference"] | None = None
+    finding: str | None = None
+    subgroup: str | None = None
+    limit: float | None
+    upper: float | None = None
+    value: float | None = None
+    low: float | None = None
+    high: float | None = None
+    outcome: Literal["met", "failed", "unclear", "undefined"]
+    needed: int | None = None
+
+
+class Verdict(Record):
+    """What `gate` decided and on what grounds: `gate/verdict.json`.
+
+    `evidence_says` is what the evidence alone would give; `verdict` differs from it where the record forbids a
+    promotion (an unrecorded look). `checks` are all that the plan asked for, each judged one-sided at `alpha`;
+    `notice` is the plan's own. `approvals` are the people who must agree: the plan's number, or more where a hold
+    (a harm signal, a gain too good to be true) asks for it. `limited_findings` are those that the plan judges by its
+    widest margin. `superior` says that the macro-AUC beats the reference's at `alpha`, `superior_findings` which
+    findings beat the champion's (Holm's correction). `looks` counts the looks of the test epoch, this one included.
+    """
+
+    verdict: Literal["PROMOTE", "REJECT", "INSUFFICIENT EVIDENCE"]
+    evidence_says: Literal["PROMOTE", "REJECT", "INSUFFICIENT EVIDENCE"]
+    reasons: list[Reason]
+    plan: Plan
+    approvals: int
+    clinical_use: bool
+    challenger: str
+    champion: Champion
+    reference: Reference | None = None
+    test_digest: str
+    evaluation: str
+    inputs: str
+    alpha: float | None = None
+    notice: str = ""
+    checks: list[Check] = []
+    limited_findings: list[str] = []
+    superior: bool = False
+    superior_findings: list[str] = []
+    epoch: int = 1
+    looks: int | None = None
