@@ -21,10 +21,11 @@ import pytest
 from cxr_ops import plan as plans
 from cxr_ops.audit.entries import Look
 from cxr_ops.contract import slug
-from cxr_ops.edges import git, store
+from cxr_ops.edges import git
 from cxr_ops.edges.dvc import command, environment
 from cxr_ops.edges.home import Home
 from cxr_ops.edges.ledger.chain import Ledger, record_look
+from cxr_ops.edges.store import repository
 from cxr_ops.labels import FINDINGS
 from cxr_ops.records.base import canonical_json, sha256_bytes, tree_digest
 from cxr_ops.records.data import Batch, DataRevision
@@ -245,7 +246,7 @@ def restore(home: Home, kept: Path) -> Home:
 
 def _track(home: Home, root: Path, run: str) -> None:
     """Make the workspace a DVC project on the run's branch, with a lock file, as `open` and the stages leave it."""
-    store.ensure_store(home)
+    repository.ensure_store(home)
     git.git(home, root, "init", "--quiet", f"--initial-branch=runs/{run}")
     git.git(home, root, "remote", "add", "origin", str(home.store))
     (root / ".dvc").mkdir()

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from cxr_ops.edges import dvc, store
+from cxr_ops.edges import dvc
 from cxr_ops.edges.home import Home
+from cxr_ops.edges.store import batches
 from cxr_ops.records.base import sha256_bytes
 from cxr_ops.records.data import Batch
 
@@ -168,7 +169,7 @@ def _installed_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What is slow to make, once: every start of DVC takes about a second."""
     folder = tmp_path_factory.mktemp("installation")
     home = make_home(folder / "home", make_project(folder / "project"))
-    store.add_batch(home, make_batch(folder, "one"))
+    batches.add_batch(home, make_batch(folder, "one"))
     dvc.write_plots_template(home, home.project)
     return folder
 

@@ -18,8 +18,9 @@ from airflow_runs import calls, make_project, script
 from projects import make_batch, make_home
 
 from cxr_ops import contract
-from cxr_ops.edges import airflow, store
+from cxr_ops.edges import airflow
 from cxr_ops.edges.home import Home
+from cxr_ops.edges.store import batches
 from cxr_ops.errors import SettingsError
 from cxr_ops.retrain import _Progress
 
@@ -35,7 +36,7 @@ def make_installation(root: Path) -> Home:
     for name in ("expectations", "requirements"):
         shutil.copytree(PROJECT / name, project / name)
     home = make_home(root / "home", project)
-    store.add_batch(home, make_batch(root, "first"))
+    batches.add_batch(home, make_batch(root, "first"))
     return home
 
 

@@ -13,9 +13,10 @@ from cxr_ops import plan as plans
 from cxr_ops.audit.entries import Entry, EpochOpened, Look
 from cxr_ops.audit.state import open_epoch, spent_looks
 from cxr_ops.contract import INPUTS
-from cxr_ops.edges import dvc, store
+from cxr_ops.edges import dvc
 from cxr_ops.edges.home import Home
 from cxr_ops.edges.ledger.chain import Ledger
+from cxr_ops.edges.store.batches import data_revision
 from cxr_ops.errors import RefusedError, SettingsError
 from cxr_ops.params import Params
 from cxr_ops.records.inputs import Inputs
@@ -40,7 +41,7 @@ def begin(home: Home, *, by: str, reason: str) -> EpochOpened:
     """
     if not by.strip() or not reason.strip():
         raise SettingsError("a test epoch is opened by somebody and for a reason", fix="--by NAME --reason TEXT")
-    data = store.data_revision(home)
+    data = data_revision(home)
     batches = set(data.batches) if data else set()
 
     def decide(entries: list[Entry]) -> EpochOpened:

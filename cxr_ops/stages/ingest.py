@@ -27,8 +27,8 @@ from cxr_ops.data import manifest, shards, validation
 from cxr_ops.data.checking import decode, isolate
 from cxr_ops.data.sources import nih
 from cxr_ops.data.sources.nih import Problem
-from cxr_ops.edges import store
 from cxr_ops.edges.home import Home
+from cxr_ops.edges.store import batches
 from cxr_ops.errors import BusyError, DataError, SettingsError, StorageError
 from cxr_ops.labels import FINDINGS
 from cxr_ops.params import Params
@@ -127,7 +127,7 @@ def run(
         )
     quarantine = home.quarantine / batch
     with _storage_errors(home.root), _alone(home) as aside:
-        held = store.batch_files(home, names=_FILES)
+        held = batches.batch_files(home, names=_FILES)
         checked = check_folder(folder, batch, held, progress=progress)
         listed = _list_problems(quarantine, checked.problems) if checked.problems else None
         if checked.problems and (on_bad == "refuse" or checked.frame.empty):
@@ -137,7 +137,7 @@ def run(
         _check_room(home.root, checked.paths.values(), free_bytes)
         _check_expectations(checked, held, home, quarantine)
         record = build_batch(aside / batch, checked)
-        revision = store.add_batch(home, aside / batch)
+        revision = batches.add_batch(home, aside / batch)
     if listed is None:
         shutil.rmtree(quarantine, ignore_errors=True)  # an earlier attempt's list would contradict this success
     return _result(checked, record.name, revision, listed, already=False)
@@ -333,7 +333,7 @@ def _check_expectations(checked: Checked, held: dict[str, Path], home: Home, qua
 def _same_or_refused(checked: Checked, held: Path, home: Home, listed: Path | None) -> IngestResult:
     record = Batch.read(held / "batch.json")
     if {name: sha256_bytes(data) for name, data in _tables(checked).items()}.items() <= record.files.items():
-        data = store.data_revision(home)
+        data = batches.data_revision(home)
         return _result(checked, record.name, data.revision if data else "", listed, already=True)
     raise DataError(
         f"the data set has a batch {record.name!r} with other content; a batch never changes",

@@ -23,9 +23,10 @@ import yaml
 from cxr_ops import contract
 from cxr_ops import plan as plans
 from cxr_ops.audit.state import open_epoch, reference_after, state_after
-from cxr_ops.edges import dvc, pipeline, store, supervisor
+from cxr_ops.edges import dvc, pipeline, supervisor
 from cxr_ops.edges.home import Home
 from cxr_ops.edges.ledger.chain import Ledger
+from cxr_ops.edges.store import batches, repository, runs, snapshots
 from cxr_ops.errors import DataError, RefusedError, SettingsError
 from cxr_ops.labels import nearest
 from cxr_ops.params import Params
@@ -116,7 +117,7 @@ def run(
         SettingsError: an override, `params.yaml` or the plan is wrong, or the plan's reference was never promoted.
         StorageError: a store does not answer, the ledger is damaged, or the package of champion or reference is lost.
     """
-    data = store.data_revision(home)
+    data = batches.data_revision(home)
     if data is None:
         raise _no_data()
     if run is None:
@@ -126,28 +127,28 @@ def run(
     params_of(home.project, overrides or {})  # a wrong setting is told before anything is made
     with supervisor.hold_workspace(home, run):
         opened = home.run(run) / supervisor.OPENED
-        store.check_workspace(home, run)
+        runs.check_workspace(home, run)
         opened.unlink(missing_ok=True)
-        store.clear_workspace(home, run)
-        code = store.snapshot(home)
+        runs.clear_workspace(home, run)
+        code = snapshots.snapshot(home)
         if code.dirty:
             sys.stderr.write("uncommitted changes were copied into the run; a production plan does not promote them\n")
         workspace = home.workspace(run)
-        store.make_workspace(home, workspace, run, code, data)
+        runs.make_workspace(home, workspace, run, code, data)
         params = _apply(workspace, overrides or {})
         parts = recipe_parts(workspace, params, data, home.image)
-        recipe = store.save_recipe(home, parts)
-        write_atomic(workspace / store.RECIPE, canonical_json(parts))
+        recipe = repository.save_recipe(home, parts)
+        write_atomic(workspace / repository.RECIPE, canonical_json(parts))
         champion = champion_on_record(home)
         no_change = champion.recipe == recipe and not force
         inputs = None
         (home.run(run) / "result.json").unlink(missing_ok=True)
         if not no_change:
-            store.pull(home, workspace, data)
+            runs.pull(home, workspace, data)
             inputs = _write_inputs(home, workspace, params, code, data, recorded=True)
             champion = inputs.champion
             dvc.write_plots_template(home, workspace)
-            store.commit_workspace(home, workspace, f"Open {run}")
+            runs.commit_workspace(home, workspace, f"Open {run}")
         facts = {
             "run": run,
             "airflow_run_id": airflow_run_id,
@@ -184,7 +185,7 @@ def plan(home: Home, overrides: Mapping[str, Any] | None = None) -> Forecast:
         SettingsError: an override or `params.yaml` is wrong.
         StorageError: the ledger is damaged.
     """
-    data = store.data_revision(home)
+    data = batches.data_revision(home)
     champion = champion_on_record(home)
     params = params_of(home.project, overrides or {})
     if data is None:
@@ -192,7 +193,7 @@ def plan(home: Home, overrides: Mapping[str, Any] | None = None) -> Forecast:
     parts = recipe_parts(home.project, params, data, home.image)
     if champion.package is None:
         reasons: tuple[str, ...] = ("there is no champion yet: this would be judged as a first release",)
-    elif champion.recipe is None or (old := store.read_recipe(home, champion.recipe)) is None:
+    elif champion.recipe is None or (old := repository.read_recipe(home, champion.recipe)) is None:
         reasons = ("what the champion was trained from is not known here",)
     else:
         reasons = tuple(explain_change(old, parts))
@@ -285,12 +286,12 @@ def _open_checkout(home: Home, data: DataRevision, overrides: Mapping[str, Any])
             "--set is for a run of its own; this checkout's settings are yours", fix=f"edit {home.project / dvc.PARAMS}"
         )
     params = params_of(home.project, {})
-    code = store.snapshot(home)
-    store.write_pointers(home, home.project, data)
-    store.pull(home, home.project, data)
+    code = snapshots.snapshot(home)
+    runs.write_pointers(home, home.project, data)
+    runs.pull(home, home.project, data)
     parts = recipe_parts(home.project, params, data, home.image)
-    recipe = store.save_recipe(home, parts)
-    write_atomic(home.project / store.RECIPE, canonical_json(parts))
+    recipe = repository.save_recipe(home, parts)
+    write_atomic(home.project / repository.RECIPE, canonical_json(parts))
     inputs = _write_inputs(home, home.project, params, code, data, recorded=False)
     dvc.write_plots_template(home, home.project)
     if not dvc.write_local_config(home, home.project):

@@ -21,9 +21,10 @@ from cxr_ops import plan as plans
 from cxr_ops.audit.entries import Approval, Decision, Entry, Promotion
 from cxr_ops.audit.state import find_decision, find_promotion, last_promotion, open_epoch, reference_after, spent_looks
 from cxr_ops.contract import MODEL_NAME, PACKAGE, PROMOTE
-from cxr_ops.edges import registry, store
+from cxr_ops.edges import registry
 from cxr_ops.edges.home import Home
 from cxr_ops.edges.ledger.chain import Ledger
+from cxr_ops.edges.store import runs
 from cxr_ops.errors import ConflictError, RefusedError
 from cxr_ops.stages.publish import Outputs, check_unchanged, finish, read_outputs
 
@@ -185,7 +186,7 @@ def _check_champion(entries: list[Entry], decision: Decision) -> None:
 
 def _check_stored(home: Home, run: str, decision: Decision) -> None:
     """The run commit, its outs and the package must be where they can be had again, whole."""
-    if not store.run_pushed(home, run, decision.run_commit):
+    if not runs.run_pushed(home, run, decision.run_commit):
         raise RefusedError(
             f"the run commit {decision.run_commit[:12]} or some of its outs are not in the store",
             where=home.store,

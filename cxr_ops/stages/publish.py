@@ -24,9 +24,10 @@ from cxr_ops import plan as plans
 from cxr_ops.audit.entries import Decision, Entry
 from cxr_ops.audit.state import approvals_to_leave, find_decision, find_promotion, open_epoch
 from cxr_ops.contract import DATASET, INPUTS, MODEL_NAME, PACKAGE, PACKAGE_FILES
-from cxr_ops.edges import live, registry, store
+from cxr_ops.edges import live, registry
 from cxr_ops.edges.home import Home
 from cxr_ops.edges.ledger.chain import Ledger
+from cxr_ops.edges.store import runs
 from cxr_ops.errors import DataError, RefusedError
 from cxr_ops.params import Params
 from cxr_ops.records.base import sha256_bytes, sha256_file, tree_digest, write_atomic
@@ -105,7 +106,7 @@ def run(home: Home, run: str) -> dict[str, Any]:
         mlflow_run_id = registry.log_run(home, _content(home, run, outputs, withheld=withheld))
     if decision is None:
         version = registry.register(home, outputs.root / "train" / PACKAGE, mlflow_run_id, _version_tags(run, outputs))
-        commit = store.commit_run(home, run, _message(run, outputs, mlflow_run_id, version))
+        commit = runs.commit_run(home, run, _message(run, outputs, mlflow_run_id, version))
         decision = _decide(home, run, outputs, mlflow_run_id, version, commit)
         check_unchanged(outputs, decision.decision)
     registry.reconcile(home)

@@ -9,7 +9,8 @@ import pytest
 from projects import make_batch, make_home, make_project
 from services import S3Server
 
-from cxr_ops.edges import store, supervisor
+from cxr_ops.edges import supervisor
+from cxr_ops.edges.store import batches, runs
 from cxr_ops.errors import DataError, StorageError
 from cxr_ops.records.base import tree_digest
 from cxr_ops.stages import open as stage
@@ -28,7 +29,7 @@ def test_data_travel_by_s3_and_are_checked(
     batch = make_batch(tmp_path, "one")
 
     first = make_home(tmp_path / "first", project, **settings)
-    store.add_batch(first, batch)
+    batches.add_batch(first, batch)
     assert not (first.root / "dvc-remote").exists()
 
     second = make_home(tmp_path / "second", project, **settings)
@@ -36,8 +37,8 @@ def test_data_travel_by_s3_and_are_checked(
     stage.run(second, run="run-1")
     assert tree_digest(second.workspace("run-1") / "dataset" / "one") == tree_digest(batch)
     supervisor.supervise(second, "run-1", "validate")
-    store.commit_run(second, "run-1", "Publish")
-    assert store.run_pushed(second, "run-1")
+    runs.commit_run(second, "run-1", "Publish")
+    assert runs.run_pushed(second, "run-1")
 
     third = make_home(tmp_path / "third", project, **settings)
     shutil.copytree(first.store, third.store)

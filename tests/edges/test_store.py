@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 from projects import PROJECT, PYTHON, Installation, commit_all, environ, make_batch, make_home, make_project, run_git
 
-from cxr_ops.edges import dvc, store
+from cxr_ops.edges import dvc
 from cxr_ops.edges.home import Home
+from cxr_ops.edges.store import batches, repository, runs, snapshots
 from cxr_ops.errors import DataError, SettingsError, StorageError
 from cxr_ops.records.base import sha256_file, tree_digest
 
@@ -20,14 +21,14 @@ RUN = "run-1"
 
 def test_batch_enters_the_data_set_once(home: Home, tmp_path: Path) -> None:
     """A batch that is added twice is in the data set once, and the revision does not move."""
-    assert store.data_revision(home) is None
+    assert batches.data_revision(home) is None
     folder = make_batch(tmp_path, "one")
     before = tree_digest(folder)
 
-    revision = store.add_batch(home, folder)
+    revision = batches.add_batch(home, folder)
 
-    assert store.add_batch(home, folder) == revision
-    data = store.data_revision(home)
+    assert batches.add_batch(home, folder) == revision
+    data = batches.data_revision(home)
     assert data is not None
     assert (data.revision, data.batches) == (revision, {"one": sha256_file(folder / "batch.json")})
     assert tree_digest(folder) == before
@@ -37,12 +38,12 @@ def test_batch_enters_the_data_set_once(home: Home, tmp_path: Path) -> None:
 def test_another_batch_of_the_same_name_is_refused(installed: Installation, tmp_path: Path) -> None:
     """A name stands for one content for ever."""
     home = installed.home
-    revision = store.data_revision(home).revision
+    revision = batches.data_revision(home).revision
 
     with pytest.raises(DataError, match="another batch named 'one'"):
-        store.add_batch(home, make_batch(tmp_path / "b", "one", content="others"))
+        batches.add_batch(home, make_batch(tmp_path / "b", "one", content="others"))
 
-    assert store.data_revision(home).revision == revision
+    assert batches.data_revision(home).revision == revision
 
 
 @pytest.mark.parametrize("damage", ["changed", "missing", "extra", "link"])
@@ -61,9 +62,9 @@ def test_folder_that_is_not_what_its_list_says_does_not_enter(home: Home, tmp_pa
         shard.symlink_to(tmp_path / "elsewhere")
 
     with pytest.raises(DataError):
-        store.add_batch(home, folder)
+        batches.add_batch(home, folder)
 
-    assert store.data_revision(home) is None
+    assert batches.data_revision(home) is None
 
 
 @pytest.mark.parametrize("name", ["../up", "a b", "Upper", ".hidden", "a--b", ""])
@@ -74,7 +75,7 @@ def test_batch_name_that_could_leave_its_folder_is_refused(home: Home, tmp_path:
     (folder / "batch.json").write_text(text)
 
     with pytest.raises(DataError, match="cannot name a batch"):
-        store.add_batch(home, folder)
+        batches.add_batch(home, folder)
 
 
 def test_nothing_enters_when_the_remote_fails_and_a_retry_succeeds(tmp_path: Path) -> None:
@@ -85,44 +86,42 @@ def test_nothing_enters_when_the_remote_fails_and_a_retry_succeeds(tmp_path: Pat
     folder = make_batch(tmp_path, "one")
 
     with pytest.raises(StorageError, match="dvc push failed"):
-        store.add_batch(broken, folder)
+        batches.add_batch(broken, folder)
 
-    assert store.data_revision(broken) is None
+    assert batches.data_revision(broken) is None
     (tmp_path / "file").unlink()
-    store.add_batch(broken, folder)
-    assert list(store.data_revision(broken).batches) == ["one"]
+    batches.add_batch(broken, folder)
+    assert list(batches.data_revision(broken).batches) == ["one"]
 
 
 def test_two_ingestions_at_once_both_enter(home: Home, tmp_path: Path) -> None:
     """Of two processes that add a batch each at the same time, neither loses its batch, and the history is a line."""
-    code = (
-        "import sys; from pathlib import Path; from cxr_ops.edges.home import Home; from cxr_ops.edges import store\n"
-    )
-    code += "store.add_batch(Home.find(), Path(sys.argv[1]))"
+    code = "import sys; from pathlib import Path; from cxr_ops.edges.home import Home\n"
+    code += "from cxr_ops.edges.store import batches\nbatches.add_batch(Home.find(), Path(sys.argv[1]))"
     folders = [make_batch(tmp_path, name) for name in ("one", "two", "three")]
     processes = [subprocess.Popen([PYTHON, "-c", code, str(folder)], env=environ(home)) for folder in folders]
 
     assert [process.wait(timeout=120) for process in processes] == [0, 0, 0]
 
-    assert sorted(store.data_revision(home).batches) == ["one", "three", "two"]
+    assert sorted(batches.data_revision(home).batches) == ["one", "three", "two"]
     assert run_git(home.store, "rev-list", "--count", "--first-parent", "data") == "3"
 
 
 def test_store_that_two_commands_make_at_once_is_made_once(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody sees the store before it is whole, and who comes second keeps what the first has put there."""
-    git = store.git
+    git = repository.git
 
     def slow(home: Home, folder: Path, *arguments: str) -> str:
         said = git(home, folder, *arguments)
         assert not home.store.exists()
-        monkeypatch.setattr(store, "git", git)
-        store.ensure_store(home)  # another command, which is faster
+        monkeypatch.setattr(repository, "git", git)
+        repository.ensure_store(home)  # another command, which is faster
         (home.store / "description").write_text("the first")
         return said
 
-    monkeypatch.setattr(store, "git", slow)
+    monkeypatch.setattr(repository, "git", slow)
 
-    assert store.ensure_store(home) == home.store
+    assert repository.ensure_store(home) == home.store
     assert (home.store / "description").read_text() == "the first"
     assert run_git(home.store, "rev-parse", "--is-bare-repository") == "true"
     assert not list(home.root.glob(".store-*"))
@@ -134,7 +133,7 @@ def test_folder_in_the_place_of_the_store_is_left_alone(home: Home) -> None:
     (home.store / "mine").write_text("x")
 
     with pytest.raises(StorageError, match="store cannot be made") as caught:
-        store.ensure_store(home)
+        repository.ensure_store(home)
 
     assert "CXR_HOME" in str(caught.value)
     assert [path.name for path in home.store.iterdir()] == ["mine"]
@@ -143,28 +142,28 @@ def test_folder_in_the_place_of_the_store_is_left_alone(home: Home) -> None:
 def test_a_moved_ref_is_not_moved_again(home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A commit that was built on a data set that somebody has extended meanwhile is built again on the new one."""
     others = make_batch(tmp_path, "others")
-    commit = store._commit_pointers
+    commit = batches._commit_pointers
 
     def slow(*arguments):
         made = commit(*arguments)
-        monkeypatch.setattr(store, "_commit_pointers", commit)
-        store.add_batch(home, others)  # in the window between building the commit and moving the ref
+        monkeypatch.setattr(batches, "_commit_pointers", commit)
+        batches.add_batch(home, others)  # in the window between building the commit and moving the ref
         return made
 
-    monkeypatch.setattr(store, "_commit_pointers", slow)
-    store.add_batch(home, make_batch(tmp_path, "mine"))
+    monkeypatch.setattr(batches, "_commit_pointers", slow)
+    batches.add_batch(home, make_batch(tmp_path, "mine"))
 
-    assert sorted(store.data_revision(home).batches) == ["mine", "others"]
+    assert sorted(batches.data_revision(home).batches) == ["mine", "others"]
 
 
 def test_small_files_of_all_batches_are_fetched_without_the_shards(installed: Installation, tmp_path: Path) -> None:
     """With an empty cache, manifests come from the remote and shards stay there."""
     home = installed.home
     folders = {"one": installed.batch, "two": make_batch(tmp_path, "two")}
-    store.add_batch(home, folders["two"])
+    batches.add_batch(home, folders["two"])
     elsewhere = _second_home(home, tmp_path)
 
-    found = store.batch_files(elsewhere, ("batch.json", "manifest.csv"))
+    found = batches.batch_files(elsewhere, ("batch.json", "manifest.csv"))
 
     assert sorted(found) == ["one", "two"]
     for name, path in found.items():
@@ -187,7 +186,7 @@ def _everything(folder: Path) -> dict[str, tuple[float, str]]:
 
 def test_clean_checkout_is_its_own_commit(home: Home) -> None:
     """The code of a clean checkout is the commit that is checked out, and the store holds it."""
-    code = store.snapshot(home)
+    code = snapshots.snapshot(home)
 
     assert (code.commit, code.dirty) == (run_git(home.project, "rev-parse", "HEAD"), False)
     assert run_git(home.store, "cat-file", "-t", code.commit) == "commit"
@@ -208,7 +207,7 @@ def test_uncommitted_changes_are_copied_and_the_project_is_untouched(home: Home)
         _everything(project),
     )
 
-    code = store.snapshot(home)
+    code = snapshots.snapshot(home)
 
     assert _everything(project) == before
     assert (run_git(project, "rev-parse", "HEAD"), run_git(project, "status", "--porcelain")) == (head, status)
@@ -227,10 +226,10 @@ def test_same_changes_give_the_same_snapshot(tmp_path: Path) -> None:
     project = make_project(tmp_path / "project")
     (project / "new.py").write_text("new = 1\n")
 
-    first = store.snapshot(make_home(tmp_path / "a", project))
+    first = snapshots.snapshot(make_home(tmp_path / "a", project))
     os.utime(project / "new.py", (1, 1))
 
-    assert store.snapshot(make_home(tmp_path / "b", project)) == first
+    assert snapshots.snapshot(make_home(tmp_path / "b", project)) == first
 
 
 def test_what_open_and_the_stages_write_is_no_code(home: Home) -> None:
@@ -241,7 +240,7 @@ def test_what_open_and_the_stages_write_is_no_code(home: Home) -> None:
     (home.project / "gate").mkdir()
     (home.project / "gate" / "verdict.json").write_text("x")
 
-    assert not store.snapshot(home).dirty
+    assert not snapshots.snapshot(home).dirty
 
 
 def test_what_the_person_ignores_is_no_code(home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -253,18 +252,18 @@ def test_what_the_person_ignores_is_no_code(home: Home, tmp_path: Path, monkeypa
     (home.project / "a.swp").write_text("x")
     (home.project / "scratch.py").write_text("x")
 
-    assert store.snapshot(home).dirty
+    assert snapshots.snapshot(home).dirty
     monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(tmp_path / "gitconfig"))
-    assert not store.snapshot(home).dirty
+    assert not snapshots.snapshot(home).dirty
 
 
 def test_home_inside_the_project_is_no_code(tmp_path: Path) -> None:
     """The default $CXR_HOME, a folder of the project, is left out even where .gitignore does not name it."""
     project = make_project(tmp_path / "project")
     home = make_home(project / "somewhere", project)
-    store.ensure_store(home)
+    repository.ensure_store(home)
 
-    assert not store.snapshot(home).dirty
+    assert not snapshots.snapshot(home).dirty
 
 
 def test_ignored_folders_of_ours_do_not_hinder_a_snapshot(tmp_path: Path) -> None:
@@ -276,7 +275,7 @@ def test_ignored_folders_of_ours_do_not_hinder_a_snapshot(tmp_path: Path) -> Non
     home = make_home(project / ".cxr", project)
     (project / "new.py").write_text("x = 1\n")
 
-    code = store.snapshot(home)
+    code = snapshots.snapshot(home)
 
     assert code.dirty
     names = run_git(home.store, "ls-tree", "-r", "--name-only", code.commit).split()
@@ -287,10 +286,10 @@ def test_ignored_folders_of_ours_do_not_hinder_a_snapshot(tmp_path: Path) -> Non
 def test_file_too_large_for_code_is_refused_by_name(home: Home) -> None:
     """Data left in the checkout, neither tracked nor ignored, are not copied but named."""
     with (home.project / "images.bin").open("wb") as file:
-        file.truncate(store.MAX_UNTRACKED + 1)
+        file.truncate(snapshots.MAX_UNTRACKED + 1)
 
     with pytest.raises(SettingsError, match=r"images\.bin \(10 MB\)") as refusal:
-        store.snapshot(home)
+        snapshots.snapshot(home)
 
     assert refusal.value.fix == "add /images.bin to .gitignore, or move it out of the project"
 
@@ -308,7 +307,7 @@ def test_project_without_a_commit_is_copied_as_it_is(tmp_path: Path, kind: str) 
         commit_all(tmp_path / "outer", "Outer")
     home = make_home(tmp_path / "home", project)
 
-    code = store.snapshot(home)
+    code = snapshots.snapshot(home)
 
     assert code.dirty
     assert run_git(home.store, "rev-list", "--count", code.commit) == "1"
@@ -325,7 +324,7 @@ def test_shallow_clone_and_hostile_settings_do_not_matter(tmp_path: Path, monkey
     monkeypatch.setenv("GIT_INDEX_FILE", str(tmp_path / "nowhere" / "index"))
     monkeypatch.setenv("GIT_AUTHOR_NAME", "somebody")
 
-    code = store.snapshot(home)
+    code = snapshots.snapshot(home)
 
     assert (code.commit, code.dirty) == (commit_all_twice[1], False)
 
@@ -341,13 +340,13 @@ def _second_home(home: Home, tmp_path: Path) -> Home:
 
 
 def _open(home: Home) -> Path:
-    data = store.data_revision(home)
+    data = batches.data_revision(home)
     workspace = home.workspace(RUN)
-    store.make_workspace(home, workspace, RUN, store.snapshot(home), data)
-    store.pull(home, workspace, data)
+    runs.make_workspace(home, workspace, RUN, snapshots.snapshot(home), data)
+    runs.pull(home, workspace, data)
     (workspace / "image.json").write_text('{"image": null}\n')
     (workspace / "inputs.json").write_text("{}\n")
-    store.commit_workspace(home, workspace, "Open")
+    runs.commit_workspace(home, workspace, "Open")
     return workspace
 
 
@@ -408,26 +407,26 @@ def test_run_counts_as_pushed_only_when_all_of_it_is(installed: Installation) ->
     home = installed.home
     workspace = _open(home)
     _repro(home, workspace, "validate")
-    assert not store.run_pushed(home, RUN)
+    assert not runs.run_pushed(home, RUN)
 
-    commit = store.commit_run(home, RUN, "Publish")
+    commit = runs.commit_run(home, RUN, "Publish")
 
-    assert store.run_pushed(home, RUN)
-    assert store.run_pushed(home, RUN, commit)
-    assert not store.run_pushed(home, RUN, "0" * 40)
-    assert store.commit_run(home, RUN, "Publish") == commit
+    assert runs.run_pushed(home, RUN)
+    assert runs.run_pushed(home, RUN, commit)
+    assert not runs.run_pushed(home, RUN, "0" * 40)
+    assert runs.commit_run(home, RUN, "Publish") == commit
     assert run_git(home.store, "rev-parse", f"runs/{RUN}", f"refs/cxr/runs/{commit}").split() == [commit, commit]
     files = run_git(home.store, "ls-tree", "-r", "--name-only", commit).splitlines()
     assert {"dvc.lock", "dataset/one.dvc", "inputs.json", "params.yaml", "image.json"} <= set(files)
     assert not [name for name in files if name.startswith(("validate/", "dataset/one/"))]
-    assert store.run_file(home, commit, "inputs.json") == b"{}\n"
-    assert store.run_file(home, commit, "nothing.json") is None
+    assert runs.run_file(home, commit, "inputs.json") == b"{}\n"
+    assert runs.run_file(home, commit, "nothing.json") is None
 
     shutil.rmtree(home.dvc_remote)
-    assert not store.run_pushed(home, RUN)
-    store.commit_run(home, RUN, "Publish")
+    assert not runs.run_pushed(home, RUN)
+    runs.commit_run(home, RUN, "Publish")
     (workspace / "inputs.json").write_text('{"other": 1}\n')
-    assert not store.run_pushed(home, RUN)
+    assert not runs.run_pushed(home, RUN)
 
 
 def test_batches_of_another_revision_leave_the_checkout(installed: Installation, tmp_path: Path) -> None:
@@ -435,21 +434,21 @@ def test_batches_of_another_revision_leave_the_checkout(installed: Installation,
     home = installed.home
     old = tmp_path / "old"
     old.mkdir()
-    store.add_batch(home, make_batch(tmp_path, "gone"))
-    both = store.data_revision(home)
-    store.write_pointers(home, old, both)
+    batches.add_batch(home, make_batch(tmp_path, "gone"))
+    both = batches.data_revision(home)
+    runs.write_pointers(home, old, both)
     (old / "dataset" / "gone").mkdir()
-    pointers = store._pointers(home, both.revision)
+    pointers = batches.read_pointers(home, both.revision)
     alone = {"one": pointers["one"]}
-    commit = store._commit_pointers(home, None, alone, "Without it")
+    commit = batches._commit_pointers(home, None, alone, "Without it")
     revision = both.model_copy(update={"revision": commit, "batches": {"one": both.batches["one"]}})
 
-    store.write_pointers(home, old, revision)
+    runs.write_pointers(home, old, revision)
 
     assert sorted(path.name for path in (old / "dataset").iterdir()) == [".gitignore", "one.dvc"]
     (old / "dataset" / "precious").mkdir()
     with pytest.raises(DataError, match="precious in dataset/"):
-        store.write_pointers(home, old, revision)
+        runs.write_pointers(home, old, revision)
     assert (old / "dataset" / "precious").is_dir()
 
 
@@ -457,18 +456,18 @@ def test_recipe_is_found_by_its_digest(home: Home) -> None:
     """What a recipe consists of can be read again, and an unknown digest is None."""
     parts = {"params": {"train": {"epochs": 3}}, "image": None}
 
-    digest = store.save_recipe(home, parts)
+    digest = repository.save_recipe(home, parts)
 
-    assert store.read_recipe(home, digest) == parts
-    assert store.read_recipe(home, "0" * 64) is None
+    assert repository.read_recipe(home, digest) == parts
+    assert repository.read_recipe(home, "0" * 64) is None
 
 
 def test_real_project_is_snapshotted_without_its_environment(tmp_path: Path) -> None:
     """The snapshot of this project holds its code and not its virtual environment."""
     home = make_home(tmp_path / "home", PROJECT)
 
-    code = store.snapshot(home)
+    code = snapshots.snapshot(home)
 
     files = run_git(home.store, "ls-tree", "-r", "--name-only", code.commit).splitlines()
-    assert "cxr_ops/edges/store.py" in files
+    assert "cxr_ops/edges/store/runs.py" in files
     assert len(files) < 1000

@@ -10,7 +10,6 @@ import pytest
 import yaml
 
 from cxr_ops.audit.entries import Look
-from cxr_ops.edges import store
 from cxr_ops.edges.home import Home
 from cxr_ops.edges.ledger.chain import Ledger, record_look
 from cxr_ops.errors import DataError, RefusedError, SettingsError
@@ -23,7 +22,7 @@ from cxr_ops.stages import epoch as stage
 def batches(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     """The data set as the store tells it; to make a real one takes DVC some seconds for each batch."""
     batches = {"one": "1", "two": "2"}
-    monkeypatch.setattr(store, "data_revision", lambda _: DataRevision(revision="d" * 40, batches=batches))
+    monkeypatch.setattr(stage, "data_revision", lambda _: DataRevision(revision="d" * 40, batches=batches))
     return batches
 
 

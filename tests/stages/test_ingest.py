@@ -14,8 +14,8 @@ from PIL import Image
 
 from cxr_ops.data import manifest
 from cxr_ops.data.shards import ShardReader
-from cxr_ops.edges import store
 from cxr_ops.edges.home import Home
+from cxr_ops.edges.store import batches
 from cxr_ops.errors import BusyError, DataError, SettingsError, StorageError
 from cxr_ops.labels import FINDINGS
 from cxr_ops.records.base import sha256_file, tree_digest
@@ -45,10 +45,10 @@ def edit(folder: Path, old: str, new: str) -> None:
 
 def refused(folder: Path, home: Home, **options: object) -> str:
     """The refusal, after which the data set is as it was and nothing is left aside."""
-    before = store.data_revision(home)
+    before = batches.data_revision(home)
     with pytest.raises(DataError) as caught:
         ingest.run(folder, batch="first", home=home, **options)  # type: ignore[arg-type]
-    assert store.data_revision(home) == before
+    assert batches.data_revision(home) == before
     assert list((home.root / "tmp").glob("ingest-*")) == []
     return str(caught.value)
 
@@ -163,7 +163,7 @@ def test_quarantine_leaves_out_the_bad_rows_and_says_so(make_nih: MakeNih, home:
     assert result.problems == home.quarantine / "first" / "problems.csv"
     assert len(result.problems.read_text(encoding="utf-8").splitlines()) == 4
     assert "left out 3 rows" in str(result)
-    held = manifest.read_manifest(store.batch_files(home)["first"] / "manifest.csv")
+    held = manifest.read_manifest(batches.batch_files(home)["first"] / "manifest.csv")
     assert not {"00000003_000.png", "00000004_001.png"} & set(held["image_id"])
     assert ingest.run(folder, batch="first", home=home, on_bad="quarantine").already
 
@@ -237,7 +237,7 @@ def test_too_little_disk_is_noticed_first(make_nih: MakeNih, home: Home) -> None
     folder = make_nih(patients=4)
     with pytest.raises(StorageError, match="too little disk: 0 MiB are free"):
         ingest.run(folder, batch="first", home=home, free_bytes=lambda _: 1000)
-    assert store.data_revision(home) is None
+    assert batches.data_revision(home) is None
     assert list((home.root / "tmp").glob("ingest-*")) == []
 
 
@@ -247,7 +247,7 @@ def test_a_place_that_cannot_be_written_is_named(make_nih: MakeNih, home: Home) 
     with pytest.raises(StorageError) as caught:
         ingest.run(make_nih(patients=4), batch="first", home=home)
     assert "tmp" in str(caught.value)
-    assert store.data_revision(home) is None
+    assert batches.data_revision(home) is None
 
 
 def test_one_ingestion_at_a_time(make_nih: MakeNih, home: Home) -> None:

@@ -12,9 +12,10 @@ import yaml
 from projects import Installation, commit_all, make_batch, make_home, make_project, run_git
 
 from cxr_ops.audit.entries import Decision, EpochOpened, Look, Promotion
-from cxr_ops.edges import dvc, registry, store, supervisor
+from cxr_ops.edges import dvc, registry, supervisor
 from cxr_ops.edges.home import Home
 from cxr_ops.edges.ledger.chain import Ledger
+from cxr_ops.edges.store import batches, repository
 from cxr_ops.errors import BusyError, CxrError, DataError, RefusedError, SettingsError
 from cxr_ops.params import Params
 from cxr_ops.records.base import sha256_file, tree_digest
@@ -58,7 +59,7 @@ def crown(home: Home, recipe: str, package: str = "p" * 64, reference: str | Non
 
 def recipe(home: Home) -> dict:
     """What a run that is opened now is made from."""
-    return stage.recipe_parts(home.project, stage.params_of(home.project, {}), store.data_revision(home), home.image)
+    return stage.recipe_parts(home.project, stage.params_of(home.project, {}), batches.data_revision(home), home.image)
 
 
 def test_run_gets_a_workspace_with_all_that_it_depends_on(home: Home, tmp_path: Path) -> None:
@@ -67,7 +68,7 @@ def test_run_gets_a_workspace_with_all_that_it_depends_on(home: Home, tmp_path: 
 
     workspace = home.workspace(RUN)
     inputs = Inputs.read(workspace / "inputs.json")
-    data = store.data_revision(home)
+    data = batches.data_revision(home)
     assert inputs.data == data
     assert (inputs.code.commit, inputs.code.dirty) == (run_git(home.project, "rev-parse", "HEAD"), False)
     assert (inputs.champion, inputs.image, inputs.reference) == (Champion(), None, None)
@@ -88,7 +89,7 @@ def test_run_gets_a_workspace_with_all_that_it_depends_on(home: Home, tmp_path: 
         "dr_lee",
         result.recipe,
     )
-    assert store.read_recipe(home, result.recipe) == opened["recipe_parts"]
+    assert repository.read_recipe(home, result.recipe) == opened["recipe_parts"]
     assert all(isinstance(value, str | bool | None) for value in result.as_xcom().values())
 
 
@@ -115,7 +116,7 @@ def test_opening_again_starts_anew(home: Home, tmp_path: Path) -> None:
     """A run that is opened again gets the data of now and none of the old outputs; while it runs, that is refused."""
     stage.run(home, run=RUN)
     supervisor.supervise(home, RUN, "validate")
-    store.add_batch(home, make_batch(tmp_path, "two"))
+    batches.add_batch(home, make_batch(tmp_path, "two"))
 
     with supervisor.hold_workspace(home, RUN), pytest.raises(BusyError):
         stage.run(home, run=RUN)
@@ -357,10 +358,10 @@ def test_what_training_does_not_depend_on_is_no_change(home: Home) -> None:
 )
 def test_dry_run_says_what_has_changed(home: Home, tmp_path: Path, change: str, why: str) -> None:
     """Against the champion's recipe, each kind of change is told in a sentence, and nothing is made."""
-    crown(home, store.save_recipe(home, recipe(home)))
+    crown(home, repository.save_recipe(home, recipe(home)))
     overrides = {}
     if change == "data":
-        store.add_batch(home, make_batch(tmp_path, "two"))
+        batches.add_batch(home, make_batch(tmp_path, "two"))
     elif change == "params":
         overrides = {"train.epochs": 3}
     elif change == "code":
@@ -425,7 +426,7 @@ def test_checkout_and_run_have_the_same_inputs_but_for_the_ledger(home: Home) ->
 def test_checkout_follows_the_data(home: Home, tmp_path: Path) -> None:
     """Opening a checkout again brings new batches in and leaves those that are there."""
     stage.run(home)
-    store.add_batch(home, make_batch(tmp_path, "two"))
+    batches.add_batch(home, make_batch(tmp_path, "two"))
     commit_all(home.project, "With pointers and inputs, as a person may want to keep them")
 
     result = stage.run(home)

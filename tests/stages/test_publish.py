@@ -16,9 +16,10 @@ from mlflow import MlflowClient
 
 from cxr_ops.audit.entries import EpochOpened
 from cxr_ops.contract import MODEL_NAME
-from cxr_ops.edges import git, registry, store
+from cxr_ops.edges import git, registry
 from cxr_ops.edges.home import Home
 from cxr_ops.edges.ledger.chain import Ledger
+from cxr_ops.edges.store import runs
 from cxr_ops.errors import DataError, RefusedError
 from cxr_ops.records.base import sha256_bytes, sha256_file
 from cxr_ops.records.evidence import Evaluation
@@ -68,7 +69,7 @@ def test_decision_binds_everything_by_digest(published: Home) -> None:
 def test_run_commit_names_the_airflow_and_the_mlflow_run(published: Home) -> None:
     """The run commit stands in the store with its outs pushed, and its trailers lead back to Airflow and MLflow."""
     body = decisions(published, FIRST)[0].decision
-    assert store.run_pushed(published, FIRST, body.run_commit)
+    assert runs.run_pushed(published, FIRST, body.run_commit)
     trailers = git.git(published, published.store, "show", "-s", "--format=%(trailers:only)", body.run_commit)
     assert dict(line.split(": ", 1) for line in trailers.splitlines() if line) == {
         "Run": FIRST,
@@ -171,8 +172,8 @@ def test_publish_that_is_cut_off_anywhere_converges(published: Home, packages: d
         (cut_after, registry, "log_run"),
         (cut_before, fluent, "_register_model"),  # the model's files without a version
         (cut_after, registry, "register"),
-        (cut_after, store, "commit_workspace"),  # a commit that was not pushed
-        (cut_after, store, "commit_run"),
+        (cut_after, runs, "commit_workspace"),  # a commit that was not pushed
+        (cut_after, runs, "commit_run"),
         (cut_after, publish, "_decide"),
         (cut_after, registry, "reconcile"),
         (cut_before, registry, "add_text"),
@@ -187,7 +188,7 @@ def test_publish_that_is_cut_off_anywhere_converges(published: Home, packages: d
     [entry] = decisions(published, run)
     assert [answer["mlflow_run_id"]] == mlflow_runs(published, run) == [entry.decision.mlflow_run_id]
     assert [answer["model_version"]] == versions(published, entry.decision.package)
-    assert store.run_pushed(published, run, answer["run_commit"])
+    assert runs.run_pushed(published, run, answer["run_commit"])
     log = git.git(published, published.workspace(run), "log", "--format=%s")
     assert log.splitlines() == [f"PROMOTE: {run}", "Open"]
     client = MlflowClient(published.mlflow_uri)

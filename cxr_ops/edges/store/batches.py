@@ -1,0 +1,201 @@
+"""The data set: the batches that the data branch points to, and their bytes in the DVC remote.
+
+A pointer holds DVC's digest of the batch's folder and, in `meta.sha256`, the SHA-256 of its `batch.json`, which in turn
+holds that of every file: what is pulled is checked against it. A batch belongs to the data set from the moment that
+`refs/heads/data` moves, and not before.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import shutil
+import tarfile
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+import yaml
+
+from cxr_ops import contract
+from cxr_ops.edges import dvc
+from cxr_ops.edges.git import git, git_bytes
+from cxr_ops.edges.home import Home
+from cxr_ops.edges.store.repository import ensure_store, move_ref, resolve_ref, temporary, write_blob, write_tree
+from cxr_ops.errors import DataError
+from cxr_ops.records.base import sha256_file
+from cxr_ops.records.data import Batch, DataRevision
+
+DATA_REF: Final = "refs/heads/data"
+BATCH: Final = "batch.json"
+_BATCH_NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
+
+
+def data_revision(home: Home) -> DataRevision | None:
+    """The data set as it is now, None before the first ingestion."""
+    commit = resolve_ref(home, DATA_REF)
+    if commit is None:
+        return None
+    batches = {name: _batch_digest(pointer, name) for name, pointer in read_pointers(home, commit).items()}
+    return DataRevision(revision=commit, batches=batches)
+
+
+def add_batch(home: Home, batch_folder: Path) -> str:
+    """Add a batch to the data set: first its files to the DVC remote, then its pointer to the data branch.
+
+    A batch that is there already with the same content is left as it is, so an ingestion that was cut off is simply
+    started again. Two at once both enter, one after the other.
+
+    Args:
+        home: the installation.
+        batch_folder: a folder with `batch.json` and the files that it lists. It is read, not moved.
+
+    Returns:
+        The data revision that holds the batch.
+
+    Raises:
+        DataError: the folder is not what its `batch.json` says, or the name is taken by other content.
+        StorageError: the remote or the disk refused; the data set is as it was.
+    """
+    batch = Batch.read(batch_folder / BATCH)
+    if not _BATCH_NAME.fullmatch(batch.name):
+        raise DataError(f"{batch.name!r} cannot name a batch", fix="use small letters, digits and single hyphens")
+    digest = sha256_file(batch_folder / BATCH)
+    check_batch(batch_folder, digest)
+    ensure_store(home)
+    pointer: bytes | None = None
+    while True:
+        before = data_revision(home)
+        if before is not None and batch.name in before.batches:
+            if before.batches[batch.name] == digest:
+                return before.revision
+            raise DataError(
+                f"the data set already holds another batch named {batch.name!r}",
+                where=batch_folder,
+                fix="choose another name with --batch",
+            )
+        pointer = pointer or _upload(home, batch_folder, batch.name, digest)
+        commit = _commit_pointers(home, before, {batch.name: pointer}, f"Add batch {batch.name}: {batch.images} images")
+        if move_ref(home, DATA_REF, commit, before.revision if before else None):
+            return commit
+
+
+def batch_files(home: Home, names: Collection[str] = (BATCH, "manifest.csv", "boxes.csv")) -> dict[str, Path]:
+    """Fetch the named small files of every batch of the data set.
+
+    Returns:
+        For each batch the folder in which they can be read. The folders are kept, by digest, and must not be written.
+
+    Raises:
+        DataError: a file is missing from the store or was altered.
+        StorageError: the remote does not answer.
+    """
+    revision = data_revision(home)
+    if revision is None:
+        return {}
+    folders = {batch: home.root / "batches" / digest for batch, digest in revision.batches.items()}
+    wanted = {BATCH, *names}
+    missing = [batch for batch, path in folders.items() if not all((path / name).is_file() for name in wanted)]
+    if missing:
+        with _scratch(home) as scratch:
+            for batch, pointer in read_pointers(home, revision.revision).items():
+                if batch in missing:
+                    (scratch / contract.DATASET / f"{batch}.dvc").write_bytes(pointer)
+            targets = [f"{contract.DATASET}/{batch}/{name}" for batch in missing for name in sorted(wanted)]
+            dvc.dvc(home, scratch, "pull", *targets)
+            for batch in missing:
+                came = scratch / contract.DATASET / batch
+                check_batch(came, revision.batches[batch], wanted)
+                folders[batch].mkdir(parents=True, exist_ok=True)
+                for name in wanted:
+                    (came / name).replace(folders[batch] / name)
+    return folders
+
+
+def check_batch(folder: Path, digest: str, names: Collection[str] | None = None) -> Batch:
+    """Check a batch's files, or those named, against the SHA-256 of its `batch.json` and those that this lists.
+
+    Raises:
+        DataError: a file is missing, too many, or not what it was when it was ingested.
+    """
+    if not (folder / BATCH).is_file() or sha256_file(folder / BATCH) != digest:
+        raise _altered(folder, BATCH)
+    batch = Batch.read(folder / BATCH)
+    found = {
+        path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir() or path.is_symlink()
+    }
+    if names is None and (extra := found - {BATCH, *batch.files}):
+        raise DataError(f"the batch {batch.name} has a file that it should not have: {min(extra)}", where=folder)
+    for name in sorted(batch.files if names is None else set(names) - {BATCH}):
+        path = folder / name
+        if path.is_symlink() or not path.is_file() or sha256_file(path) != batch.files.get(name):
+            raise _altered(folder, name)
+    return batch
+
+
+def _altered(folder: Path, name: str) -> DataError:
+    return DataError(
+        f"{name} of the batch {folder.name} is missing or is not what was ingested",
+        where=folder / name,
+        fix="put the object back from a copy of the store; nothing was trained on it",
+    )
+
+
+def _upload(home: Home, batch_folder: Path, name: str, digest: str) -> bytes:
+    """Put a batch's files into the cache and the remote; return its pointer."""
+    with _scratch(home) as scratch:
+        target = scratch / contract.DATASET / name
+        shutil.copytree(batch_folder, target, copy_function=_link_or_copy)
+        dvc.dvc(home, scratch, "add", f"{contract.DATASET}/{name}")
+        dvc.dvc(home, scratch, "push", f"{contract.DATASET}/{name}.dvc")
+        pointer = yaml.safe_load((scratch / contract.DATASET / f"{name}.dvc").read_text(encoding="utf-8"))
+        pointer["meta"] = {"sha256": digest}
+        return yaml.safe_dump(pointer, sort_keys=False).encode()
+
+
+def _commit_pointers(home: Home, before: DataRevision | None, new: Mapping[str, bytes], message: str) -> str:
+    """Write a commit of the data branch that has further pointers; no ref moves yet."""
+    pointers = {**(read_pointers(home, before.revision) if before else {}), **new}
+    files = {f"{name}.dvc": pointer for name, pointer in pointers.items()}
+    files[".gitignore"] = "".join(f"/{name}\n" for name in sorted(pointers)).encode()
+    inner = write_tree(home, [("100644", "blob", write_blob(home, data), name) for name, data in files.items()])
+    tree = write_tree(home, [("040000", "tree", inner, contract.DATASET)])
+    parents = ["-p", before.revision] if before else []
+    return git(home, home.store, "commit-tree", tree, *parents, "-m", message)
+
+
+def read_pointers(home: Home, commit: str) -> dict[str, bytes]:
+    """The pointer files of a data revision, by the batch's name."""
+    archive = git_bytes(home, home.store, "archive", "--format=tar", commit, contract.DATASET)
+    with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
+        return {
+            Path(member.name).stem: file.read()
+            for member in tar
+            if member.name.endswith(".dvc") and (file := tar.extractfile(member)) is not None
+        }
+
+
+def _batch_digest(pointer: bytes, name: str) -> str:
+    try:
+        return str(yaml.safe_load(pointer)["meta"]["sha256"])
+    except (yaml.YAMLError, KeyError, TypeError) as error:
+        raise DataError(f"the pointer of batch {name} does not hold the digest of its {BATCH}", where=name) from error
+
+
+@contextmanager
+def _scratch(home: Home) -> Iterator[Path]:
+    """A DVC project without git, thrown away at the end, on the disk of the cache so that files can be linked."""
+    with temporary(home) as folder:
+        (folder / ".dvc").mkdir()
+        (folder / ".dvc" / "config").write_text("[core]\n    no_scm = true\n", encoding="utf-8")
+        (folder / contract.DATASET).mkdir()
+        yield folder
+
+
+def _link_or_copy(source: str, target: str) -> None:
+    try:
+        os.link(source, target, follow_symlinks=False)
+    except OSError:  # another disk, or one without hard links
+        shutil.copyfile(source, target)

@@ -1,0 +1,116 @@
+"""The bare git repository of an installation: made when there is none, its objects and refs, and the recipes in it."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+from cxr_ops import contract
+from cxr_ops.edges import dvc
+from cxr_ops.edges.git import GitError, git, git_bytes
+from cxr_ops.edges.home import Home
+from cxr_ops.errors import StorageError
+from cxr_ops.records.base import canonical_json, sha256_bytes
+
+RECIPE: Final = "recipe.json"
+# What `open` and the stages write into a checkout. It is no code: it is left out of snapshots and of a run's start.
+RUN_STATE: Final = (
+    contract.DATASET,
+    dvc.LOCK,
+    contract.INPUTS,
+    contract.IMAGE,
+    contract.EPOCH,
+    RECIPE,
+    contract.CHAMPION,
+    contract.REFERENCE,
+    contract.START,
+    *contract.DETERMINISTIC,
+)
+_NOBODY = "0" * 40  # for `git update-ref`: the ref must not exist yet
+
+
+def ensure_store(home: Home) -> Path:
+    """Return the bare repository, which is made when there is none.
+
+    It is made aside and moved into its place: two commands may both be the first, and git reads the settings that
+    another git is still writing.
+    """
+    if not (home.store / "HEAD").is_file():
+        try:
+            home.root.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=home.root, prefix=".store-") as aside:
+                fresh = Path(aside) / home.store.name
+                git(home, home.root, "init", "--quiet", "--bare", "--initial-branch=data", str(fresh))
+                try:
+                    fresh.rename(home.store)
+                except OSError:
+                    if not (home.store / "HEAD").is_file():  # nobody was faster
+                        raise
+        except OSError as error:
+            raise StorageError(
+                f"the store cannot be made: {error}", where=home.store, fix="set CXR_HOME to a folder of yours"
+            ) from error
+    return home.store
+
+
+@contextmanager
+def temporary(home: Home) -> Iterator[Path]:
+    """A folder on the disk of the store, removed at the end."""
+    parent = home.root / "tmp"
+    parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=parent, ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
+
+
+def save_recipe(home: Home, parts: Mapping[str, Any]) -> str:
+    """Keep what a recipe consists of, so that a later one can be compared with it; return its digest."""
+    data = canonical_json(parts)
+    digest = sha256_bytes(data)
+    ensure_store(home)
+    git(home, home.store, "update-ref", f"refs/cxr/recipes/{digest}", write_blob(home, data))
+    return digest
+
+
+def read_recipe(home: Home, digest: str) -> dict[str, Any] | None:
+    """What a recipe consists of, None where it is not known here."""
+    try:
+        data = git_bytes(home, home.store, "cat-file", "blob", f"refs/cxr/recipes/{digest}")
+    except StorageError:
+        return None
+    return dict(json.loads(data)) if sha256_bytes(data) == digest else None
+
+
+def resolve_ref(home: Home, ref: str) -> str | None:
+    """What a ref points to, None where there is none of that name."""
+    if not home.store.is_dir():
+        return None
+    try:
+        return git(home, home.store, "rev-parse", "--verify", "--quiet", ref)
+    except GitError:
+        return None
+
+
+def move_ref(home: Home, ref: str, new: str, old: str | None) -> bool:
+    """Move a ref from where it was; False where somebody has moved it meanwhile."""
+    try:
+        git(home, home.store, "update-ref", ref, new, old or _NOBODY)
+    except GitError:
+        if resolve_ref(home, ref) == old:  # it did not move, so it was not a race
+            raise
+        return False
+    return True
+
+
+def write_blob(home: Home, data: bytes) -> str:
+    """Write bytes as an object and return its id."""
+    return git(home, home.store, "hash-object", "-w", "--stdin", stdin=data)
+
+
+def write_tree(home: Home, entries: list[tuple[str, str, str, str]]) -> str:
+    """Write a tree and return its id; an entry is its mode, kind, object id and name."""
+    lines = "".join(f"{mode} {kind} {sha}\t{name}\n" for mode, kind, sha, name in entries)
+    return git(home, home.store, "mktree", stdin=lines.encode())

@@ -1,0 +1,198 @@
+"""The workspaces of runs, and the commits that keep what a run was given and made."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+from cxr_ops import contract
+from cxr_ops.edges import dvc
+from cxr_ops.edges.git import GitError, git, git_bytes
+from cxr_ops.edges.home import Home
+from cxr_ops.edges.store.batches import check_batch, read_pointers
+from cxr_ops.edges.store.repository import RECIPE, RUN_STATE, resolve_ref
+from cxr_ops.errors import DataError, RefusedError, StorageError
+from cxr_ops.records.base import write_atomic
+from cxr_ops.records.data import DataRevision
+from cxr_ops.records.inputs import Code
+
+
+def check_workspace(home: Home, run: str) -> None:
+    """See that what stands in the place of a run's workspace, if anything does, is a workspace of this run.
+
+    Raises:
+        RefusedError: it is something else.
+    """
+    folder = home.workspace(run)
+    if not folder.exists():
+        return
+    head = folder / ".git" / "HEAD"
+    ours = head.is_file() and head.read_text(encoding="utf-8").strip() == f"ref: refs/heads/runs/{run}"
+    # What was cut off before git had begun left an empty folder.
+    if not ours and not (folder.is_dir() and not any(folder.iterdir())):
+        raise RefusedError(
+            f"this is no workspace of the run {run}, and is left as it is",
+            where=folder,
+            fix="move it away, or choose another name for the run",
+        )
+
+
+def clear_workspace(home: Home, run: str) -> None:
+    """Remove a run's workspace, if there is one; nothing else is ever removed.
+
+    Raises:
+        RefusedError: what stands there is no workspace of this run.
+        StorageError: it cannot be removed.
+    """
+    check_workspace(home, run)
+    folder = home.workspace(run)
+    try:
+        if folder.exists():
+            shutil.rmtree(folder)
+    except OSError as error:
+        raise StorageError(
+            f"the workspace of {run} cannot be removed: {error.strerror}", where=folder, fix="mend the folder's rights"
+        ) from error
+
+
+def make_workspace(home: Home, folder: Path, run: str, code: Code, data: DataRevision) -> None:
+    """Make a run's workspace: a full clone at the code's commit, on the branch `runs/<run>`, with the data's pointers.
+
+    Args:
+        home: the installation.
+        folder: a folder that does not exist yet.
+        run: the run's name.
+        code: what `snapshot` gave.
+        data: what `data_revision` gave.
+    """
+    kind = "snapshots" if code.dirty else "code"
+    folder.mkdir(parents=True)
+    git(home, folder, "init", "--quiet", f"--initial-branch=runs/{run}")
+    git(home, folder, "remote", "add", "origin", str(home.store))
+    git(home, folder, "fetch", "--quiet", "--update-shallow", "origin", f"refs/cxr/{kind}/{code.commit}", "data")
+    git(home, folder, "reset", "--quiet", "--hard", code.commit)
+    for path in RUN_STATE:
+        _remove(folder / path)
+    write_pointers(home, folder, data)
+
+
+def write_pointers(home: Home, folder: Path, data: DataRevision) -> None:
+    """Make a checkout's `dataset/` point at a data revision, and at nothing else.
+
+    Raises:
+        DataError: `dataset/` holds something that is no batch, which is left untouched.
+    """
+    target = folder / contract.DATASET
+    target.mkdir(exist_ok=True)
+    pointers = read_pointers(home, data.revision)
+    there = {path.name for path in target.iterdir()} - {".gitignore"}
+    old = {name.removesuffix(".dvc") for name in there if name.endswith(".dvc")} - pointers.keys()
+    foreign = there - {f"{name}.dvc" for name in (*old, *pointers)} - {*old, *pointers}
+    if foreign:
+        raise DataError(
+            f"{min(foreign)} in {contract.DATASET}/ is no batch of the data set",
+            where=target / min(foreign),
+            fix="move it away; data enter with: cxr-ops ingest nih FOLDER --batch NAME",
+        )
+    for name in old:
+        _remove(target / name)
+        _remove(target / f"{name}.dvc")
+    for name, pointer in pointers.items():
+        write_atomic(target / f"{name}.dvc", pointer)
+    write_atomic(target / ".gitignore", "".join(f"/{name}\n" for name in sorted(pointers)).encode())
+
+
+def pull(home: Home, folder: Path, data: DataRevision) -> None:
+    """Bring the batches of a checkout's `dataset/` in, and check every byte.
+
+    Raises:
+        DataError: a batch is missing from the store, or is not what was ingested.
+        StorageError: the remote does not answer, or the disk is full.
+    """
+    targets = [f"{contract.DATASET}/{batch}.dvc" for batch in sorted(data.batches)]
+    dvc.dvc(home, folder, "pull", "--force", *targets)
+    for batch, digest in sorted(data.batches.items()):
+        check_batch(folder / contract.DATASET / batch, digest)
+
+
+def commit_run(home: Home, run: str, message: str) -> str:
+    """Commit what a run's stages recorded and made, and push commit and outs. Doing it again changes nothing.
+
+    Args:
+        home: the installation.
+        run: the run's name.
+        message: of the commit.
+
+    Returns:
+        The run commit: it holds code, params, pointers of the data, `inputs.json`, `dvc.lock` and the small results.
+
+    Raises:
+        StorageError: the remote or the store refused.
+    """
+    workspace = home.workspace(run)
+    commit = commit_workspace(home, workspace, message)
+    done = list(dvc.read_lock(workspace))
+    if done:
+        dvc.dvc(home, workspace, "push", *done)
+    # A run that is opened again starts a new history; what was published before stays under refs/cxr/runs.
+    refs = (f"+HEAD:refs/heads/runs/{run}", f"HEAD:refs/cxr/runs/{commit}")
+    git(home, workspace, "push", "--quiet", "--atomic", "origin", *refs)
+    return commit
+
+
+def run_pushed(home: Home, run: str, commit: str | None = None) -> bool:
+    """Whether a run's commit is in the store and all its outs are in the DVC remote, with nothing left to commit.
+
+    Args:
+        home: the installation.
+        run: the run's name.
+        commit: the commit that it must be, or None for the workspace's.
+    """
+    workspace = home.workspace(run)
+    head = git(home, workspace, "rev-parse", "HEAD")
+    if commit not in (None, head) or resolve_ref(home, f"refs/cxr/runs/{head}") != head:
+        return False
+    if git(home, workspace, "status", "--porcelain", "--untracked-files=no"):
+        return False
+    done = list(dvc.read_lock(workspace))
+    missing = json.loads(dvc.dvc(home, workspace, "status", "--cloud", "--json", *done) or "{}")
+    return bool(done) and not missing
+
+
+def run_file(home: Home, commit: str, path: str) -> bytes | None:
+    """A file of a run commit, or None where it has none of that name."""
+    try:
+        return git_bytes(home, home.store, "cat-file", "blob", f"{commit}:{path}")
+    except GitError:
+        return None
+
+
+def commit_workspace(home: Home, workspace: Path, message: str) -> str:
+    """Commit in a workspace what git keeps of a run; without a change, the commit is the one before."""
+    # --force: a project may ignore what its own stages write. What DVC keeps is not in this list.
+    present = [path for path in _committed(workspace) if (workspace / path).exists()]
+    git(home, workspace, "add", "--force", "--", *present)
+    git(home, workspace, "add", "--update", "--", ".")
+    if git(home, workspace, "diff", "--cached", "--name-only"):
+        git(home, workspace, "commit", "--quiet", "--no-verify", "-m", message)
+    return git(home, workspace, "rev-parse", "HEAD")
+
+
+def _committed(workspace: Path) -> list[str]:
+    pointers = sorted((workspace / contract.DATASET).glob("*.dvc"))
+    tracked = [path for stage in dvc.read_pipeline(workspace).values() for path in stage.tracked]
+    return [
+        f"{contract.DATASET}/.gitignore",
+        *(f"{contract.DATASET}/{pointer.name}" for pointer in pointers),
+        *(dvc.PARAMS, dvc.LOCK, contract.INPUTS, contract.IMAGE, contract.EPOCH, RECIPE),
+        *(f"{folder}/{folder}.json" for folder in (contract.CHAMPION, contract.REFERENCE, contract.START)),
+        *tracked,
+    ]
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
