@@ -1,5 +1,5 @@
 """`python -m cxr_ops` is `cxr-ops`."""
 
-from cxr_ops.cli import main
+from cxr_ops.commands.app import main
 
 main()

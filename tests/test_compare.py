@@ -13,7 +13,8 @@ import pytest
 from scipy.special import ndtr
 from sklearn.metrics import roc_auc_score
 
-from cxr_ops import cli, compare
+from cxr_ops import compare
+from cxr_ops.commands import app as command
 from cxr_ops.errors import DataError
 from cxr_ops.labels import FINDINGS
 
@@ -205,7 +206,7 @@ def test_the_command_writes_table_json_and_page(files, tmp_path, monkeypatch, ca
         sys, "argv", ["cxr-ops", "compare", *map(str, arguments), "--json", str(out), "--html", str(page)]
     )
     with pytest.raises(SystemExit) as ended:
-        cli.main()
+        command.main()
     assert ended.value.code == 0
     printed = capsys.readouterr().out
     assert "PROMOTE" in printed

@@ -43,7 +43,7 @@ def make_installation(root: Path) -> Home:
 def start(home: Home, *arguments: str, verb: str = "retrain") -> subprocess.Popen[str]:
     """Start the command in the background."""
     return subprocess.Popen(
-        [sys.executable, "-c", "from cxr_ops.cli import main; main()", verb, *arguments],
+        [sys.executable, "-c", "from cxr_ops.commands.app import main; main()", verb, *arguments],
         env=os.environ | {"CXR_HOME": str(home.root), "CXR_PROJECT": str(home.project)},
         cwd=home.root,
         stdout=subprocess.PIPE,

@@ -1,4 +1,4 @@
-"""Tests of cxr_ops.cli: what a person types, and what they are told."""
+"""Tests of cxr_ops.commands: what a person types, and what they are told."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from typing import NamedTuple
 import pytest
 from typer.testing import CliRunner
 
-from cxr_ops import cli, contract
+from cxr_ops import contract
+from cxr_ops.commands import app as command
 from cxr_ops.errors import CxrError
 
 HEAVY = {
@@ -45,7 +46,7 @@ def test_help_imports_nothing_heavy(project: Path) -> None:
     """`--help` answers at once, because it loads none of the libraries that the stages need."""
     program = (
         "import sys; sys.argv = ['cxr-ops', '--help']\n"
-        "try:\n    import cxr_ops.cli as c; c.main()\nexcept SystemExit:\n    pass\n"
+        "try:\n    import cxr_ops.commands.app as c; c.main()\nexcept SystemExit:\n    pass\n"
         "print(sorted(sys.modules), file=sys.stderr)"
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=project, capture_output=True, text=True)
@@ -59,7 +60,7 @@ def test_each_stage_is_a_verb() -> None:
     runner = CliRunner()
     for verb in contract.STAGES:
         for path in ([verb], ["stage", verb]):
-            assert runner.invoke(cli.app, [*path, "--help"]).exit_code == 0, path
+            assert runner.invoke(command.app, [*path, "--help"]).exit_code == 0, path
 
 
 @pytest.mark.parametrize(
@@ -167,7 +168,7 @@ def _in_project(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def _plan(*arguments: str) -> _Done:
     """`cxr-ops plan ...` in this process: a new one would spend seconds on imports, and the command's end is tested."""
-    result = CliRunner().invoke(cli.app, ["plan", *arguments])
+    result = CliRunner().invoke(command.app, ["plan", *arguments])
     if isinstance(result.exception, CxrError):
         return _Done(result.exception.exit_code, result.stdout, str(result.exception))
     assert result.exception is None or isinstance(result.exception, SystemExit), result.exception

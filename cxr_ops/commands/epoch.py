@@ -1,0 +1,34 @@
+"""`cxr-ops epoch`: count looks on patients never scored."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from cxr_ops.commands.output import find_home, say
+
+app = typer.Typer(help="Count looks on patients never scored.", no_args_is_help=True, rich_markup_mode=None)
+
+
+@app.command("open")
+def epoch_open(
+    by: Annotated[str, typer.Option(help="Who decided it.")],
+    reason: Annotated[str, typer.Option(help="Why; it stands on the ledger.")],
+) -> None:
+    """Close every batch that was scored, and count looks anew on the patients that came since."""
+    from cxr_ops.stages import epoch as stage
+
+    opened = stage.begin(find_home(), by=by, reason=reason)
+    say(
+        f"test epoch {opened.number} is open; closed: {', '.join(opened.closed_batches)}\n"
+        "what was withheld of a run of the epoch before is released by: cxr-ops publish --run RUN"
+    )
+
+
+@app.command("show")
+def epoch_show() -> None:
+    """Show the open test epoch, the looks spent of those that the plan allows, and the closed batches."""
+    from cxr_ops.stages import epoch as stage
+
+    say(stage.show(find_home()))

@@ -1,0 +1,30 @@
+"""`cxr-ops ledger`: read the record of looks and decisions."""
+
+from __future__ import annotations
+
+import json
+
+import typer
+
+from cxr_ops.commands.output import find_home, say
+
+app = typer.Typer(help="Read the record of looks and decisions.", no_args_is_help=True, rich_markup_mode=None)
+
+
+@app.command("verify")
+def ledger_verify() -> None:
+    """Check the hash chain of the ledger from its first entry to its last."""
+    from cxr_ops.edges.ledger.chain import Ledger
+
+    ledger = Ledger(find_home().ledger)
+    ledger.verify()
+    say(f"{len(ledger.entries())} entries, chain whole")
+
+
+@app.command("show")
+def ledger_show() -> None:
+    """Print the entries of the ledger, one JSON object a line."""
+    from cxr_ops.edges.ledger.chain import Ledger
+
+    for entry in Ledger(find_home().ledger).entries():
+        say(json.dumps(entry.model_dump(mode="json"), sort_keys=True))

@@ -1,0 +1,53 @@
+"""Options and arguments that several commands share."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from cxr_ops.errors import SettingsError
+
+Run = Annotated[str, typer.Option("--run", help="Name of the run, as `open` was given it.")]
+PlanFile = Annotated[Path | None, typer.Argument(metavar="[PLAN]", help="A plan; params.yaml's own if it is left out.")]
+TruthFile = Annotated[
+    Path | None, typer.Option("--truth", help="Labels: the NIH's Data_Entry_2017.csv, a manifest, or a CSV.")
+]
+SplitTest = Annotated[
+    bool, typer.Option("--split-test", help="Of the labels take the patients whom the plan's split puts to the test.")
+]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A setting of params.yaml for this run only.")
+]
+
+
+class OnBad(StrEnum):
+    """What ingestion does with a batch in which some rows are bad."""
+
+    REFUSE = "refuse"
+    QUARANTINE = "quarantine"
+
+
+def parse_overrides(items: list[str] | None) -> dict[str, Any]:
+    """Read `train.epochs=3` as a key and a YAML value.
+
+    Raises:
+        SettingsError: an item without `=`, or a value that is not YAML.
+
+    >>> parse_overrides(["train.epochs=3", "train.weights=none"])
+    {'train.epochs': 3, 'train.weights': 'none'}
+    """
+    import yaml
+
+    values: dict[str, Any] = {}
+    for item in items or []:
+        key, equals, value = item.partition("=")
+        if not equals or "." not in key:
+            raise SettingsError(f"--set wants SECTION.KEY=VALUE, not {item!r}", fix="for example --set train.epochs=3")
+        try:
+            values[key.strip()] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise SettingsError(f"the value of {key} is not YAML: {value!r}", where="--set") from error
+    return values

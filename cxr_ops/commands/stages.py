@@ -1,0 +1,158 @@
+"""`cxr-ops VERB` and `cxr-ops stage VERB`: one verb a stage, under the stage's own name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cxr_ops import contract
+from cxr_ops.commands.options import OnBad, Overrides, Run, parse_overrides
+from cxr_ops.commands.output import find_home, result_line, say, show
+from cxr_ops.errors import SettingsError
+
+# Without a name of its own: its commands stand beside the others of `cxr-ops`.
+app = typer.Typer(rich_markup_mode=None)
+stage_app = typer.Typer(help="Run one stage of an opened run, supervised.", no_args_is_help=True, rich_markup_mode=None)
+
+
+def _deterministic(verb: str) -> Callable[[], None]:
+    def command() -> None:
+        from importlib import import_module
+
+        from cxr_ops.params import Params
+
+        params = Params.load(Path("params.yaml"))  # before the stage's libraries: a wrong key is told at once
+        import_module(f"cxr_ops.stages.{verb}").run(Path.cwd(), params)
+
+    return command
+
+
+_HELP = {
+    "validate": "Check the whole data set against the expectations, and write the validation page.",
+    "split": "Divide the patients into train, validation and test.",
+    "prepare": "Decode, resize and pack the radiographs to train on.",
+    "train": "Train the challenger; started again, it resumes.",
+    "evaluate": "Score challenger and champion on the locked test set.",
+    "explain": "Draw Grad-CAM maps of selected cases.",
+    "gate": "Execute the change-control plan on the evidence.",
+    "report": "Write the report.",
+}
+_HERE = "Works on the current folder; `dvc repro` runs all that is stale."
+for _verb in contract.DETERMINISTIC:
+    if _verb != "train":
+        app.command(_verb, help=f"{_HELP[_verb]} {_HERE}")(_deterministic(_verb))
+
+
+@app.command(help=f"{_HELP['train']} {_HERE}")
+def train(
+    ablate: Annotated[
+        bool, typer.Option("--ablate", help="Train with and without each choice of the recipe, and compare.")
+    ] = False,
+    seeds: Annotated[int | None, typer.Option(min=1, help="With --ablate: trainings of each choice; 3.")] = None,
+    only: Annotated[
+        list[str] | None, typer.Option(metavar="CHOICE", help="With --ablate: this choice; once for each.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="With --ablate: folder of the results; ablation.")] = None,
+    overrides: Overrides = None,
+) -> None:
+    """Train, or with --ablate measure on the validation side what each choice brings; started again, both resume."""
+    if not ablate:
+        if seeds or only or out or overrides:
+            raise SettingsError("these options need --ablate", where="train", fix="edit params.yaml")
+        _deterministic("train")()
+        return
+    from cxr_ops import ablation
+    from cxr_ops.report.ablation import table
+    from cxr_ops.stages.open import params_of
+
+    params, out = params_of(Path.cwd(), parse_overrides(overrides)), out or Path("ablation")
+    say = partial(typer.echo, err=True)
+    found = ablation.run(Path.cwd(), params, out=out, seeds=seeds or 3, only=only or (), say=say)
+    show(table(found))
+    say(f"results: {out / 'ablation.html'}, ablation.md and ablation.json beside it")
+
+
+@app.command("open")
+def open_(
+    overrides: Overrides = None,
+) -> None:
+    """Make this checkout ready for `dvc repro`: the data set, the champion and inputs.json."""
+    from cxr_ops.stages import open as stage
+
+    result = stage.run(find_home(), run=None, overrides=parse_overrides(overrides))
+    say(str(result))
+
+
+@stage_app.command("ingest")
+def stage_ingest(
+    folder: Annotated[Path, typer.Argument(help="A folder in the NIH's layout.")],
+    batch: Annotated[str, typer.Option(help="Name of the batch.")],
+    on_bad: Annotated[OnBad, typer.Option(help="Refuse a batch with bad rows, or leave them out.")] = OnBad.REFUSE,
+) -> None:
+    """Ingest as the DAG does: the last line is the result as JSON."""
+    from cxr_ops.stages import ingest
+
+    result = ingest.run(folder, batch=batch, home=find_home(), on_bad=on_bad.value)
+    result_line(
+        {"batch": result.batch, "revision": result.revision, "images": result.images, "already": result.already}
+    )
+
+
+@stage_app.command("open")
+def stage_open(
+    run: Run,
+    airflow_run_id: Annotated[str | None, typer.Option(help="Airflow's id of the run.")] = None,
+    requested_by: Annotated[str | None, typer.Option(help="Who asked for the run.")] = None,
+    overrides: Overrides = None,
+    force: Annotated[bool, typer.Option(help="Go on even when nothing has changed.")] = False,
+) -> None:
+    """Make the workspace of a run."""
+    from cxr_ops.stages import open as stage
+
+    result = stage.run(
+        find_home(),
+        run=run,
+        airflow_run_id=airflow_run_id,
+        requested_by=requested_by,
+        overrides=parse_overrides(overrides),
+        force=force,
+    )
+    result_line(result.as_xcom())
+
+
+def _supervised(verb: str) -> Callable[[str], None]:
+    def command(run: Run) -> None:
+        from cxr_ops.edges.pipeline import run_stage
+
+        result_line(run_stage(find_home(), run, verb))
+
+    return command
+
+
+for _verb in contract.DETERMINISTIC:
+    stage_app.command(_verb, help=_HELP[_verb])(_supervised(_verb))
+
+
+@stage_app.command("publish")
+@app.command()
+def publish(run: Run) -> None:
+    """Put a finished run on record: MLflow, report, run commit, decision in the ledger."""
+    from cxr_ops.stages import publish as stage
+
+    result_line(stage.run(find_home(), run))
+
+
+@stage_app.command("promote")
+@app.command()
+def promote(
+    run: Run,
+    approved_by: Annotated[list[str] | None, typer.Option(help="Who approved; once for each person.")] = None,
+) -> None:
+    """Make a run's challenger the champion, if its decision, the plan and the ledger allow it."""
+    from cxr_ops.stages import promote as stage
+
+    result_line(stage.run(find_home(), run, approvals=approved_by or []))
