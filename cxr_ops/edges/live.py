@@ -28,8 +28,8 @@ from typing import Any, Final
 
 import psutil
 
-from cxr_ops.edges import registry
 from cxr_ops.edges.home import Home
+from cxr_ops.edges.mlflow import tracking
 from cxr_ops.errors import CxrError, StoppedError, StorageError
 from cxr_ops.records.base import canonical_json, write_atomic
 
@@ -118,17 +118,17 @@ def replay(home: Home, run: str, status: str | None = None) -> None:
         points, after = _take(data, place)
         if points:
             if run_id is None:
-                run_id = registry.live_run(home, run, place.training)
+                run_id = tracking.live_run(home, run, place.training)
                 if run_id is None:  # it has been published
                     return
                 if run_id != place.run_id:  # the first, or one in place of a lost one: it holds nothing
                     place = _Place(training=place.training, start=place.start, offset=place.start, run_id=run_id)
                     continue
-            registry.log_points(home, run_id, points)
+            tracking.log_points(home, run_id, points)
         _save(_place_file(home, run), after)
         place = after
     if status is not None and place.run_id is not None:
-        registry.end_run(home, place.run_id, status)
+        tracking.end_run(home, place.run_id, status)
 
 
 class _Follower:
@@ -202,9 +202,9 @@ def _tell(text: str) -> None:
 # ------------------------------------------------------------------------------------------------------ the spool
 
 
-def _take(data: bytes, place: _Place) -> tuple[list[registry.Point], _Place]:
+def _take(data: bytes, place: _Place) -> tuple[list[tracking.Point], _Place]:
     """What of some whole lines is sent, and the place behind them."""
-    points: list[registry.Point] = []
+    points: list[tracking.Point] = []
     for text in data.splitlines():
         try:
             line = json.loads(text)
@@ -226,10 +226,10 @@ def _take(data: bytes, place: _Place) -> tuple[list[registry.Point], _Place]:
 
 def _points(
     prefix: str, values: Mapping[str, Any], without: Set[str], at: float, step: int
-) -> Iterator[registry.Point]:
+) -> Iterator[tracking.Point]:
     for key, value in values.items():
         if key not in without and isinstance(value, float | int) and math.isfinite(value):
-            yield registry.Point(key=prefix + key, value=float(value), at=round(1000 * at), step=step)
+            yield tracking.Point(key=prefix + key, value=float(value), at=round(1000 * at), step=step)
 
 
 def _whole_lines(spool: Path, offset: int) -> bytes:

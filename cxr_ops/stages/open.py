@@ -312,7 +312,7 @@ def _write_inputs(
     home: Home, folder: Path, params: Params, code: Code, data: DataRevision, *, recorded: bool
 ) -> Inputs:
     """Fetch champion and reference and write what DVC cannot see."""
-    from cxr_ops.edges.registry import fetch_champion, fetch_reference
+    from cxr_ops.edges.mlflow.versions import fetch_champion, fetch_reference
 
     governing = plans.load(folder / params.gate.plan)
     champion = fetch_champion(home, folder / contract.CHAMPION)

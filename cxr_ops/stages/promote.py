@@ -21,9 +21,9 @@ from cxr_ops import plan as plans
 from cxr_ops.audit.entries import Approval, Decision, Entry, Promotion
 from cxr_ops.audit.state import find_decision, find_promotion, last_promotion, open_epoch, reference_after, spent_looks
 from cxr_ops.contract import MODEL_NAME, PACKAGE, PROMOTE
-from cxr_ops.edges import registry
 from cxr_ops.edges.home import Home
 from cxr_ops.edges.ledger.chain import Ledger
+from cxr_ops.edges.mlflow import aliases, versions
 from cxr_ops.edges.store import runs
 from cxr_ops.errors import ConflictError, RefusedError
 from cxr_ops.stages.publish import Outputs, check_unchanged, finish, read_outputs
@@ -57,7 +57,7 @@ def run(home: Home, run: str, approvals: Sequence[str | Mapping[str, str]] = ())
     already = promotion is not None
     if promotion is None:
         promotion = _promote(home, run, ledger, entries, [_read_approval(approval) for approval in approvals])
-    registry.reconcile(home)
+    aliases.reconcile(home)
     finish(home, run)
     current = ledger.champion()
     return {
@@ -193,7 +193,7 @@ def _check_stored(home: Home, run: str, decision: Decision) -> None:
             fix=f"cxr-ops publish --run {run}, then promote again",
         )
     with tempfile.TemporaryDirectory() as aside:
-        registry.fetch_package(home, decision.model_version, decision.package, Path(aside) / PACKAGE)
+        versions.fetch_package(home, decision.model_version, decision.package, Path(aside) / PACKAGE)
 
 
 def _check_approvals(decision: Decision, approvals: list[dict[str, str]]) -> None:

@@ -24,9 +24,10 @@ from cxr_ops import plan as plans
 from cxr_ops.audit.entries import Decision, Entry
 from cxr_ops.audit.state import approvals_to_leave, find_decision, find_promotion, open_epoch
 from cxr_ops.contract import DATASET, INPUTS, MODEL_NAME, PACKAGE, PACKAGE_FILES
-from cxr_ops.edges import live, registry
+from cxr_ops.edges import live
 from cxr_ops.edges.home import Home
 from cxr_ops.edges.ledger.chain import Ledger
+from cxr_ops.edges.mlflow import aliases, tracking, versions
 from cxr_ops.edges.store import runs
 from cxr_ops.errors import DataError, RefusedError
 from cxr_ops.params import Params
@@ -103,13 +104,13 @@ def run(home: Home, run: str) -> dict[str, Any]:
         live.replay(home, run)
     if decision is None or (plan.performance.disclosure == "verdict" and not withheld):
         # A run that is decided on is logged again when its epoch has ended: what was withheld is added.
-        mlflow_run_id = registry.log_run(home, _content(home, run, outputs, withheld=withheld))
+        mlflow_run_id = tracking.log_run(home, _content(home, run, outputs, withheld=withheld))
     if decision is None:
-        version = registry.register(home, outputs.root / "train" / PACKAGE, mlflow_run_id, _version_tags(run, outputs))
+        version = versions.register(home, outputs.root / "train" / PACKAGE, mlflow_run_id, _version_tags(run, outputs))
         commit = runs.commit_run(home, run, _message(run, outputs, mlflow_run_id, version))
         decision = _decide(home, run, outputs, mlflow_run_id, version, commit)
         check_unchanged(outputs, decision.decision)
-    registry.reconcile(home)
+    aliases.reconcile(home)
     result = finish(home, run)
     return {
         "run": run,
@@ -215,13 +216,13 @@ def finish(home: Home, run: str) -> Result:
     write_atomic(published, page.encode())
     if not withheld:
         restricted.unlink(missing_ok=True)
-    registry.add_text(home, decision.mlflow_run_id, "report/published.html", page)
+    tracking.add_text(home, decision.mlflow_run_id, "report/published.html", page)
     tags = {
         "cxr.decision": entry.digest(),
         "cxr.run_commit": decision.run_commit,
         "cxr.model_version": decision.model_version,
     }
-    registry.tag_run(home, decision.mlflow_run_id, tags | ({"cxr.promotion": promotion.digest()} if promotion else {}))
+    tracking.tag_run(home, decision.mlflow_run_id, tags | ({"cxr.promotion": promotion.digest()} if promotion else {}))
     result = Result(
         run=run,
         airflow_run_id=decision.airflow_run_id,
@@ -382,7 +383,7 @@ def _message(run: str, outputs: Outputs, mlflow_run_id: str, version: str) -> st
 # ------------------------------------------------------------------------------------------------- for MLflow
 
 
-def _content(home: Home, run: str, outputs: Outputs, *, withheld: bool) -> registry.RunContent:
+def _content(home: Home, run: str, outputs: Outputs, *, withheld: bool) -> tracking.RunContent:
     root, inputs, evaluation = outputs.root, outputs.inputs, outputs.evaluation
     params = Params.load(root / "params.yaml").model_dump(mode="json", by_alias=True)
     files = [root / name for name in _ARTIFACTS] + [root / inputs.plan.path]
@@ -390,7 +391,7 @@ def _content(home: Home, run: str, outputs: Outputs, *, withheld: bool) -> regis
     if not withheld:
         files += [*(root / name for name in _DISCLOSING), *sorted((root / "explain").glob("*.png"))]
         metrics |= _metrics(evaluation)
-    return registry.RunContent(
+    return tracking.RunContent(
         run=run,
         tags=_tags(outputs),
         params={f"{section}.{key}": str(value) for section, keys in params.items() for key, value in keys.items()},
@@ -474,13 +475,13 @@ def _history(path: Path) -> list[tuple[int, dict[str, float]]]:
     return history
 
 
-def _datasets(home: Home, outputs: Outputs) -> list[registry.Dataset]:
+def _datasets(home: Home, outputs: Outputs) -> list[tracking.Dataset]:
     data, evaluation = outputs.inputs.data, outputs.evaluation
     found = []
     for name, digest in data.batches.items():
         batch = Batch.read(outputs.root / DATASET / name / "batch.json")
         found.append(
-            registry.Dataset(
+            tracking.Dataset(
                 name=name,
                 digest=digest,
                 source=f"{home.store}@{data.revision}:{DATASET}/{name}.dvc",
@@ -489,7 +490,7 @@ def _datasets(home: Home, outputs: Outputs) -> list[registry.Dataset]:
             )
         )
     found.append(
-        registry.Dataset(
+        tracking.Dataset(
             name="test",
             digest=evaluation.test_digest,
             source=f"{home.store}@{data.revision}:{DATASET}",

@@ -22,8 +22,9 @@ import pytest
 from mlflow import MlflowClient
 from projects import PYTHON, environ, make_home, make_project
 
-from cxr_ops.edges import live, registry
+from cxr_ops.edges import live
 from cxr_ops.edges.home import Home
+from cxr_ops.edges.mlflow import tracking
 from cxr_ops.errors import DataError, StoppedError
 
 RUN = "run-1"
@@ -34,7 +35,7 @@ TRAINING = "a" * 64
 def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An empty MLflow database; one takes seconds to make."""
     home = make_home(tmp_path_factory.mktemp("mlflow"), tmp_path_factory.getbasetemp())
-    registry.end_run(home, registry.live_run(home, "other", TRAINING), "FINISHED")
+    tracking.end_run(home, tracking.live_run(home, "other", TRAINING), "FINISHED")
     return home.root / "mlflow" / "mlflow.db"
 
 
@@ -411,8 +412,8 @@ def test_killed_server_loses_nothing_doubles_nothing_and_delays_nothing(mlflow_s
     assert samples == list(range(1, len(samples) + 1))
     history = [(epoch, {"validation_auc": float(f"{1 - 1 / (1 + epoch):.6g}")}) for epoch in range(1, done + 1)]
     live_id = found(stored)[0].info.run_id
-    content = registry.RunContent(run=RUN, tags={}, params={}, metrics={}, history=history)
-    assert registry.log_run(stored, content) == live_id
+    content = tracking.RunContent(run=RUN, tags={}, params={}, metrics={}, history=history)
+    assert tracking.log_run(stored, content) == live_id
     assert len(curve(stored, "validation_auc")) == done
 
 

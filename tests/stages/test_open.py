@@ -12,9 +12,10 @@ import yaml
 from projects import Installation, commit_all, make_batch, make_home, make_project, run_git
 
 from cxr_ops.audit.entries import Decision, EpochOpened, Look, Promotion
-from cxr_ops.edges import dvc, registry, supervisor
+from cxr_ops.edges import dvc, supervisor
 from cxr_ops.edges.home import Home
 from cxr_ops.edges.ledger.chain import Ledger
+from cxr_ops.edges.mlflow import versions
 from cxr_ops.edges.store import batches, repository
 from cxr_ops.errors import BusyError, CxrError, DataError, RefusedError, SettingsError
 from cxr_ops.params import Params
@@ -186,7 +187,7 @@ def fetched(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
         dest.mkdir(parents=True)
         (dest / "model.json").write_text(digest)
 
-    monkeypatch.setattr(registry, "fetch_package", fetch)
+    monkeypatch.setattr(versions, "fetch_package", fetch)
     return asked
 
 

@@ -16,9 +16,9 @@ from mlflow import MlflowClient
 
 from cxr_ops.audit.entries import EpochOpened, Look
 from cxr_ops.contract import MODEL_NAME
-from cxr_ops.edges import registry
 from cxr_ops.edges.home import Home
 from cxr_ops.edges.ledger.chain import Ledger, record_look
+from cxr_ops.edges.mlflow import aliases, versions
 from cxr_ops.errors import ConflictError, CxrError, RefusedError, StorageError
 from cxr_ops.records.inputs import Champion, Reference
 from cxr_ops.records.run import Result
@@ -70,7 +70,7 @@ def test_second_promotion_of_a_run_says_already(champion: Home) -> None:
 def test_promotion_that_was_cut_off_before_the_alias_is_mended(published: Home, monkeypatch) -> None:
     """Killed between ledger and alias, the next call finds the promotion on record and moves the alias."""
     with monkeypatch.context() as patch:
-        patch.setattr(registry, "reconcile", lambda home: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(aliases, "reconcile", lambda home: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             promote.run(published, FIRST)
     assert promotions(published) == [FIRST]
@@ -128,7 +128,7 @@ def test_reference_rises_to_what_beat_it_and_never_falls(
     run = redecide(champion, packages, against_champion(champion, superior=superior), raise_on_superiority=raises)
     for name in ("_check_stored", "finish"):
         monkeypatch.setattr(promote, name, lambda *_: None)
-    monkeypatch.setattr(registry, "reconcile", lambda _: False)
+    monkeypatch.setattr(aliases, "reconcile", lambda _: False)
     promote.run(champion, run)
     new = Ledger(champion.ledger).champion().promotion
     assert new.package != old
@@ -142,7 +142,7 @@ def test_plan_that_asks_for_nobody_is_no_way_around_one_that_asks(
     strict = redecide(champion, packages, against_champion(champion, plan="pccp.yaml", approvals=2))
     for name in ("_check_stored", "finish"):
         monkeypatch.setattr(promote, name, lambda *_: None)
-    monkeypatch.setattr(registry, "reconcile", lambda _: False)
+    monkeypatch.setattr(aliases, "reconcile", lambda _: False)
     promote.run(champion, strict, ["dr_lee", "dr_ito"])
     run = redecide(champion, packages, against_champion(champion, name="fourth", package="c"))
     assert Ledger(champion.ledger).decision(run).decision.approvals == 2
@@ -189,14 +189,14 @@ def test_two_promotions_at_once_have_one_winner(published: Home) -> None:
 
 def test_champion_that_changes_during_the_checks_is_seen(published: Home, monkeypatch) -> None:
     """The comparison holds at the moment of the entry: a promotion that slips in after the first check still wins."""
-    real = registry.fetch_package
+    real = versions.fetch_package
 
     def slip_in(home: Home, *arguments: Any) -> None:
         real(home, *arguments)
-        monkeypatch.setattr(registry, "fetch_package", real)
+        monkeypatch.setattr(versions, "fetch_package", real)
         promote.run(home, SECOND)
 
-    monkeypatch.setattr(registry, "fetch_package", slip_in)
+    monkeypatch.setattr(versions, "fetch_package", slip_in)
     with pytest.raises(ConflictError):
         promote.run(published, FIRST)
     assert promotions(published) == [SECOND]

@@ -16,9 +16,10 @@ from mlflow import MlflowClient
 
 from cxr_ops.audit.entries import EpochOpened
 from cxr_ops.contract import MODEL_NAME
-from cxr_ops.edges import git, registry
+from cxr_ops.edges import git
 from cxr_ops.edges.home import Home
 from cxr_ops.edges.ledger.chain import Ledger
+from cxr_ops.edges.mlflow import aliases, tracking, versions
 from cxr_ops.edges.store import runs
 from cxr_ops.errors import DataError, RefusedError
 from cxr_ops.records.base import sha256_bytes, sha256_file
@@ -35,7 +36,7 @@ def decisions(home: Home, run: str) -> list:
     return [entry for entry in Ledger(home.ledger).entries() if entry.kind == "decision" and entry.body["run"] == run]
 
 
-def versions(home: Home, digest: str) -> list[str]:
+def registered(home: Home, digest: str) -> list[str]:
     found = MlflowClient(home.mlflow_uri, home.mlflow_uri).search_model_versions(f"name = '{MODEL_NAME}'")
     return [str(version.version) for version in found if version.tags.get("cxr.package") == digest]
 
@@ -62,7 +63,7 @@ def test_decision_binds_everything_by_digest(published: Home) -> None:
     ):
         assert said == sha256_file(root / path)
     assert mlflow_runs(published, FIRST) == [body.mlflow_run_id]
-    assert versions(published, body.package) == ["1"]
+    assert registered(published, body.package) == ["1"]
     assert Ledger(published.ledger).state().looks == 2
 
 
@@ -137,7 +138,7 @@ def test_second_publish_adds_nothing(published: Home) -> None:
     assert json.loads(json.dumps(answer)) == answer
     assert Ledger(published.ledger).state() == before
     assert Path(answer["report"]).is_file()
-    assert versions(published, decisions(published, FIRST)[0].decision.package) == ["1"]
+    assert registered(published, decisions(published, FIRST)[0].decision.package) == ["1"]
     # The challenger stays the run that was decided on last.
     alias = MlflowClient(published.mlflow_uri).get_model_version_by_alias(MODEL_NAME, "challenger")
     assert str(alias.version) == "2"
@@ -168,16 +169,16 @@ def test_publish_that_is_cut_off_anywhere_converges(published: Home, packages: d
     run = finish(published, packages, Case(name="third", package="c"))
     fluent = mlflow.tracking._model_registry.fluent
     for cut, owner, name in (
-        (cut_after, registry, "_run"),  # an MLflow run without content
-        (cut_after, registry, "log_run"),
+        (cut_after, tracking, "_run"),  # an MLflow run without content
+        (cut_after, tracking, "log_run"),
         (cut_before, fluent, "_register_model"),  # the model's files without a version
-        (cut_after, registry, "register"),
+        (cut_after, versions, "register"),
         (cut_after, runs, "commit_workspace"),  # a commit that was not pushed
         (cut_after, runs, "commit_run"),
         (cut_after, publish, "_decide"),
-        (cut_after, registry, "reconcile"),
-        (cut_before, registry, "add_text"),
-        (cut_before, registry, "tag_run"),
+        (cut_after, aliases, "reconcile"),
+        (cut_before, tracking, "add_text"),
+        (cut_before, tracking, "tag_run"),
         (cut_after, publish, "finish"),
     ):
         with pytest.MonkeyPatch.context() as monkeypatch:
@@ -187,7 +188,7 @@ def test_publish_that_is_cut_off_anywhere_converges(published: Home, packages: d
     answer = publish.run(published, run)
     [entry] = decisions(published, run)
     assert [answer["mlflow_run_id"]] == mlflow_runs(published, run) == [entry.decision.mlflow_run_id]
-    assert [answer["model_version"]] == versions(published, entry.decision.package)
+    assert [answer["model_version"]] == registered(published, entry.decision.package)
     assert runs.run_pushed(published, run, answer["run_commit"])
     log = git.git(published, published.workspace(run), "log", "--format=%s")
     assert log.splitlines() == [f"PROMOTE: {run}", "Open"]

@@ -16,9 +16,9 @@ from finished import Case, make_home, png
 from mlflow import MlflowClient
 
 from cxr_ops.contract import MODEL_NAME, PACKAGE_FILES
-from cxr_ops.edges import registry
 from cxr_ops.edges.home import Home
 from cxr_ops.edges.ledger.chain import Ledger
+from cxr_ops.edges.mlflow import aliases, tracking, versions
 from cxr_ops.errors import StorageError
 from cxr_ops.labels import FINDINGS
 from cxr_ops.model import package, scoring
@@ -114,17 +114,17 @@ def test_version_is_served_as_it_was_scored_without_a_pickle(champion: Home, cli
 
 def test_run_that_is_logged_again_is_the_same_run(published: Home, client: MlflowClient) -> None:
     """Logging the same run twice keeps its id and doubles no metric, data set or artifact."""
-    content = registry.RunContent(
+    content = tracking.RunContent(
         run="again",
         tags={"k": "v"},
         params={"p": "1"},
         metrics={"auc/Mass": 0.5},
         history=[(step, {"loss": 1 / step}) for step in range(1, 150)],
-        datasets=[registry.Dataset(name="d", digest="e" * 64, source="s", context="test", profile={})],
+        datasets=[tracking.Dataset(name="d", digest="e" * 64, source="s", context="test", profile={})],
         artifacts=[("gate", published.workspace(FIRST) / "gate" / "verdict.json")],
     )
-    first = registry.log_run(published, content)
-    assert registry.log_run(published, content) == first
+    first = tracking.log_run(published, content)
+    assert tracking.log_run(published, content) == first
     run = client.get_run(first)
     assert len(client.get_metric_history(first, "loss")) == 149
     assert len(client.get_metric_history(first, "auc/Mass")) == 1
@@ -132,19 +132,19 @@ def test_run_that_is_logged_again_is_the_same_run(published: Home, client: Mlflo
     assert [file.path for file in client.list_artifacts(first, "gate")] == ["gate/verdict.json"]
 
 
-def live_content(run: str, losses: dict[int, float]) -> registry.RunContent:
-    return registry.RunContent(
+def live_content(run: str, losses: dict[int, float]) -> tracking.RunContent:
+    return tracking.RunContent(
         run=run, tags={}, params={}, metrics={}, history=[(step, {"loss": loss}) for step, loss in losses.items()]
     )
 
 
 def test_run_that_its_training_began_is_completed(published: Home, client: MlflowClient) -> None:
     """Points that were sent while training ran stay as they are, to six digits, and only the others are added."""
-    begun = registry.live_run(published, "live", "a" * 64)
-    assert registry.live_run(published, "live", "a" * 64) == begun
+    begun = tracking.live_run(published, "live", "a" * 64)
+    assert tracking.live_run(published, "live", "a" * 64) == begun
     assert client.get_run(begun).info.status == "RUNNING"
-    registry.log_points(published, begun, [registry.Point(key="loss", value=1 / 3, at=5, step=1)])
-    assert registry.log_run(published, live_content("live", {1: 0.333333, 2: 0.25})) == begun
+    tracking.log_points(published, begun, [tracking.Point(key="loss", value=1 / 3, at=5, step=1)])
+    assert tracking.log_run(published, live_content("live", {1: 0.333333, 2: 0.25})) == begun
     points = client.get_metric_history(begun, "loss")
     assert sorted((point.step, point.value) for point in points) == [(1, 1 / 3), (2, 0.25)]
     assert client.get_run(begun).info.status == "FINISHED"
@@ -155,9 +155,9 @@ def test_run_with_the_curves_of_another_training_is_set_aside(
     published: Home, client: MlflowClient, losses: dict[int, float]
 ) -> None:
     """A live run that tells other epochs than history.csv is no longer the run of that name; a fresh one is."""
-    begun = registry.live_run(published, "live", "a" * 64)
-    registry.log_points(published, begun, [registry.Point(key="loss", value=1 / 3, at=5, step=1)])
-    fresh = registry.log_run(published, live_content("live", losses))
+    begun = tracking.live_run(published, "live", "a" * 64)
+    tracking.log_points(published, begun, [tracking.Point(key="loss", value=1 / 3, at=5, step=1)])
+    fresh = tracking.log_run(published, live_content("live", losses))
     assert fresh != begun
     assert {point.step: point.value for point in client.get_metric_history(fresh, "loss")} == losses
     old = client.get_run(begun)
@@ -167,12 +167,12 @@ def test_run_with_the_curves_of_another_training_is_set_aside(
 
 def test_training_does_not_go_on_in_another_ones_run(published: Home, client: MlflowClient) -> None:
     """Other inputs under the same name begin another MLflow run; a run that has been published is left alone."""
-    begun = registry.live_run(published, "live", "a" * 64)
-    other = registry.live_run(published, "live", "b" * 64)
+    begun = tracking.live_run(published, "live", "a" * 64)
+    other = tracking.live_run(published, "live", "b" * 64)
     assert other != begun
     assert client.get_run(begun).data.tags["cxr.superseded"] == "live"
-    assert registry.live_run(published, "live", "b" * 64) == other
-    assert registry.live_run(published, FIRST, "a" * 64) is None
+    assert tracking.live_run(published, "live", "b" * 64) == other
+    assert tracking.live_run(published, FIRST, "a" * 64) is None
 
 
 def test_database_whose_making_is_cut_off_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -185,24 +185,24 @@ def test_database_whose_making_is_cut_off_is_made_again(tmp_path: Path, monkeypa
 
         patch.setattr("mlflow.store.db.utils._upgrade_db", cut)
         with pytest.raises(KeyboardInterrupt):
-            registry.live_run(home, "live", "a" * 64)
+            tracking.live_run(home, "live", "a" * 64)
     assert list((home.root / "mlflow").iterdir()) == []
-    assert registry.live_run(home, "live", "a" * 64)
+    assert tracking.live_run(home, "live", "a" * 64)
 
 
 def test_package_is_registered_once(published: Home, client: MlflowClient, packages: dict[str, Path]) -> None:
     """The same bytes are the same version, whichever run brings them; without their bytes a version does not count."""
     run_id = run_of(published, client, SECOND).info.run_id
-    assert registry.register(published, packages["a"], run_id, {}) == "1"
-    assert registry.register(published, packages["b"], run_id, {}) == "2"
+    assert versions.register(published, packages["a"], run_id, {}) == "1"
+    assert versions.register(published, packages["b"], run_id, {}) == "2"
     (artifacts(client, "1") / "weights.safetensors").unlink()
-    assert registry.register(published, packages["a"], run_id, {}) == "3"
-    assert registry.register(published, packages["a"], run_id, {}) == "3"
+    assert versions.register(published, packages["a"], run_id, {}) == "3"
+    assert versions.register(published, packages["a"], run_id, {}) == "3"
 
 
 def test_no_promotion_means_no_champion(published: Home, tmp_path: Path) -> None:
     """Before the first release there is a champion.json that names nobody, and no package."""
-    assert registry.fetch_champion(published, tmp_path / "champion") == Champion()
+    assert versions.fetch_champion(published, tmp_path / "champion") == Champion()
     assert Champion.read(tmp_path / "champion" / "champion.json") == Champion()
     assert [path.name for path in (tmp_path / "champion").iterdir()] == ["champion.json"]
 
@@ -210,8 +210,8 @@ def test_no_promotion_means_no_champion(published: Home, tmp_path: Path) -> None
 def test_installation_without_anything_has_no_champion_and_no_database(tmp_path: Path) -> None:
     """Asking a fresh installation for its champion answers without making an MLflow store."""
     home = make_home(tmp_path)
-    assert registry.fetch_champion(home, tmp_path / "champion") == Champion()
-    assert registry.reconcile(home) is False
+    assert versions.fetch_champion(home, tmp_path / "champion") == Champion()
+    assert aliases.reconcile(home) is False
     assert not (home.root / "mlflow").exists()
 
 
@@ -219,7 +219,7 @@ def test_champion_is_fetched_with_the_bytes_that_were_judged(champion: Home, tmp
     """The package comes back with the digest on the ledger, over whatever stood in the folder."""
     (tmp_path / "champion" / "package").mkdir(parents=True)
     (tmp_path / "champion" / "package" / "old").touch()
-    found = registry.fetch_champion(champion, tmp_path / "champion")
+    found = versions.fetch_champion(champion, tmp_path / "champion")
     entry = Ledger(champion.ledger).champion()
     assert (found.version, found.entry, found.package) == ("1", entry.digest(), entry.promotion.package)
     assert package.load(tmp_path / "champion" / "package", found.package).digest == found.package
@@ -233,7 +233,7 @@ def test_altered_champion_is_not_handed_out(champion: Home, client: MlflowClient
     data = path.read_bytes()
     replace(path, data[:-1] + bytes([data[-1] ^ 1]))
     with pytest.raises(StorageError, match="digest is not the one on record"):
-        registry.fetch_champion(champion, tmp_path / "champion")
+        versions.fetch_champion(champion, tmp_path / "champion")
     assert not (tmp_path / "champion" / "package").exists()
 
 
@@ -241,18 +241,18 @@ def test_lost_champion_is_not_the_same_as_none(champion: Home, client: MlflowCli
     """A version whose files or whose entry are gone is a StorageError that says so, never 'no champion'."""
     shutil.rmtree(artifacts(client, "1"))
     with pytest.raises(StorageError, match=f"{MODEL_NAME}/1 is not in the registry, or its files"):
-        registry.fetch_champion(champion, tmp_path / "champion")
+        versions.fetch_champion(champion, tmp_path / "champion")
     client.delete_model_version(MODEL_NAME, "1")
     with pytest.raises(StorageError, match=f"{MODEL_NAME}/1 is not in the registry"):
-        registry.fetch_champion(champion, tmp_path / "champion")
+        versions.fetch_champion(champion, tmp_path / "champion")
     with pytest.raises(StorageError, match="is the champion, and is not in the registry"):
-        registry.reconcile(champion)
+        aliases.reconcile(champion)
 
 
 def test_lost_ledger_is_not_the_same_as_a_new_one(champion: Home, tmp_path: Path) -> None:
     """With the ledger gone, a registry that knows of a promotion stops the run instead of starting a first release."""
     shutil.rmtree(champion.ledger)
-    for ask in (lambda: registry.fetch_champion(champion, tmp_path / "champion"), lambda: registry.reconcile(champion)):
+    for ask in (lambda: versions.fetch_champion(champion, tmp_path / "champion"), lambda: aliases.reconcile(champion)):
         with pytest.raises(StorageError, match="was promoted, and the ledger does not know"):
             ask()
 
@@ -265,9 +265,9 @@ def test_alias_follows_the_ledger(champion: Home, client: MlflowClient, damage: 
         client.delete_registered_model_alias(MODEL_NAME, alias)
     else:
         client.set_registered_model_alias(MODEL_NAME, alias, "2")
-    assert registry.reconcile(champion) is True
+    assert aliases.reconcile(champion) is True
     assert int(client.get_model_version_by_alias(MODEL_NAME, alias).version) == 1
-    assert registry.reconcile(champion) is False
+    assert aliases.reconcile(champion) is False
 
 
 def test_reference_is_fetched_where_it_is_another_than_the_champion(champion: Home, tmp_path: Path) -> None:
@@ -275,24 +275,24 @@ def test_reference_is_fetched_where_it_is_another_than_the_champion(champion: Ho
     promotion = Ledger(champion.ledger).champion().promotion
     reference = Reference(package=promotion.package, version="1")
     folder = tmp_path / "reference"
-    registry.fetch_reference(champion, reference, Champion(package="f" * 64), folder)
+    versions.fetch_reference(champion, reference, Champion(package="f" * 64), folder)
     assert package.load(folder / "package", promotion.package).digest == promotion.package
     assert Reference.read(folder / "reference.json") == reference
-    registry.fetch_reference(champion, reference, Champion(package=promotion.package), folder)
+    versions.fetch_reference(champion, reference, Champion(package=promotion.package), folder)
     assert [path.name for path in folder.iterdir()] == ["reference.json"]
-    registry.fetch_reference(champion, None, Champion(), folder)
+    versions.fetch_reference(champion, None, Champion(), folder)
     assert json.loads((folder / "reference.json").read_text()) == {"package": None, "version": None}
     with pytest.raises(StorageError, match="digest is not the one on record"):
-        registry.fetch_reference(champion, Reference(package="e" * 64, version="1"), Champion(), folder)
+        versions.fetch_reference(champion, Reference(package="e" * 64, version="1"), Champion(), folder)
 
 
 def test_alias_without_a_promotion_is_taken_away(published: Home, client: MlflowClient) -> None:
     """A `champion` or `reference` made by hand in MLflow is none; the challenger is the last decided on."""
     for alias in ("champion", "reference"):
         client.set_registered_model_alias(MODEL_NAME, alias, "2")
-    assert registry.reconcile(published) is True
-    aliases = {alias: str(version) for alias, version in client.get_registered_model(MODEL_NAME).aliases.items()}
-    assert aliases == {"challenger": "2"}
+    assert aliases.reconcile(published) is True
+    named = {alias: str(version) for alias, version in client.get_registered_model(MODEL_NAME).aliases.items()}
+    assert named == {"challenger": "2"}
 
 
 def free_port() -> int:
@@ -306,7 +306,7 @@ def test_server_that_is_down_is_said_so_soon(tmp_path: Path) -> None:
     home = make_home(tmp_path, mlflow_uri=f"http://somebody:secret-word@127.0.0.1:{free_port()}")
     started = time.monotonic()
     with pytest.raises(StorageError, match="MLflow or its artifact store failed") as caught:
-        registry.log_run(home, registry.RunContent(run="r", tags={}, params={}, metrics={}))
+        tracking.log_run(home, tracking.RunContent(run="r", tags={}, params={}, metrics={}))
     assert time.monotonic() - started < 30
     assert "start the server" in str(caught.value)
     assert "secret-word" not in str(caught.value)
@@ -316,14 +316,14 @@ def through(home: Home, packages: dict[str, Path], tmp_path: Path) -> Path:
     """Log, register and fetch with an installation's stores; returns the folder with the package that came back."""
     note = tmp_path / "note.txt"
     note.write_text("kept")
-    run_id = registry.log_run(
-        home, registry.RunContent(run="r", tags={}, params={}, metrics={}, artifacts=[("", note)])
+    run_id = tracking.log_run(
+        home, tracking.RunContent(run="r", tags={}, params={}, metrics={}, artifacts=[("", note)])
     )
-    version = registry.register(home, packages["a"], run_id, {})
-    assert registry.register(home, packages["a"], run_id, {}) == version
+    version = versions.register(home, packages["a"], run_id, {})
+    assert versions.register(home, packages["a"], run_id, {}) == version
     kept = mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path="note.txt", dst_path=str(tmp_path / "kept"))
     assert Path(kept).read_text() == "kept"
-    registry.fetch_package(home, version, package.digest(packages["a"]), tmp_path / "back")
+    versions.fetch_package(home, version, package.digest(packages["a"]), tmp_path / "back")
     assert package.digest(tmp_path / "back") == package.digest(packages["a"])
     return tmp_path / "back"
 
@@ -343,10 +343,10 @@ def test_artifacts_stand_on_s3(s3_server, packages: dict[str, Path], tmp_path: P
     body = s3.get_object(Bucket="cxr-mlflow", Key=weights)["Body"].read()
     s3.put_object(Bucket="cxr-mlflow", Key=weights, Body=body[:-1] + bytes([body[-1] ^ 1]))
     with pytest.raises(StorageError, match="digest is not the one on record"):
-        registry.fetch_package(home, "1", package.digest(packages["a"]), tmp_path / "altered")
+        versions.fetch_package(home, "1", package.digest(packages["a"]), tmp_path / "altered")
     s3.delete_object(Bucket="cxr-mlflow", Key=weights)
     with pytest.raises(StorageError, match="its files are not in the artifact store"):
-        registry.fetch_package(home, "1", package.digest(packages["a"]), tmp_path / "altered")
+        versions.fetch_package(home, "1", package.digest(packages["a"]), tmp_path / "altered")
 
 
 def test_server_keeps_what_a_local_database_would(mlflow_server, packages: dict[str, Path], tmp_path: Path) -> None:
