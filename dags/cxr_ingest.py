@@ -15,8 +15,9 @@ from datetime import timedelta
 
 from airflow.sdk import DAG, Asset, Param
 
-from cxr_launch import ingest_arguments, stage_operator
 from cxr_ops import contract
+from cxr_ops.launchers.arguments import ingest_arguments
+from cxr_ops.launchers.stage import stage_operator
 
 with DAG(
     contract.INGEST_DAG_ID,

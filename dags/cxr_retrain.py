@@ -35,8 +35,9 @@ from typing import Any
 from airflow.providers.standard.operators.hitl import ApprovalOperator
 from airflow.sdk import DAG, Asset, AssetOrTimeSchedule, CronTriggerTimetable, Param, TriggerRule, chain, conf, task
 
-from cxr_launch import open_arguments, promote_arguments, stage_operator
 from cxr_ops import contract
+from cxr_ops.launchers.arguments import open_arguments, promote_arguments
+from cxr_ops.launchers.stage import stage_operator
 
 DATASET = Asset(name=contract.DATASET_ASSET, uri=contract.DATASET_URI)
 

@@ -109,7 +109,30 @@ class Outcome:
         return {task for task, state in self.states.items() if state == "skipped"}
 
 
-class Runs:
+class Apart:
+    """A process of its own that may import Airflow, which leaves settings and handlers in whatever imports it."""
+
+    def __init__(self, environment: dict[str, str], *, database: bool = False) -> None:
+        self._environment, self._database = environment, database
+        self._pool = self._new_pool()
+
+    def call(self, function: str, *arguments: Any) -> Any:
+        """Call a function, named as `package.module.function`.
+
+        Returns:
+            What it returns, or the name of the class and the message of what it raises.
+        """
+        return self._pool.submit(_call, function, arguments).result(timeout=120)
+
+    def close(self) -> None:
+        self._pool.shutdown()
+
+    def _new_pool(self) -> ProcessPoolExecutor:
+        told = (self._environment, self._database)
+        return ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=_set_up, initargs=told)
+
+
+class Runs(Apart):
     """Runs DAGs, one after the other, in a process that is set up for one project."""
 
     def __init__(self, root: Path, **environ: str) -> None:
@@ -129,8 +152,7 @@ class Runs:
             **environ,
         }
         (root / "passwords.json").write_text(json.dumps(USERS), encoding="utf-8")
-        self._environment = environment
-        self._pool = self._new_pool()
+        super().__init__(environment, database=True)
 
     def run(
         self,
@@ -151,24 +173,9 @@ class Runs:
             raise
         return Outcome(**told, calls=calls(self.project))
 
-    def call(self, function: str, *arguments: Any) -> Any:
-        """Call a function of the DAGs' modules, named as `module.function`.
-
-        Returns:
-            What it returns, or the name of the class and the message of what it raises.
-        """
-        return self._pool.submit(_call, function, arguments).result(timeout=120)
-
     def describe(self, **environ: str) -> tuple[dict[str, Any], list[str]]:
         """What the DAGs declare, by id, when their files are read in an environment; and why files cannot be read."""
         return self._pool.submit(_describe, environ).result(timeout=120)
-
-    def close(self) -> None:
-        self._pool.shutdown()
-
-    def _new_pool(self) -> ProcessPoolExecutor:
-        spawn = get_context("spawn")
-        return ProcessPoolExecutor(1, mp_context=spawn, initializer=_set_up, initargs=(self._environment,))
 
     def _start_again(self) -> None:
         for process in multiprocessing.active_children():
@@ -178,12 +185,14 @@ class Runs:
         self._pool = self._new_pool()
 
 
-def _set_up(environment: dict[str, str]) -> None:
+def _set_up(environment: dict[str, str], database: bool) -> None:
     os.environ.update(environment)
-    sys.path[:0] = [environment["CXR_PROJECT"], environment["AIRFLOW__CORE__DAGS_FOLDER"]]
-    from airflow.utils import db
+    if "CXR_PROJECT" in environment:
+        sys.path.insert(0, environment["CXR_PROJECT"])
+    if database:
+        from airflow.utils import db
 
-    db.initdb()
+        db.initdb()
 
 
 def _dags() -> dict[str, Any]:
@@ -208,8 +217,6 @@ def _describe(environ: dict[str, str]) -> tuple[dict[str, Any], list[str]]:
     from airflow.dag_processing.dagbag import DagBag
     from airflow.serialization.serialized_objects import DagSerialization
 
-    for module in ("cxr_launch", "cxr_docker"):
-        sys.modules.pop(module, None)
     with patch.dict(os.environ, environ):
         bag = DagBag()
         told = {

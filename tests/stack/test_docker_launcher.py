@@ -126,14 +126,12 @@ def test_a_home_of_another_user_is_refused(home: Home, image: str, tmp_path: Pat
     else:
         pytest.skip("giving a folder to another user takes root")
     code = (
-        "import cxr_docker, pathlib; from airflow.sdk.exceptions import AirflowFailException as E\n"
-        f"try: cxr_docker.check_owner(pathlib.Path({str(foreign)!r}), cxr_docker.container_user())\n"
+        "import pathlib; from airflow.sdk.exceptions import AirflowFailException as E\n"
+        "from cxr_ops.launchers.docker import check_owner, container_user\n"
+        f"try: check_owner(pathlib.Path({str(foreign)!r}), container_user())\n"
         "except E as error: print(error)"
     )
-    env = os.environ | {
-        "PYTHONPATH": os.pathsep.join((str(PROJECT / "dags"), str(PROJECT))),
-        "AIRFLOW_HOME": str(tmp_path / "airflow"),
-    }
+    env = os.environ | {"PYTHONPATH": str(PROJECT), "AIRFLOW_HOME": str(tmp_path / "airflow")}
     said = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True).stdout
     assert "belongs to 12345:12345" in said
     assert f"chown -R {USER}:{USER}" in said

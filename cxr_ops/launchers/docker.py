@@ -25,8 +25,8 @@ from airflow.sdk.exceptions import AirflowFailException
 from docker.errors import APIError, ImageNotFound  # noqa: TID253 - this file is imported only for this launcher
 from docker.types import DeviceRequest, Mount  # noqa: TID253
 
-from cxr_launch import Arguments, announce, required, result_of, run_id_of
 from cxr_ops import contract
+from cxr_ops.launchers.protocol import Arguments, announce, rendered, required, result_of, run_id_of
 
 IMAGE_USER = 10001
 SHM_BYTES = 8 * 2**30
@@ -60,16 +60,16 @@ class DockerStage(DockerOperator):
     template_fields = ("arguments", "mounts")
 
     def __init__(self, *, verb: str, arguments: Arguments | list[str], **kwargs: Any) -> None:
-        super().__init__(mount_tmp_dir=False, auto_remove="never", labels={"cxr-ops.stage": verb}, **kwargs)
+        super().__init__(mount_tmp_dir=False, auto_remove="never", **kwargs)
         self.verb = verb
         self.arguments = arguments
 
-    def execute(self, context: Context) -> dict[str, Any]:
+    def execute(self, context: Context) -> dict[str, Any]:  # type: ignore[override] # the stock one returns lines
         """Run the container to its end and return the stage's result."""
         check_owner(Path(required("CXR_HOME")), str(self.user))
         self._normalize_mounts()
-        self.command = ["stage", self.verb, *self.arguments]
-        self.labels = {**self.labels, "cxr-ops.run": contract.slug(run_id_of(context))}
+        self.command = ["stage", self.verb, *rendered(self.arguments)]
+        self.labels = {"cxr-ops.stage": self.verb, "cxr-ops.run": contract.slug(run_id_of(context))}
         try:
             if self._image_is_here():
                 self._run_image()
@@ -91,7 +91,7 @@ class DockerStage(DockerOperator):
 
     def on_kill(self) -> None:
         """Ask the stage's supervisor to stop; it ends the stage after a checkpoint, however long that takes."""
-        if self.container is None:
+        if not self.container:  # not yet created
             return
         try:
             self.cli.kill(self.container["Id"], signal="SIGTERM")
@@ -100,14 +100,14 @@ class DockerStage(DockerOperator):
 
     def _image_is_here(self) -> bool:
         try:
-            self.cli.inspect_image(self.image)
+            self.cli.inspect_image(self.image)  # type: ignore[no-untyped-call] # its stub says no types
         except ImageNotFound:
             return False
         return True
 
 
 def docker_stage(verb: str, *, arguments: Arguments, gpu: bool, reads: str | None, **task: Any) -> BaseOperator:
-    """Return the operator for a stage; see `cxr_launch.stage_operator`.
+    """Return the operator for a stage; see `stage.stage_operator`.
 
     Raises:
         ValueError: `CXR_IMAGE`, `CXR_HOME`, `CXR_PROJECT` or `CXR_GPUS` is missing or of no use.

@@ -1,0 +1,74 @@
+"""The `process` launcher: a stage runs as a process of the machine that runs the task."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from airflow.sdk import BaseOperator, Context
+
+from cxr_ops import contract
+from cxr_ops.launchers.protocol import Arguments, announce, rendered, required, result_of, run_id_of
+
+RELAY_SECONDS = 0.2
+
+
+class ProcessStage(BaseOperator):
+    """Runs a stage as a process of this machine.
+
+    Its output goes to files and not to pipes: five seconds after Airflow has asked a task to stop, it kills the process
+    that would have read the pipe, and the stage may still be writing its checkpoint.
+    """
+
+    template_fields = ("arguments",)
+    ui_color = "#e8f0f7"
+
+    def __init__(self, *, verb: str, arguments: Arguments | list[str], **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.verb = verb
+        self.arguments = arguments
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def execute(self, context: Context) -> dict[str, Any]:
+        """Run the command and follow its standard error in the task's log."""
+        folder = Path(required("CXR_HOME"), "airflow", "stages", contract.slug(run_id_of(context)))
+        folder.mkdir(parents=True, exist_ok=True)
+        stem = f"{self.verb}-{context['ti'].try_number}"
+        stdout, stderr = folder / f"{stem}.stdout", folder / f"{stem}.stderr"
+        command = [sys.executable, "-m", "cxr_ops", "stage", self.verb, *rendered(self.arguments)]
+        # A stage has no business with Airflow's settings, which hold its secrets.
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW__")}
+        self.log.info("running %s", command)
+        with stdout.open("wb") as out, stderr.open("wb") as err, stderr.open(errors="replace") as follow:
+            self._process = subprocess.Popen(
+                command,
+                cwd=required("CXR_PROJECT"),
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=err,
+                start_new_session=True,
+            )
+            while self._process.poll() is None:
+                time.sleep(RELAY_SECONDS)
+                self._relay(follow.readlines())
+            self._relay(follow.readlines())
+        output = stdout.read_text(errors="replace")
+        result = result_of(self.verb, self._process.returncode, output, stderr.read_text(errors="replace"))
+        announce(self, context, result)
+        return result
+
+    def on_kill(self) -> None:
+        """Ask the stage's supervisor to stop; it ends the stage after a checkpoint."""
+        if self._process is not None and self._process.poll() is None:
+            self._process.send_signal(signal.SIGTERM)
+
+    def _relay(self, lines: list[str]) -> None:
+        for line in lines:
+            if line.strip():
+                self.log.info("%s", line.rstrip())
