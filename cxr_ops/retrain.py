@@ -25,9 +25,10 @@ from typing import TYPE_CHECKING, Any, Final
 import psutil
 
 from cxr_ops import contract
-from cxr_ops.edges import airflow
+from cxr_ops.edges.airflow import client, processes
 from cxr_ops.edges.home import Home
 from cxr_ops.errors import BusyError, CxrError, StoppedError, StorageError
+from cxr_ops.records.task import TaskState
 from cxr_ops.report import terminal
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ def retrain(
         return 0
     console = _console()
     say = _Speaker(console).say
-    with _stoppable(), _only_one(home) as announce, airflow.running(home, say=say) as session:
+    with _stoppable(), _only_one(home) as announce, processes.running(home, say=say) as session:
         announce(None, session.url)
         if forecast.data is None:
             make_data(home, say)
@@ -118,8 +119,8 @@ def make_data(home: Home, say: Callable[[str], None]) -> None:
 
 
 def follow(
-    home: Home, api: airflow.Api, run_id: str, console: Console, say: Callable[[str], None]
-) -> tuple[str, list[airflow.TaskState]]:
+    home: Home, api: client.Api, run_id: str, console: Console, say: Callable[[str], None]
+) -> tuple[str, list[TaskState]]:
     """Show how far a run is until it has ended.
 
     Returns:
@@ -180,12 +181,12 @@ def _busy(home: Home, record: bytes) -> BusyError:
     address = f"{other['url']}/dags/{contract.DAG_ID}" + (f"/runs/{other['run']}" if other["run"] else "")
     return BusyError(
         f"a retraining is going on since {other['since']} (process {other['pid']}): {run}",
-        where=f"{address} (logs: {airflow.log_folder(home)})",
+        where=f"{address} (logs: {processes.log_folder(home)})",
         fix="wait until it has ended, or stop it there with Ctrl-C",
     )
 
 
-def _taken_over(api: airflow.Api, session: airflow.Session, say: Callable[[str], None]) -> str | None:
+def _taken_over(api: client.Api, session: processes.Session, say: Callable[[str], None]) -> str | None:
     """The run to follow instead of a new one: that of a command which was killed, while its Airflow went on.
 
     Raises:
@@ -240,7 +241,7 @@ def _forecast_lines(forecast: Any, *, force: bool) -> list[str]:
     return [first, *(f"because {reason}" for reason in reasons), f"stages: {', '.join(contract.STAGES[1:])}"]
 
 
-def _tell_failure(home: Home, api: airflow.Api, run_id: str, tasks: list[airflow.TaskState], console: Console) -> None:
+def _tell_failure(home: Home, api: client.Api, run_id: str, tasks: list[TaskState], console: Console) -> None:
     """Print which task failed, the end of its log, and what to do next."""
     failed = [task for task in tasks if task.state == "failed"]
     if not failed:
@@ -253,7 +254,7 @@ def _tell_failure(home: Home, api: airflow.Api, run_id: str, tasks: list[airflow
         where = written
     else:
         lines = api.log_tail(contract.DAG_ID, run_id, task, _TAIL_LINES)
-        where = airflow.log_folder(home)
+        where = processes.log_folder(home)
     console.print(f"\n{task.task} failed; the end of its log:", style="bold red", highlight=False)
     for line in lines:
         console.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)
@@ -338,7 +339,7 @@ class _Lines:
     def __exit__(self, *_: object) -> None:
         return
 
-    def show(self, tasks: list[airflow.TaskState], reports: Mapping[str, Mapping[str, Any]]) -> None:
+    def show(self, tasks: list[TaskState], reports: Mapping[str, Mapping[str, Any]]) -> None:
         """Print what is new."""
         for task in _in_order(tasks):
             before, now = self._states.get(task.task), (task.state, task.attempt)
@@ -367,7 +368,7 @@ class _Table:
     def __exit__(self, *_: object) -> None:
         self._live.stop()
 
-    def show(self, tasks: list[airflow.TaskState], reports: Mapping[str, Mapping[str, Any]]) -> None:
+    def show(self, tasks: list[TaskState], reports: Mapping[str, Mapping[str, Any]]) -> None:
         """Draw the stages as they are."""
         from rich.spinner import Spinner
         from rich.table import Table
@@ -401,7 +402,7 @@ _MARKS: Final = {
 _SHOWN: Final = (*contract.STAGES[1:-1], "approve", contract.STAGES[-1])
 
 
-def _in_order(tasks: list[airflow.TaskState]) -> list[airflow.TaskState]:
+def _in_order(tasks: list[TaskState]) -> list[TaskState]:
     """The stages, in the order in which they run; the branches between them are left out."""
     found = {task.task: task for task in tasks}
     return [found[name] for name in _SHOWN if name in found]
@@ -421,7 +422,7 @@ def ui(home: Home) -> int:
     """
     say = _Speaker(_console()).say
     try:
-        with _stoppable(), airflow.running(home, say=say) as session, _mlflow(home, say) as mlflow_url:
+        with _stoppable(), processes.running(home, say=say) as session, _mlflow(home, say) as mlflow_url:
             session.ready()
             say(f"Airflow  {session.url}")
             say(f"MLflow   {mlflow_url}")
@@ -446,7 +447,7 @@ def _mlflow(home: Home, say: Callable[[str], None]) -> Iterator[str]:
     log = folder / "server.log"
     say("starting MLflow")
     folder.mkdir(exist_ok=True)
-    port = airflow.free_port(MLFLOW_PORT)
+    port = processes.free_port(MLFLOW_PORT)
     s3 = {"MLFLOW_S3_ENDPOINT_URL": home.s3_endpoint} if home.s3_endpoint else {}
     with log.open("wb") as out:
         server = subprocess.Popen(
@@ -480,7 +481,7 @@ def _mlflow(home: Home, say: Callable[[str], None]) -> Iterator[str]:
 def _wait_for(server: subprocess.Popen[bytes], port: int, log: Path) -> None:
     deadline = time.monotonic() + MLFLOW_SECONDS
     while time.monotonic() < deadline and server.poll() is None:
-        if airflow.listens(psutil.Process(server.pid), port):
+        if processes.listens(psutil.Process(server.pid), port):
             return
         time.sleep(_POLL)
     raise CxrError("MLflow could not be started", where=log, fix="look into its log")

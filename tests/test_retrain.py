@@ -18,7 +18,7 @@ from airflow_runs import calls, make_project, script
 from projects import make_batch, make_home
 
 from cxr_ops import contract
-from cxr_ops.edges import airflow
+from cxr_ops.edges.airflow import announce, client, processes
 from cxr_ops.edges.home import Home
 from cxr_ops.edges.store import batches
 from cxr_ops.errors import SettingsError
@@ -69,15 +69,15 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
 
 
 @pytest.fixture(scope="module")
-def api(home: Home) -> Iterator[airflow.Api]:
+def api(home: Home) -> Iterator[client.Api]:
     """An Airflow that stays up between the tests, as `make ui` keeps one up."""
-    with airflow.running(home) as session:
+    with processes.running(home) as session:
         yield session.ready()
         parts = json.loads((home.airflow / "instance.json").read_text())["parts"]
     assert not any(psutil.pid_exists(part["pid"]) for part in parts.values())
 
 
-def test_one_at_a_time(home: Home, api: airflow.Api) -> None:
+def test_one_at_a_time(home: Home, api: client.Api) -> None:
     """A second command is refused with the run, the address and the logs of the first, which ends undisturbed."""
     script(home.project, {"open": {"seconds": 8, "result": {"no_change": True}}})
     first = start(home)
@@ -88,14 +88,14 @@ def test_one_at_a_time(home: Home, api: airflow.Api) -> None:
     assert second.returncode == contract.EXIT_BUSY
     assert run_id in said
     assert api.url in said
-    assert str(airflow.log_folder(home)) in said
+    assert str(processes.log_folder(home)) in said
     summary, said = first.communicate(timeout=120)
     assert first.returncode == 0, said
     assert contract.NO_CHANGE in summary
     assert f"using the Airflow at {api.url}" in said
 
 
-def test_a_failure_is_told(home: Home, api: airflow.Api) -> None:
+def test_a_failure_is_told(home: Home, api: client.Api) -> None:
     """When a stage fails, the command names it, quotes the end of its log, says what to do, and ends with 1."""
     script(home.project, {"validate": {"exit_codes": [contract.EXIT_DATA]}})
     command = start(home)
@@ -107,32 +107,32 @@ def test_a_failure_is_told(home: Home, api: airflow.Api) -> None:
     assert called(home) == ["open", "validate"]
 
 
-def test_new_data_start_a_run(home: Home, api: airflow.Api) -> None:
+def test_new_data_start_a_run(home: Home, api: client.Api) -> None:
     """The announcement of new data starts a run of the DAG in the Airflow that is up."""
     script(home.project, NOTHING_NEW)
-    assert "cxr_retrain starts" in airflow.announce_dataset(home, "1f" * 20)
+    assert "cxr_retrain starts" in announce.announce_dataset(home, "1f" * 20)
     until(lambda: called(home))
     (arguments,) = [call["arguments"] for call in calls(home.project)]
     assert arguments[3].startswith("asset_triggered__")
     until(lambda: not api.unfinished_runs(contract.DAG_ID))
 
 
-def test_wrong_params_are_refused(api: airflow.Api) -> None:
+def test_wrong_params_are_refused(api: client.Api) -> None:
     """A run is not made from params that its form would not take."""
     with pytest.raises(SettingsError, match="epochs"):
         api.trigger(contract.DAG_ID, {"epochs": 0})
 
 
-def test_installations_keep_apart(api: airflow.Api, tmp_path: Path) -> None:
+def test_installations_keep_apart(api: client.Api, tmp_path: Path) -> None:
     """A second installation on the machine takes another address at once, and is never ready at another's."""
     other = make_home(tmp_path / "home", make_project(tmp_path / "project"))
-    with airflow.running(other) as session:
+    with processes.running(other) as session:
         assert session.url != api.url
-        record = airflow.Instance.read(other.airflow / "instance.json")
-        assert not airflow._ready(api, record.model_copy(update={"url": api.url, "started": 0.0}))
+        record = processes.Instance.read(other.airflow / "instance.json")
+        assert not processes._ready(api, record.model_copy(update={"url": api.url, "started": 0.0}))
 
 
-def test_ui_serves_airflow_and_mlflow_until_it_is_stopped(home: Home, api: airflow.Api) -> None:
+def test_ui_serves_airflow_and_mlflow_until_it_is_stopped(home: Home, api: client.Api) -> None:
     """`ui` names two addresses that answer, Airflow's with the DAG; SIGTERM ends its MLflow and leaves no process."""
     ui = start(home, verb="ui")
     said = dict[str, str]()
@@ -144,7 +144,7 @@ def test_ui_serves_airflow_and_mlflow_until_it_is_stopped(home: Home, api: airfl
             break
     with urllib.request.urlopen(f"{said['MLflow']}/health", timeout=30) as answer:
         assert answer.status == 200
-    assert airflow.Api(said["Airflow"]).parsed_at(contract.DAG_ID) is not None
+    assert client.Api(said["Airflow"]).parsed_at(contract.DAG_ID) is not None
     children = psutil.Process(ui.pid).children(recursive=True)
     assert any("mlflow" in " ".join(child.cmdline()) for child in children)
     ui.terminate()
@@ -155,7 +155,7 @@ def test_ui_serves_airflow_and_mlflow_until_it_is_stopped(home: Home, api: airfl
 def test_nobody_is_told_where_no_airflow_runs(tmp_path: Path) -> None:
     """Without an Airflow, the announcement says so and what to do next."""
     home = make_home(tmp_path / "home", make_project(tmp_path / "project"))
-    assert "make retrain" in airflow.announce_dataset(home, "1f")
+    assert "make retrain" in announce.announce_dataset(home, "1f")
 
 
 def test_a_killed_command_is_taken_over_and_stopped_in_order(tmp_path: Path) -> None:
@@ -200,7 +200,7 @@ def test_the_secret_is_nobody_elses(tmp_path: Path) -> None:
     """The secret that signs tokens has 64 bytes or more, stays the same, and only its owner may read it."""
     home = make_home(tmp_path / "home", PROJECT)
     home.airflow.mkdir()
-    first, second = (airflow.environment(home, 8080)["AIRFLOW__API_AUTH__JWT_SECRET"] for _ in range(2))
+    first, second = (processes.environment(home, 8080)["AIRFLOW__API_AUTH__JWT_SECRET"] for _ in range(2))
     assert first == second
     assert len(first) >= 64
     assert (home.airflow / "secret").stat().st_mode & 0o777 == 0o600
@@ -212,7 +212,7 @@ def test_other_airflows_settings_are_left_out(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setenv("AIRFLOW_CONN_PRODUCTION", "secret")
     home = make_home(tmp_path / "home", PROJECT)
     home.airflow.mkdir()
-    env = airflow.environment(home, 8080)
+    env = processes.environment(home, 8080)
     assert env["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"] == f"sqlite:///{home.airflow}/airflow.db"
     assert "AIRFLOW_CONN_PRODUCTION" not in env
 

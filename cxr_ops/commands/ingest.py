@@ -20,7 +20,7 @@ def nih(
     on_bad: Annotated[OnBad, typer.Option(help="Refuse a batch with bad rows, or leave them out.")] = OnBad.REFUSE,
 ) -> None:
     """Add a folder of NIH radiographs to the data set, after checking every row and every image."""
-    from cxr_ops.edges import airflow
+    from cxr_ops.edges.airflow import announce
     from cxr_ops.report.terminal import steps
     from cxr_ops.stages import ingest
 
@@ -29,4 +29,4 @@ def nih(
         result = ingest.run(folder, batch=batch, home=home, on_bad=on_bad.value, progress=progress)
     say(str(result))
     if not result.already:
-        say(airflow.announce_dataset(home, result.revision))
+        say(announce.announce_dataset(home, result.revision))

@@ -1,8 +1,8 @@
-"""Airflow: its REST API, and an embedded Airflow of this installation that is started when it is needed.
+"""The embedded Airflow of an installation: started when it is needed, stopped when nobody uses it.
 
-The embedded Airflow is a scheduler, a DAG processor and an API server on SQLite, in process groups of their own, with
-`$CXR_HOME/airflow` as their home. It listens on 127.0.0.1 and lets everybody in who can reach that: who shares the
-machine shares it. Who uses it holds a shared OS lock; the last one to let go stops it, however the others ended.
+It is a scheduler, a DAG processor and an API server on SQLite, in process groups of their own, with `$CXR_HOME/airflow`
+as their home. It listens on 127.0.0.1 and lets everybody in who can reach that: who shares the machine shares it. Who
+uses it holds a shared OS lock; the last one to let go stops it, however the others ended.
 
     $CXR_HOME/airflow/
       airflow.db           its database; `migrated` names the version that the database is of
@@ -10,14 +10,11 @@ machine shares it. Who uses it holds a shared OS lock; the last one to let go st
       instance.json        address, processes and settings of the one that was started last
       logs/<part>.log      what its parts say; the logs of tasks are beside
       stages/<run>/        what the stages of a run wrote to standard output and standard error
-
-A server of your own is announced to instead, if `CXR_AIRFLOW_URL` and `CXR_AIRFLOW_TOKEN` name it.
 """
 
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import secrets
 import signal
@@ -26,13 +23,9 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.error
-import urllib.parse
-import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -40,8 +33,9 @@ from typing import Any, Final, Literal
 import psutil
 
 from cxr_ops import contract
+from cxr_ops.edges.airflow.client import AirflowError, Api, seconds
 from cxr_ops.edges.home import Home
-from cxr_ops.errors import BusyError, CxrError, SettingsError, StorageError
+from cxr_ops.errors import BusyError, StorageError
 from cxr_ops.records.base import Record, canonical_json, sha256_bytes, write_atomic
 
 PARTS: Final = ("api-server", "scheduler", "dag-processor")
@@ -51,202 +45,10 @@ START_SECONDS: Final = 180.0
 STOP_SECONDS: Final = 10.0
 # More than a stage's supervisor takes for a checkpoint and the kill after it.
 GRACE_SECONDS: Final = 140.0
-# SQLite lets one writer in at a time, and Airflow's writers wait up to some seconds for each other.
-ANSWER_SECONDS: Final = 60.0
 _POLL: Final = 0.2
 # What of the caller's environment decides how stages run. Another value needs another Airflow.
 _SETTINGS: Final = ("CXR_", "AWS_", "MLFLOW_", "DOCKER_", "OMP_")
 _NOT_SETTINGS: Final = ("CXR_PROGRESS", "CXR_AIRFLOW_")
-
-
-class AirflowError(CxrError):
-    """Airflow refused, failed or did not answer; `status` is the HTTP status, None without an answer."""
-
-    def __init__(self, what: str, *, where: object = None, fix: str | None = None, status: int | None = None) -> None:
-        super().__init__(what, where=where, fix=fix)
-        self.status = status
-
-
-# ------------------------------------------------------------------------------------------------- the REST API
-
-
-class TaskState(Record):
-    """Where a task of a run stands; times are seconds since the epoch."""
-
-    task: str
-    state: str | None
-    attempt: int
-    started: float | None
-    ended: float | None
-
-
-class Api:
-    """The parts of Airflow's REST API that this project uses.
-
-    Args:
-        url: address of the API server.
-        token: a token; without one, it is asked for, which an Airflow that lets everybody in grants.
-    """
-
-    def __init__(self, url: str, token: str | None = None) -> None:
-        self.url = url.rstrip("/")
-        self._given = token
-        self._token = token
-
-    def health(self) -> dict[str, Any]:
-        """What each part says of itself.
-
-        Raises:
-            AirflowError: no answer.
-        """
-        return self._call("GET", "/api/v2/monitor/health", signed=False)
-
-    def prepare(self) -> None:
-        """Have the server make what it answers tasks with.
-
-        It does so at the first request, which takes it seconds of computing, while nobody else is answered. A task that
-        came first would give up meanwhile and try again.
-
-        Raises:
-            AirflowError: no answer.
-        """
-        self._call("GET", "/execution/health", signed=False)
-
-    def parsed_at(self, dag_id: str) -> float | None:
-        """When the DAG processor last read a DAG, in seconds since the epoch; None: never."""
-        try:
-            return _seconds(self._call("GET", f"/api/v2/dags/{dag_id}")["last_parsed_time"])
-        except AirflowError as error:
-            if error.status != 404:
-                raise
-            return None
-
-    def import_errors(self) -> list[str]:
-        """Why DAG files could not be read, one traceback a file."""
-        errors = self._call("GET", "/api/v2/importErrors")["import_errors"]
-        return [f"{error['filename']}\n{error['stack_trace']}" for error in errors]
-
-    def unpause(self, dag_id: str) -> None:
-        """Let a DAG's runs start."""
-        self._call("PATCH", f"/api/v2/dags/{dag_id}?update_mask=is_paused", {"is_paused": False})
-
-    def trigger(self, dag_id: str, conf: dict[str, Any], note: str | None = None) -> str:
-        """Start a run by hand and return its id.
-
-        Raises:
-            SettingsError: `conf` does not fit the DAG's params.
-            AirflowError: as every call.
-        """
-        body = {"logical_date": None, "conf": conf, "note": note}
-        try:
-            return str(self._call("POST", f"/api/v2/dags/{dag_id}/dagRuns", body)["dag_run_id"])
-        except AirflowError as error:
-            if error.status in (400, 422):
-                raise SettingsError(f"the run's params are refused: {error.what}", where=conf) from error
-            raise
-
-    def run_state(self, dag_id: str, run_id: str) -> str:
-        """State of a run: queued, running, success or failed."""
-        return str(self._call("GET", _run_path(dag_id, run_id))["state"])
-
-    def unfinished_runs(self, dag_id: str) -> list[str]:
-        """Ids of the runs of a DAG that are queued or running, the oldest first."""
-        found = self._call("GET", f"/api/v2/dags/{dag_id}/dagRuns?state=queued&state=running&order_by=id")
-        return [str(run["dag_run_id"]) for run in found["dag_runs"]]
-
-    def fail_run(self, dag_id: str, run_id: str) -> None:
-        """Mark a run as failed; Airflow then asks its tasks to stop."""
-        self._call("PATCH", f"{_run_path(dag_id, run_id)}?update_mask=state", {"state": "failed"})
-
-    def tasks(self, dag_id: str, run_id: str) -> list[TaskState]:
-        """Where the tasks of a run stand."""
-        found = self._call("GET", f"{_run_path(dag_id, run_id)}/taskInstances?limit=100")
-        return [
-            TaskState(
-                task=task["task_id"],
-                state=task["state"],
-                attempt=task["try_number"],
-                started=_seconds(task["start_date"]),
-                ended=_seconds(task["end_date"]),
-            )
-            for task in found["task_instances"]
-        ]
-
-    def log_tail(self, dag_id: str, run_id: str, task: TaskState, lines: int) -> list[str]:
-        """The last lines of a task's log."""
-        path = f"{_run_path(dag_id, run_id)}/taskInstances/{task.task}/logs/{max(task.attempt, 1)}?full_content=true"
-        entries = self._call("GET", path)["content"]
-        texts = [_log_text(entry) for entry in entries]
-        found = [line for text in texts for line in text.splitlines()]
-        return [line for line in found if line.strip() and not line.startswith("::")][-lines:]
-
-    def announce(self, uri: str, extra: dict[str, Any]) -> None:
-        """Tell that an asset was updated; DAGs that wait for it start.
-
-        Raises:
-            AirflowError: no DAG knows the asset, or as every call.
-        """
-        found = self._call("GET", f"/api/v2/assets?uri_pattern={urllib.parse.quote(uri, safe='')}")["assets"]
-        ids = [asset["id"] for asset in found if asset["uri"] == uri]
-        if not ids:
-            raise AirflowError("no DAG of this Airflow knows the data set", where=self.url)
-        self._call("POST", "/api/v2/assets/events", {"asset_id": ids[0], "extra": extra})
-
-    def _call(self, method: str, path: str, body: Any = None, *, signed: bool = True) -> dict[str, Any]:
-        try:
-            return self._send(method, path, body, self._signature() if signed else None)
-        except AirflowError as error:
-            if error.status != 401 or self._given or not signed:
-                raise
-        self._token = None  # tokens live for a day; a training can last longer
-        return self._send(method, path, body, self._signature())
-
-    def _signature(self) -> str:
-        if self._token is None:
-            self._token = str(self._send("GET", "/auth/token", None, None)["access_token"])
-        return self._token
-
-    def _send(self, method: str, path: str, body: Any, token: str | None) -> dict[str, Any]:
-        request = urllib.request.Request(  # noqa: S310 - the address is ours
-            self.url + path,
-            method=method,
-            data=None if body is None else json.dumps(body).encode(),
-            headers={"Content-Type": "application/json", "Accept": "application/json"},
-        )
-        if token is not None:
-            request.add_header("Authorization", f"Bearer {token}")
-        try:
-            with urllib.request.urlopen(request, timeout=ANSWER_SECONDS) as answer:  # noqa: S310
-                text = answer.read()
-        except urllib.error.HTTPError as error:
-            raise AirflowError(_detail(error.read()) or str(error), where=self.url + path, status=error.code) from error
-        except OSError as error:
-            raise AirflowError(f"Airflow does not answer: {error}", where=self.url + path) from error
-        return dict(json.loads(text)) if text else {}
-
-
-def announce_dataset(home: Home, revision: str) -> str:
-    """Tell an Airflow that the data set has grown, if one is up; best effort, because the data are safe either way.
-
-    Returns:
-        A sentence that says what came of it.
-    """
-    url = os.environ.get("CXR_AIRFLOW_URL")
-    if url:
-        api = Api(url, os.environ.get("CXR_AIRFLOW_TOKEN"))
-    else:
-        instance = _running_instance(home)
-        if instance is None:
-            return "No Airflow is up, so nothing was triggered; next: make retrain"
-        api = Api(instance.url)
-    try:
-        api.announce(contract.DATASET_URI, {"revision": revision})
-    except AirflowError as error:
-        return f"The Airflow at {api.url} was not told of the new data ({error.what}); next: make retrain"
-    return f"The Airflow at {api.url} was told of the new data: {contract.DAG_ID} starts."
-
-
-# ------------------------------------------------------------------------------------------ the embedded Airflow
 
 
 class Part(Record):
@@ -310,7 +112,7 @@ def running(home: Home, *, say: Callable[[str], None] = lambda _: None) -> Itera
     try:
         with _lock(home.locks / "airflow.start"):
             alone = _try_lock(users, fcntl.LOCK_EX)
-            found = _running_instance(home)
+            found = running_instance(home)
             if found is not None and found.settings != _settings(home):
                 if not alone:
                     raise BusyError(
@@ -475,7 +277,7 @@ def _ready(api: Api, instance: Instance) -> bool:
         return False
     # A heartbeat of an Airflow that was stopped half a minute ago still counts as healthy.
     for part in ("scheduler", "dag_processor"):
-        beat = _seconds(health[part][f"latest_{part}_heartbeat"])
+        beat = seconds(health[part][f"latest_{part}_heartbeat"])
         if health[part]["status"] != "healthy" or beat is None or beat < instance.started:
             return False
     try:
@@ -545,7 +347,7 @@ def _is_stage(process: psutil.Process) -> bool:
     return process.cmdline()[1:4] == ["-m", "cxr_ops", "stage"]
 
 
-def _running_instance(home: Home) -> Instance | None:
+def running_instance(home: Home) -> Instance | None:
     """The embedded Airflow, if all of its parts are alive."""
     instance = _last_instance(home)
     return instance if instance is not None and all(map(_alive, instance.parts.values())) else None
@@ -670,28 +472,3 @@ def _tail(log: Path, lines: int = 15) -> str:
 
 def _joined(*paths: str | None) -> str:
     return os.pathsep.join(path for path in paths if path)
-
-
-def _run_path(dag_id: str, run_id: str) -> str:
-    return f"/api/v2/dags/{dag_id}/dagRuns/{urllib.parse.quote(run_id, safe='')}"
-
-
-def _seconds(text: str | None) -> float | None:
-    return None if text is None else datetime.fromisoformat(text).astimezone(UTC).timestamp()
-
-
-def _log_text(entry: str | dict[str, Any]) -> str:
-    """An entry of a task's log, and the exception that belongs to it."""
-    if isinstance(entry, str):
-        return entry
-    errors = [f"{error['exc_type']}: {error['exc_value']}" for error in entry.get("error_detail") or ()]
-    return "\n".join([str(entry.get("event", "")), *errors])
-
-
-def _detail(body: bytes) -> str:
-    """What an error's JSON body says."""
-    try:
-        detail = json.loads(body)["detail"]
-    except (ValueError, KeyError, TypeError):
-        return ""
-    return detail if isinstance(detail, str) else json.dumps(detail)

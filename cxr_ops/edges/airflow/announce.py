@@ -1,0 +1,31 @@
+"""Telling an Airflow that is up of new data."""
+
+from __future__ import annotations
+
+import os
+
+from cxr_ops import contract
+from cxr_ops.edges.airflow.client import AirflowError, Api
+from cxr_ops.edges.airflow.processes import running_instance
+from cxr_ops.edges.home import Home
+
+
+def announce_dataset(home: Home, revision: str) -> str:
+    """Tell an Airflow that the data set has grown, if one is up; best effort, because the data are safe either way.
+
+    Returns:
+        A sentence that says what came of it.
+    """
+    url = os.environ.get("CXR_AIRFLOW_URL")
+    if url:
+        api = Api(url, os.environ.get("CXR_AIRFLOW_TOKEN"))
+    else:
+        instance = running_instance(home)
+        if instance is None:
+            return "No Airflow is up, so nothing was triggered; next: make retrain"
+        api = Api(instance.url)
+    try:
+        api.announce(contract.DATASET_URI, {"revision": revision})
+    except AirflowError as error:
+        return f"The Airflow at {api.url} was not told of the new data ({error.what}); next: make retrain"
+    return f"The Airflow at {api.url} was told of the new data: {contract.DAG_ID} starts."
