@@ -22,6 +22,8 @@ import pandas as pd
 import yaml
 
 from cxr_ops import contract
+from cxr_ops.audit.package import digest as package_digest
+from cxr_ops.audit.package import patient_key
 from cxr_ops.data import manifest, score_files, splits
 from cxr_ops.data.checking import decode, isolate
 from cxr_ops.errors import DataError, SettingsError, StorageError
@@ -93,8 +95,6 @@ class Model:
             DataError: the package is not what it was when the model was read.
             StorageError: the folder holds something or cannot be written.
         """
-        from cxr_ops.model import package
-
         out = Path(folder)
         if out.is_dir() and any(out.iterdir()):
             raise StorageError("a package is written into an empty folder", where=out, fix=f"remove {out}")
@@ -102,7 +102,7 @@ class Model:
             shutil.copytree(self.folder, out, dirs_exist_ok=True)
         except OSError as error:  # shutil.Error is one
             raise StorageError(f"the package cannot be written: {error}", where=out) from error
-        if package.digest(out) != self.loaded.digest:
+        if package_digest(out) != self.loaded.digest:
             raise DataError("the package has been altered since the model was read", where=self.folder)
         return self.loaded.digest
 
@@ -183,12 +183,11 @@ class Model:
         return pd.DataFrame(scores, index=pd.Index(names, name="image"), columns=list(FINDINGS))
 
     def _check_unseen(self, data: Data) -> None:
-        from cxr_ops.model import package
 
         salt = self.loaded.contract["training"].get("patient_salt")
         if not self.loaded.patients or salt is None:
             raise DataError("the package does not say whom the model was trained on, so its test would prove nothing")
-        tested = {package.patient_key(salt, patient) for patient in data.test["patient_id"]}
+        tested = {patient_key(salt, patient) for patient in data.test["patient_id"]}
         if seen := len(tested & self.loaded.patients):
             raise DataError(
                 f"the model was trained or tuned on {seen} of the {len(tested)} test patients",

@@ -20,11 +20,12 @@ import pytest
 
 from cxr_ops import plan as plans
 from cxr_ops.audit.entries import Look
+from cxr_ops.audit.package import patient_key
 from cxr_ops.contract import slug
 from cxr_ops.edges import git
 from cxr_ops.edges.dvc import command, environment
 from cxr_ops.edges.home import Home
-from cxr_ops.edges.ledger.chain import Ledger, record_look
+from cxr_ops.edges.ledger import open_ledger
 from cxr_ops.edges.store import repository
 from cxr_ops.labels import FINDINGS
 from cxr_ops.records.base import canonical_json, sha256_bytes, tree_digest
@@ -94,7 +95,7 @@ def packages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("packages")
     for name, shift in (("a", 0.0), ("b", 0.1), ("c", 0.2)):
         changed = {**state, "classifier.bias": state["classifier.bias"] + shift}
-        package.write(folder / name, state=changed, contract=terms, patients={package.patient_key("s", "1")})
+        package.write(folder / name, state=changed, contract=terms, patients={patient_key("s", "1")})
     return {name: folder / name for name in "abc"}
 
 
@@ -114,7 +115,7 @@ def finish(home: Home, packages: dict[str, Path], case: Case, *, tracked: bool =
     root = home.workspace(case.run)
     shutil.rmtree(home.run(case.run), ignore_errors=True)
     root.mkdir(parents=True)
-    state = Ledger(home.ledger).state()
+    state = open_ledger(home).state()
     for name in ("pccp.yaml", "pccp.demo.yaml", "params.yaml"):
         shutil.copyfile(PROJECT / name, root / name)
     for key, value in rules.items():
@@ -132,7 +133,7 @@ def finish(home: Home, packages: dict[str, Path], case: Case, *, tracked: bool =
         data=DataRevision(revision="d" * 40, batches={"batch-1": batch.digest()}),
         champion=case.champion,
         reference=case.reference,
-        epoch=Ledger(home.ledger).epoch(),
+        epoch=open_ledger(home).epoch(),
         ledger=state if case.with_ledger else None,
         plan=plans.identify(root, case.plan),
     )
@@ -171,7 +172,7 @@ def finish(home: Home, packages: dict[str, Path], case: Case, *, tracked: bool =
     if case.recorded_look:
         epoch = inputs.epoch.number
         look = Look(model=digest, test_digest=TEST_DIGEST, run=case.run, epoch=epoch, batches=("batch-1",))
-        record_look(home, look)
+        open_ledger(home).record_look(look)
     opened = {
         "airflow_run_id": case.airflow_run_id or AIRFLOW[case.name],
         "recipe": sha256_bytes(case.package.encode()),

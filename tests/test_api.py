@@ -18,6 +18,7 @@ import torch
 from sklearn.metrics import roc_auc_score
 
 from cxr_ops import api
+from cxr_ops.audit.package import digest as package_digest
 from cxr_ops.data import splits
 from cxr_ops.errors import DataError, SettingsError, StorageError
 from cxr_ops.labels import FINDINGS
@@ -92,7 +93,7 @@ def test_what_was_trained_can_be_trained_again_by_the_command(done: tuple[Path, 
         train.run(root, Params.load(root / "params.yaml"))
     finally:
         torch.set_num_threads(before)
-    assert package.digest(root / "train" / "package") == model.loaded.digest
+    assert package_digest(root / "train" / "package") == model.loaded.digest
 
 
 def test_patients_stand_on_the_side_of_the_platforms_split(data: api.Data) -> None:

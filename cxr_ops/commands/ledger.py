@@ -14,9 +14,9 @@ app = typer.Typer(help="Read the record of looks and decisions.", no_args_is_hel
 @app.command("verify")
 def ledger_verify() -> None:
     """Check the hash chain of the ledger from its first entry to its last."""
-    from cxr_ops.edges.ledger.chain import Ledger
+    from cxr_ops.edges.ledger import open_ledger
 
-    ledger = Ledger(find_home().ledger)
+    ledger = open_ledger(find_home())
     ledger.verify()
     say(f"{len(ledger.entries())} entries, chain whole")
 
@@ -24,7 +24,7 @@ def ledger_verify() -> None:
 @app.command("show")
 def ledger_show() -> None:
     """Print the entries of the ledger, one JSON object a line."""
-    from cxr_ops.edges.ledger.chain import Ledger
+    from cxr_ops.edges.ledger import open_ledger
 
-    for entry in Ledger(find_home().ledger).entries():
+    for entry in open_ledger(find_home()).entries():
         say(json.dumps(entry.model_dump(mode="json"), sort_keys=True))

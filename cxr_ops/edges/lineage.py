@@ -8,7 +8,7 @@ from cxr_ops.audit.entries import Entry
 from cxr_ops.audit.state import find_promotion, last_promotion
 from cxr_ops.contract import MODEL_NAME
 from cxr_ops.edges.home import Home
-from cxr_ops.edges.ledger.chain import Ledger
+from cxr_ops.edges.ledger import open_ledger
 from cxr_ops.errors import DataError
 from cxr_ops.records.base import Record
 
@@ -79,7 +79,7 @@ def trace(home: Home, identifier: str) -> Lineage:
     Raises:
         DataError: no published run has the identifier, or a beginning fits several different digests.
     """
-    entries = Ledger(home.ledger).entries()
+    entries = open_ledger(home).entries()
     wanted = identifier.strip()
     decisions = [entry for entry in entries if entry.kind == "decision"]
     hits = {entry.seq: _matches(entry, find_promotion(entries, entry.decision.run), wanted) for entry in decisions}

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from cxr_ops.audit.entries import Look, Role
-from cxr_ops.contract import CHAMPION, INPUTS, NO_CHANGE, PACKAGE, PACKAGE_FILES
+from cxr_ops.audit.package import digest as package_digest
+from cxr_ops.contract import CHAMPION, INPUTS, NO_CHANGE, PACKAGE
 from cxr_ops.edges.home import Home
-from cxr_ops.edges.ledger.chain import record_look
+from cxr_ops.edges.ledger import open_ledger
 from cxr_ops.edges.supervisor import OPENED, supervise
 from cxr_ops.errors import DataError
-from cxr_ops.records.base import tree_digest
 from cxr_ops.records.inputs import Champion, Inputs
 from cxr_ops.records.run import Result
 from cxr_ops.records.verdict import Verdict
@@ -68,11 +68,7 @@ def challenger_digest(workspace: Path) -> str:
     Raises:
         DataError: there is none.
     """
-    package = workspace / "train" / PACKAGE
-    try:
-        return tree_digest(package, PACKAGE_FILES)
-    except FileNotFoundError as error:
-        raise DataError("the challenger's package is missing or not whole", where=package, fix="run train") from error
+    return package_digest(workspace / "train" / PACKAGE)
 
 
 def _look(home: Home, run: str) -> None:
@@ -90,7 +86,7 @@ def _look(home: Home, run: str) -> None:
         if model is not None:
             epoch = inputs.epoch.number
             look = Look(model=model, test_digest=test_digest, run=run, role=role, epoch=epoch, batches=batches)
-            record_look(home, look)
+            open_ledger(home).record_look(look)
 
 
 def _champion(workspace: Path) -> Champion:

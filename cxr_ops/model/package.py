@@ -11,7 +11,6 @@ The digest of a package is over the names and bytes of the four. A folder with a
 
 from __future__ import annotations
 
-import hashlib
 import importlib.abc
 import importlib.util
 import json
@@ -30,23 +29,24 @@ import safetensors.torch
 import torch
 from torch import nn
 
+from cxr_ops.audit.package import PATIENT_DIGITS, check_names
+from cxr_ops.audit.package import digest as package_digest
+from cxr_ops.contract import PACKAGE_FILES
 from cxr_ops.errors import DataError, StorageError
 from cxr_ops.labels import FINDINGS
 from cxr_ops.model import network
-from cxr_ops.records.base import canonical_json, sha256_bytes, tree_digest, write_atomic
+from cxr_ops.records.base import canonical_json, sha256_bytes, write_atomic
 
 WEIGHTS: Final = "weights.safetensors"
 CONTRACT: Final = "model.json"
 NETWORK: Final = "network.py"
 PATIENTS: Final = "patients.txt"
-FILES: Final = (CONTRACT, NETWORK, PATIENTS, WEIGHTS)
 
 INTENDED_USE: Final = (
     "Ranks frontal chest radiographs of adults by how likely each of 14 findings is. For research and demonstration. "
     "Not for clinical use."
 )
 # How many hexadecimal digits name a patient: 64 bits keep a hundred thousand patients apart.
-PATIENT_DIGITS: Final = 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,15 +141,6 @@ def contract(
     }
 
 
-def patient_key(salt: str, patient_id: str) -> str:
-    """Name a patient in a package: the first 16 hexadecimal digits of SHA-256(salt, patient id).
-
-    The salt is public, so this hides nobody whose id can be guessed: NIH ids are public numbers. It keeps raw ids out
-    of files that travel. Two packages can be compared when they share the salt, which `model.json` records.
-    """
-    return hashlib.sha256(f"{salt}\0{patient_id}".encode()).hexdigest()[:PATIENT_DIGITS]
-
-
 def write(folder: Path, *, state: dict[str, torch.Tensor], contract: dict[str, Any], patients: set[str]) -> str:
     """Write a package into an empty or missing folder; the same arguments give the same bytes.
 
@@ -157,7 +148,7 @@ def write(folder: Path, *, state: dict[str, torch.Tensor], contract: dict[str, A
         folder: where to.
         state: the network's tensors by name.
         contract: see `contract`.
-        patients: keyed hashes, see `patient_key`.
+        patients: keyed hashes, see `cxr_ops.audit.package.patient_key`.
 
     Returns:
         The package's digest.
@@ -181,17 +172,7 @@ def write(folder: Path, *, state: dict[str, torch.Tensor], contract: dict[str, A
         write_atomic(folder / PATIENTS, "".join(f"{key}\n" for key in sorted(patients)).encode())
     except OSError as error:
         raise StorageError(f"the package cannot be written: {error.strerror}", where=folder) from error
-    return digest(folder)
-
-
-def digest(folder: Path) -> str:
-    """Digest of a package: SHA-256 over the names and SHA-256 of its four files.
-
-    Raises:
-        DataError: the folder does not hold the four files and nothing else.
-    """
-    _check_names(folder)
-    return tree_digest(folder, FILES)
+    return package_digest(folder)
 
 
 def load(folder: Path, expected_digest: str | None = None) -> LoadedModel:
@@ -204,8 +185,8 @@ def load(folder: Path, expected_digest: str | None = None) -> LoadedModel:
         DataError: a file is missing, or one too many is there; the digest is another; the findings are others or in
             another order; the weights do not fit the network or are not finite.
     """
-    _check_names(folder)
-    files = {name: (folder / name).read_bytes() for name in FILES}
+    check_names(folder)
+    files = {name: (folder / name).read_bytes() for name in PACKAGE_FILES}
     found = sha256_bytes(canonical_json({name: sha256_bytes(data) for name, data in files.items()}))
     if expected_digest is not None and found != expected_digest:
         raise DataError(
@@ -227,21 +208,6 @@ def load(folder: Path, expected_digest: str | None = None) -> LoadedModel:
     _fill(net, state, folder)
     net.eval().requires_grad_(requires_grad=False).to(memory_format=torch.channels_last)
     return LoadedModel(contract=terms, digest=found, net=net, patients=patients, module=module)
-
-
-def _check_names(folder: Path) -> None:
-    try:
-        entries = sorted(folder.iterdir())
-    except OSError as error:
-        raise DataError("there is no model package here", where=folder, fix="cxr-ops stage train") from error
-    names = {entry.name for entry in entries}
-    if missing := sorted(set(FILES) - names):
-        raise DataError(f"the package lacks {', '.join(missing)}", where=folder)
-    if extra := sorted(names - set(FILES)):
-        raise DataError(f"the package holds what no package holds: {', '.join(extra)}", where=folder)
-    for entry in entries:
-        if entry.is_symlink() or not entry.is_file():
-            raise DataError(f"{entry.name} is not a plain file", where=folder)
 
 
 def _read_contract(data: bytes, folder: Path) -> dict[str, Any]:

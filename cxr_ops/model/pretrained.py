@@ -24,6 +24,7 @@ import torch
 import torchvision
 from pydantic import ValidationError
 
+from cxr_ops.audit.package import patient_key
 from cxr_ops.contract import PACKAGE, START
 from cxr_ops.errors import DataError, SettingsError
 from cxr_ops.model import package
@@ -124,7 +125,7 @@ def _of_champion(model: package.LoadedModel, split: Split | None, patients: set[
         before = StartingWeights.model_validate(told.get("starting_weights"))
     except ValidationError:
         before = StartingWeights(start="unknown", patients="unknown")
-    now = {package.patient_key(str(told.get("patient_salt")), patient) for patient in patients}
+    now = {patient_key(str(told.get("patient_salt")), patient) for patient in patients}
     same_split = split is not None and told.get("split") == split.model_dump(mode="json")
     seen = before.patients
     if seen in ("none", "training"):

@@ -15,7 +15,7 @@ from cxr_ops.audit.state import open_epoch, spent_looks
 from cxr_ops.contract import INPUTS
 from cxr_ops.edges import dvc
 from cxr_ops.edges.home import Home
-from cxr_ops.edges.ledger.chain import Ledger
+from cxr_ops.edges.ledger import open_ledger
 from cxr_ops.edges.store.batches import data_revision
 from cxr_ops.errors import RefusedError, SettingsError
 from cxr_ops.params import Params
@@ -61,7 +61,7 @@ def begin(home: Home, *, by: str, reason: str) -> EpochOpened:
             )
         return EpochOpened(number=epoch.number + 1, closed_batches=sorted(closed), by=by.strip(), reason=reason.strip())
 
-    return Ledger(home.ledger).append_if("epoch", decide).epoch
+    return open_ledger(home).append_if("epoch", decide).epoch
 
 
 def show(home: Home) -> str:
@@ -72,7 +72,7 @@ def show(home: Home) -> str:
         StorageError: the ledger cannot be read.
     """
     plan = plans.load(home.project / Params.load(home.project / dvc.PARAMS).gate.plan)
-    entries = Ledger(home.ledger).entries()
+    entries = open_ledger(home).entries()
     epoch = open_epoch(entries)
     spent = len(spent_looks(entries, epoch.number))
     return "\n".join(

@@ -25,6 +25,7 @@ from pydantic import ValidationError
 
 from cxr_ops import contract
 from cxr_ops import plan as plans
+from cxr_ops.audit.package import patient_key
 from cxr_ops.data import manifest, splits
 from cxr_ops.data.checking import isolate
 from cxr_ops.data.checking.decode import decode_grey
@@ -233,9 +234,7 @@ def _test_set_problems(root: Path, frame: pd.DataFrame, epoch: Epoch) -> list[Pr
 
 def _split_problems(models: Mapping[str, LoadedModel], test: pd.DataFrame, salt: str) -> list[Problem]:
     """Whether a model was trained on patients of the test set, as far as its package tells."""
-    from cxr_ops.model import package
-
-    keys = {package.patient_key(salt, patient) for patient in test["patient_id"].unique()}
+    keys = {patient_key(salt, patient) for patient in test["patient_id"].unique()}
     problems: list[Problem] = []
     for role, model in models.items():
         shared = len(keys & model.patients)

@@ -25,7 +25,7 @@ from cxr_ops import plan as plans
 from cxr_ops.audit.state import open_epoch, reference_after, state_after
 from cxr_ops.edges import dvc, pipeline, supervisor
 from cxr_ops.edges.home import Home
-from cxr_ops.edges.ledger.chain import Ledger
+from cxr_ops.edges.ledger import open_ledger
 from cxr_ops.edges.store import batches, repository, runs, snapshots
 from cxr_ops.errors import DataError, RefusedError, SettingsError
 from cxr_ops.labels import nearest
@@ -122,7 +122,7 @@ def run(
         raise _no_data()
     if run is None:
         return _open_checkout(home, data, overrides or {})
-    if Ledger(home.ledger).decision(run) is not None:
+    if open_ledger(home).decision(run) is not None:
         raise RefusedError(f"the run {run} is on record with a decision, and is not made again", fix="start a new run")
     params_of(home.project, overrides or {})  # a wrong setting is told before anything is made
     with supervisor.hold_workspace(home, run):
@@ -202,7 +202,7 @@ def plan(home: Home, overrides: Mapping[str, Any] | None = None) -> Forecast:
 
 def champion_on_record(home: Home) -> Champion:
     """The champion as the ledger names it; its files are not fetched."""
-    entry = Ledger(home.ledger).champion()
+    entry = open_ledger(home).champion()
     if entry is None:
         return Champion()
     promotion = entry.promotion
@@ -317,7 +317,7 @@ def _write_inputs(
     governing = plans.load(folder / params.gate.plan)
     champion = fetch_champion(home, folder / contract.CHAMPION)
     # One reading for all that follows; if a promotion came after the line above, `promote` finds the champion changed.
-    entries = Ledger(home.ledger).entries()
+    entries = open_ledger(home).entries()
     reference = reference_after(entries, governing.performance.reference.package)
     fetch_reference(home, reference, champion, folder / contract.REFERENCE)
     _write_start(folder, params, champion)

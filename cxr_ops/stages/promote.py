@@ -22,7 +22,7 @@ from cxr_ops.audit.entries import Approval, Decision, Entry, Promotion
 from cxr_ops.audit.state import find_decision, find_promotion, last_promotion, open_epoch, reference_after, spent_looks
 from cxr_ops.contract import MODEL_NAME, PACKAGE, PROMOTE
 from cxr_ops.edges.home import Home
-from cxr_ops.edges.ledger.chain import Ledger
+from cxr_ops.edges.ledger import Ledger, open_ledger
 from cxr_ops.edges.mlflow import aliases, versions
 from cxr_ops.edges.store import runs
 from cxr_ops.errors import ConflictError, RefusedError
@@ -51,7 +51,7 @@ def run(home: Home, run: str, approvals: Sequence[str | Mapping[str, str]] = ())
         ConflictError: another model has become champion or reference since the decision.
         StorageError: the ledger, the store or the registry cannot be read, or has lost or altered what it kept.
     """
-    ledger = Ledger(home.ledger)
+    ledger = open_ledger(home)
     entries = ledger.entries()
     promotion = find_promotion(entries, run)
     already = promotion is not None

@@ -22,16 +22,17 @@ from typing import Any, Final
 
 from cxr_ops import plan as plans
 from cxr_ops.audit.entries import Decision, Entry
+from cxr_ops.audit.package import digest as package_digest
 from cxr_ops.audit.state import approvals_to_leave, find_decision, find_promotion, open_epoch
-from cxr_ops.contract import DATASET, INPUTS, MODEL_NAME, PACKAGE, PACKAGE_FILES
+from cxr_ops.contract import DATASET, INPUTS, MODEL_NAME, PACKAGE
 from cxr_ops.edges import live
 from cxr_ops.edges.home import Home
-from cxr_ops.edges.ledger.chain import Ledger
+from cxr_ops.edges.ledger import open_ledger
 from cxr_ops.edges.mlflow import aliases, tracking, versions
 from cxr_ops.edges.store import runs
 from cxr_ops.errors import DataError, RefusedError
 from cxr_ops.params import Params
-from cxr_ops.records.base import sha256_bytes, sha256_file, tree_digest, write_atomic
+from cxr_ops.records.base import sha256_bytes, sha256_file, write_atomic
 from cxr_ops.records.data import Batch
 from cxr_ops.records.evidence import Estimate, Evaluation, Figure
 from cxr_ops.records.inputs import Inputs
@@ -95,7 +96,7 @@ def run(home: Home, run: str) -> dict[str, Any]:
     """
     outputs = read_outputs(home, run)
     plan = plans.load_bound(outputs.root, outputs.inputs.plan.path, outputs.inputs.plan)
-    entries = Ledger(home.ledger).entries()
+    entries = open_ledger(home).entries()
     withheld = _withholds(plan, outputs.inputs.epoch.number, entries)
     decision = find_decision(entries, run)
     if decision is not None:
@@ -136,7 +137,7 @@ def read_outputs(home: Home, run: str) -> Outputs:
     root = home.workspace(run)
     package = root / "train" / PACKAGE
     pages = (root / "report" / "report.html", root / "report" / "summary.html")
-    for path in (*(package / name for name in PACKAGE_FILES), *pages):
+    for path in pages:
         if not path.is_file():
             raise DataError(f"{path.name} is missing", where=path, fix=_again(run, "report"))
     outputs = Outputs(
@@ -144,7 +145,7 @@ def read_outputs(home: Home, run: str) -> Outputs:
         inputs=Inputs.read(root / INPUTS),
         evaluation=Evaluation.read(root / "evaluate" / "evaluation.json"),
         verdict=Verdict.read(root / "gate" / "verdict.json"),
-        package=tree_digest(package, PACKAGE_FILES),
+        package=package_digest(package),
         opened=_opened(home, run),
     )
     verdict, evaluation = outputs.verdict, outputs.evaluation
@@ -196,7 +197,7 @@ def finish(home: Home, run: str) -> Result:
 
     `promote` calls this again, so that the page and the result show the promotion.
     """
-    entries = Ledger(home.ledger).entries()
+    entries = open_ledger(home).entries()
     entry = find_decision(entries, run)
     assert entry is not None, "finish follows a decision"  # noqa: S101 - our own invariant
     decision, promotion = entry.decision, find_promotion(entries, run)
@@ -363,7 +364,7 @@ def _decide(home: Home, run: str, outputs: Outputs, mlflow_run_id: str, version:
         asked = max(body.approvals, approvals_to_leave(entries, body.plan_sha256))
         return find_decision(entries, run) or body.model_copy(update={"approvals": asked})
 
-    return Ledger(home.ledger).append_if("decision", decide)
+    return open_ledger(home).append_if("decision", decide)
 
 
 def _message(run: str, outputs: Outputs, mlflow_run_id: str, version: str) -> str:

@@ -24,6 +24,7 @@ import numpy.typing as npt
 import pandas as pd
 import yaml
 
+from cxr_ops.audit.package import patient_key
 from cxr_ops.contract import PACKAGE
 from cxr_ops.errors import DataError
 from cxr_ops.labels import FINDINGS, UNCERTAIN
@@ -173,7 +174,7 @@ def _train(root: Path, params: Params, ranks: distributed.Ranks) -> None:
         validation_auc=trained.best_auc,
         parts=trained.parts,  # of a batch: more than train.accumulate where memory ran out
     )
-    patients = {package.patient_key(params.split.salt, patient) for patient in index["patient_id"]}
+    patients = {patient_key(params.split.salt, patient) for patient in index["patient_id"]}
     digest = package.write(out / PACKAGE, state=trained.state, contract=terms, patients=patients | start.patients)
     rows = [",".join(f"{row[column]:.6g}" for column in HISTORY) for row in trained.history]
     write_atomic(out / "history.csv", "\n".join([",".join(HISTORY), *rows, ""]).encode())

@@ -136,11 +136,11 @@ def test_whole_ledger_is_said_to_be_whole_and_an_altered_one_is_not(project: Pat
     """`ledger verify` counts the entries of an intact chain, and names the entry that was altered."""
     from cxr_ops.audit.entries import Look
     from cxr_ops.edges.home import Home
-    from cxr_ops.edges.ledger.chain import record_look
+    from cxr_ops.edges.ledger import open_ledger
 
     home = Home.find({"CXR_HOME": str(tmp_path), "CXR_PROJECT": str(project)})
     for test in ("a" * 64, "b" * 64):
-        record_look(home, Look(model="c" * 64, test_digest=test, run="run"))
+        open_ledger(home).record_look(Look(model="c" * 64, test_digest=test, run="run"))
     good = _cxr("ledger", "verify", cwd=project, CXR_HOME=str(tmp_path))
     assert (good.returncode, good.stdout.strip()) == (0, "2 entries, chain whole")
 

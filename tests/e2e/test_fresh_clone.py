@@ -16,8 +16,9 @@ from pathlib import Path
 import pytest
 from sklearn.metrics import roc_auc_score
 
+from cxr_ops.audit.package import digest as package_digest
 from cxr_ops.edges.home import Home
-from cxr_ops.edges.ledger.chain import Ledger
+from cxr_ops.edges.ledger import open_ledger
 from cxr_ops.labels import FINDINGS
 from cxr_ops.records.evidence import Evaluation
 from cxr_ops.records.inputs import Inputs
@@ -108,7 +109,7 @@ def test_the_first_run_promotes_a_model_that_ranks_well(
         truth, score = scores[f"{row.finding}_truth"], scores[f"{row.finding}_challenger"]
         assert row.challenger.value == pytest.approx(roc_auc_score(truth, score), abs=1e-6)
     assert [row.finding for row in evaluation.findings] == list(FINDINGS)
-    assert Ledger(clone.home.ledger).champion().digest() == result.promotion
+    assert open_ledger(clone.home).champion().digest() == result.promotion
 
 
 def test_the_summary_tells_people_what_came_of_it(
@@ -138,7 +139,7 @@ def test_nothing_changed_ends_without_a_look(
     done, run = unchanged
     assert Result.read(run / "result.json").verdict == "NO_CHANGE"
     assert "NO_CHANGE" in done.stdout
-    kinds = [entry.kind for entry in Ledger(clone.home.ledger).entries()]
+    kinds = [entry.kind for entry in open_ledger(clone.home).entries()]
     assert kinds.count("look") == kinds.count("decision") == 1
 
 
@@ -161,7 +162,7 @@ def test_new_data_is_compared_with_the_champion(
     assert (result.promotion is not None) == (result.verdict == "PROMOTE")
     inputs = Inputs.read(run / "workspace" / "inputs.json")
     assert sorted(inputs.data.batches) == ["synthetic-1", "synthetic-2"]
-    Ledger(clone.home.ledger).verify()
+    open_ledger(clone.home).verify()
 
 
 def test_lineage_leads_from_any_end_to_all_others(
@@ -195,8 +196,7 @@ def test_the_run_commit_leads_back_to_the_data_and_the_outs(
         check=True,
         stdin=subprocess.DEVNULL,
     )
-    from cxr_ops.model import package
 
-    assert package.digest(tmp_path / "again" / "train" / "package") == result.package
+    assert package_digest(tmp_path / "again" / "train" / "package") == result.package
     lock = (tmp_path / "again" / "dvc.lock").read_text()
     assert re.search(r"^  report:", lock, re.MULTILINE)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from cxr_ops.edges.home import Home
-from cxr_ops.edges.ledger.chain import Ledger
+from cxr_ops.edges.ledger import open_ledger
 from cxr_ops.records.evidence import Estimate, Evaluation
 from cxr_ops.records.run import Result
 from cxr_ops.stages import ingest
@@ -71,7 +71,7 @@ def test_the_plan_made_for_it_gives_a_champion_and_is_marked(home: Home, honest:
     result = Result.read(first / "result.json")
     assert result.verdict == "PROMOTE"
     assert result.package == Result.read(honest / "result.json").package
-    assert Ledger(home.ledger).state().looks == 1
+    assert open_ledger(home).state().looks == 1
     report = Path(result.report).read_text()
     assert "nih-sample-demo" in report
     assert "not for clinical use" in report.lower()

@@ -11,7 +11,7 @@ import pytest
 
 from cxr_ops.data.synthetic.synth import synthesize
 from cxr_ops.edges.home import Home
-from cxr_ops.edges.ledger.chain import Ledger
+from cxr_ops.edges.ledger import open_ledger
 from cxr_ops.records.evidence import Estimate, Evaluation
 from cxr_ops.stages import ingest
 
@@ -39,4 +39,4 @@ def test_a_model_trained_on_shuffled_labels_is_not_promoted(
     assert isinstance(evaluation.macro_challenger, Estimate)
     assert abs(evaluation.macro_challenger.value - 0.5) < 0.08
     assert results["gate"]["verdict"] in ("REJECT", "INSUFFICIENT EVIDENCE")
-    assert Ledger(home.ledger).champion() is None
+    assert open_ledger(home).champion() is None

@@ -13,7 +13,8 @@ import pytest
 from cxr_ops.audit.entries import Entry, EpochOpened, Look, Promotion
 from cxr_ops.audit.state import reference_after
 from cxr_ops.edges.home import Home
-from cxr_ops.edges.ledger.chain import Ledger, record_look
+from cxr_ops.edges.ledger import Ledger, open_ledger
+from cxr_ops.edges.ledger.folder import Folder
 from cxr_ops.errors import ConflictError, RefusedError, SettingsError, StorageError
 from cxr_ops.records.base import canonical_json, sha256_bytes
 from cxr_ops.records.inputs import Epoch, LedgerState, Reference
@@ -43,7 +44,7 @@ def epoch(number: int, *closed: str) -> EpochOpened:
 
 @pytest.fixture
 def ledger(tmp_path: Path) -> Ledger:
-    return Ledger(tmp_path / "ledger")
+    return Ledger(Folder(tmp_path / "ledger"))
 
 
 def test_empty_folder_is_an_empty_ledger(ledger: Ledger) -> None:
@@ -53,14 +54,14 @@ def test_empty_folder_is_an_empty_ledger(ledger: Ledger) -> None:
     assert ledger.epoch() == Epoch(number=1, closed_batches=[])
     assert reference_after(ledger.entries()) is None
     assert ledger.state() == LedgerState(entries=0, head=None, looks=0)
-    assert not ledger.folder.path.exists()
+    assert not ledger.storage.path.exists()
 
 
 def test_chain_can_be_checked_with_sha256sum(ledger: Ledger) -> None:
     """Each entry names the SHA-256 of the file before it, as an outsider computes it without our code."""
     for number in range(3):
         ledger.append("look", look(number))
-    files = sorted(ledger.folder.path.iterdir())
+    files = sorted(ledger.storage.path.iterdir())
     assert [file.name for file in files] == ["00000001.json", "00000002.json", "00000003.json"]
     before = None
     for file in files:
@@ -83,7 +84,7 @@ def test_altered_entry_is_found(ledger: Ledger, number: int) -> None:
     """A changed word in any entry, the last one included, is a StorageError that names the entry."""
     for i in range(3):
         ledger.append("look", look(i))
-    path = ledger.folder.path / f"0000000{number}.json"
+    path = ledger.storage.path / f"0000000{number}.json"
     path.write_bytes(path.read_bytes().replace(b"model-", b"MODEL-"))
     with pytest.raises(StorageError, match=f"0000000{number}.json") as caught:
         ledger.verify()
@@ -94,8 +95,8 @@ def test_entry_altered_and_sealed_again_breaks_the_chain(ledger: Ledger) -> None
     """Whoever rewrites an entry, seal and all, is given away by the entry that follows."""
     ledger.append("look", look(0))
     ledger.append("look", look(1))
-    forged = Ledger(ledger.folder.path.parent / "forged").append("look", look(7))
-    (ledger.folder.path / "00000001.json").write_bytes(forged.to_bytes())
+    forged = Ledger(Folder(ledger.storage.path.parent / "forged")).append("look", look(7))
+    (ledger.storage.path / "00000001.json").write_bytes(forged.to_bytes())
     with pytest.raises(StorageError, match=r"00000002\.json.*does not follow"):
         ledger.entries()
 
@@ -104,12 +105,12 @@ def test_missing_entry_is_a_gap_and_not_an_end(ledger: Ledger) -> None:
     """An entry lost from the middle stops every reader and every writer."""
     for i in range(3):
         ledger.append("look", look(i))
-    (ledger.folder.path / "00000002.json").unlink()
+    (ledger.storage.path / "00000002.json").unlink()
     with pytest.raises(StorageError, match=r"00000002\.json.*missing"):
         ledger.entries()
     with pytest.raises(StorageError, match=r"00000002\.json"):
         ledger.append("look", look(9))
-    assert sorted(path.name for path in ledger.folder.path.iterdir()) == ["00000001.json", "00000003.json"]
+    assert sorted(path.name for path in ledger.storage.path.iterdir()) == ["00000001.json", "00000003.json"]
 
 
 @pytest.mark.parametrize(
@@ -126,7 +127,7 @@ def test_missing_entry_is_a_gap_and_not_an_end(ledger: Ledger) -> None:
 def test_damaged_entry_is_named(ledger: Ledger, damage) -> None:
     """Bytes that are no entry are a StorageError that names the file, never skipped."""
     ledger.append("look", look())
-    path = ledger.folder.path / "00000001.json"
+    path = ledger.storage.path / "00000001.json"
     path.write_bytes(damage(path.read_bytes()))
     with pytest.raises(StorageError, match=r"00000001\.json"):
         ledger.entries()
@@ -141,7 +142,7 @@ def test_cut_off_end_is_found_by_an_earlier_state(ledger: Ledger) -> None:
     ledger.append("look", look(2))
     assert ledger.verify(state) == 3
     for name in ("00000002.json", "00000003.json"):
-        (ledger.folder.path / name).unlink()
+        (ledger.storage.path / name).unlink()
     assert ledger.verify() == 1
     with pytest.raises(StorageError, match="held 2 entries and now holds 1"):
         ledger.verify(state)
@@ -176,40 +177,40 @@ def home(tmp_path: Path) -> Home:
 
 def test_look_is_recorded_once_for_a_model_and_a_test_set(home: Home) -> None:
     """The same model on the same test set is one look, whoever looks; another model, or a larger test set, spends."""
-    ledger = Ledger(home.ledger)
-    first = record_look(home, Look(model="a", test_digest="t1", run="run-1", batches=("one",)))
-    assert record_look(home, Look(model="a", test_digest="t1", run="run-2")) == first
-    record_look(home, Look(model="b", test_digest="t1", run="run-2"))
-    record_look(home, Look(model="a", test_digest="t2", run="run-2"))
+    ledger = open_ledger(home)
+    first = open_ledger(home).record_look(Look(model="a", test_digest="t1", run="run-1", batches=("one",)))
+    assert open_ledger(home).record_look(Look(model="a", test_digest="t1", run="run-2")) == first
+    open_ledger(home).record_look(Look(model="b", test_digest="t1", run="run-2"))
+    open_ledger(home).record_look(Look(model="a", test_digest="t2", run="run-2"))
     assert ledger.state().looked == [("a", "t1"), ("b", "t1"), ("a", "t2")]
     assert ledger.state().looks == len(ledger.entries()) == 3
 
 
 def test_champion_and_reference_are_recorded_and_spend_nothing(home: Home) -> None:
     """Only a challenger spends; a model that was scored as champion spends when it comes back as challenger."""
-    ledger = Ledger(home.ledger)
+    ledger = open_ledger(home)
     for role in ("champion", "reference", "champion"):
-        record_look(home, Look(model=role, test_digest="t", run="r", role=role))
+        open_ledger(home).record_look(Look(model=role, test_digest="t", run="r", role=role))
     assert [entry.look.role for entry in ledger.entries()] == ["champion", "reference"]
     assert ledger.state().looks == 0
-    record_look(home, Look(model="champion", test_digest="t", run="r"))
+    open_ledger(home).record_look(Look(model="champion", test_digest="t", run="r"))
     assert ledger.state().looked == [("champion", "t")]
     for role in ("challenger", "champion", "reference"):
-        record_look(home, Look(model="champion", test_digest="t", run="r2", role=role))
+        open_ledger(home).record_look(Look(model="champion", test_digest="t", run="r2", role=role))
     assert len(ledger.entries()) == 3
 
 
 def test_looks_belong_to_their_epoch(home: Home) -> None:
     """A new epoch begins without spent looks, and a run of a closed one may repeat its look and take no new one."""
-    ledger = Ledger(home.ledger)
-    old = record_look(home, Look(model="a", test_digest="t", run="r"))
+    ledger = open_ledger(home)
+    old = open_ledger(home).record_look(Look(model="a", test_digest="t", run="r"))
     ledger.append("epoch", epoch(2, "one"))
     assert ledger.epoch() == Epoch(number=2, closed_batches=["one"])
     assert (ledger.state().looks, ledger.state().looked) == (0, [])
-    assert record_look(home, Look(model="a", test_digest="t", run="r")) == old
+    assert open_ledger(home).record_look(Look(model="a", test_digest="t", run="r")) == old
     with pytest.raises(RefusedError, match="opened in test epoch 1, and epoch 2 is open"):
-        record_look(home, Look(model="b", test_digest="t", run="r"))
-    record_look(home, Look(model="a", test_digest="t", run="r2", epoch=2))
+        open_ledger(home).record_look(Look(model="b", test_digest="t", run="r"))
+    open_ledger(home).record_look(Look(model="a", test_digest="t", run="r2", epoch=2))
     assert ledger.state().looks == 1
 
 
@@ -219,7 +220,7 @@ def write_old(ledger: Ledger, kind: str, body: dict) -> None:
     head = before[-1].digest() if before else None
     fields = {"seq": len(before) + 1, "prev": head, "kind": kind, "at": "2026-01-01T00:00:00.000+00:00", "body": body}
     entry = fields | {"seal": sha256_bytes(canonical_json(fields))}
-    assert ledger.folder.create(f"{len(before) + 1:08d}.json", canonical_json(entry))
+    assert ledger.storage.create(f"{len(before) + 1:08d}.json", canonical_json(entry))
 
 
 def test_entries_of_an_older_format_stay_valid(ledger: Ledger) -> None:
@@ -262,11 +263,12 @@ def test_champion_is_the_last_promotion(ledger: Ledger) -> None:
 WRITER = """
 import sys
 from pathlib import Path
-from cxr_ops.edges.ledger.chain import Ledger
+from cxr_ops.edges.ledger import Ledger, open_ledger
+from cxr_ops.edges.ledger.folder import Folder
 folder, name, count = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 sys.stdin.readline()
 for i in range(count):
-    Ledger(folder).append("look", {"model": f"{name}-{i}", "test_digest": "t", "run": name})
+    Ledger(Folder(folder)).append("look", {"model": f"{name}-{i}", "test_digest": "t", "run": name})
 """
 
 
@@ -277,7 +279,7 @@ def start(code: str, *arguments: object) -> subprocess.Popen[str]:
 
 def test_two_processes_that_append_at_once_lose_nothing(ledger: Ledger) -> None:
     """Three processes that race for every number write 90 entries without a gap, each in its own order."""
-    writers = [start(WRITER, ledger.folder.path, name, 30) for name in "abc"]
+    writers = [start(WRITER, ledger.storage.path, name, 30) for name in "abc"]
     for writer in writers:
         assert writer.stdin is not None
         writer.stdin.write("go\n")
@@ -293,12 +295,13 @@ def test_two_processes_that_append_at_once_lose_nothing(ledger: Ledger) -> None:
 SWAPPER = """
 import sys
 from pathlib import Path
-from cxr_ops.edges.ledger.chain import Ledger
+from cxr_ops.edges.ledger import Ledger, open_ledger
+from cxr_ops.edges.ledger.folder import Folder
 from cxr_ops.errors import ConflictError
 folder, name, head = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
 sys.stdin.readline()
 try:
-    Ledger(folder).append("look", {"model": name, "test_digest": "t", "run": name}, expect_head=head)
+    Ledger(Folder(folder)).append("look", {"model": name, "test_digest": "t", "run": name}, expect_head=head)
 except ConflictError:
     print("conflict")
 else:
@@ -309,7 +312,7 @@ else:
 def test_compare_and_swap_has_one_winner(ledger: Ledger) -> None:
     """Of four processes that expect the same last entry one wins and three get ConflictError."""
     head = ledger.append("look", look()).digest()
-    racers = [start(SWAPPER, ledger.folder.path, name, head) for name in "abcd"]
+    racers = [start(SWAPPER, ledger.storage.path, name, head) for name in "abcd"]
     for racer in racers:
         assert racer.stdin is not None
         racer.stdin.write("go\n")
@@ -322,12 +325,13 @@ def test_compare_and_swap_has_one_winner(ledger: Ledger) -> None:
 FULL_DISK = """
 import resource, signal, sys
 from pathlib import Path
-from cxr_ops.edges.ledger.chain import Ledger
+from cxr_ops.edges.ledger import Ledger, open_ledger
+from cxr_ops.edges.ledger.folder import Folder
 from cxr_ops.errors import StorageError
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
 try:
-    Ledger(Path(sys.argv[1])).append("look", {"model": "m" * 4000, "test_digest": "t", "run": "r"})
+    Ledger(Folder(Path(sys.argv[1]))).append("look", {"model": "m" * 4000, "test_digest": "t", "run": "r"})
 except StorageError as error:
     print(error)
 """
@@ -337,16 +341,16 @@ def test_disk_that_is_full_leaves_the_ledger_whole(ledger: Ledger) -> None:
     """An entry that does not fit on the disk is a StorageError, leaves nothing behind and takes no number."""
     ledger.append("look", look(0))
     said = subprocess.run(
-        [sys.executable, "-c", FULL_DISK, ledger.folder.path], text=True, capture_output=True, check=True
+        [sys.executable, "-c", FULL_DISK, ledger.storage.path], text=True, capture_output=True, check=True
     )
     assert "cannot be written" in said.stdout
-    assert [path.name for path in ledger.folder.path.iterdir()] == ["00000001.json"]
+    assert [path.name for path in ledger.storage.path.iterdir()] == ["00000001.json"]
     assert ledger.append("look", look(1)).seq == 2
 
 
 def test_rest_of_a_killed_writer_is_no_entry(ledger: Ledger) -> None:
     """What a writer that was killed left aside is not read and does not stop others."""
     ledger.append("look", look(0))
-    (ledger.folder.path / ".00000002.json.deadbeef.part").write_bytes(b"{")
+    (ledger.storage.path / ".00000002.json.deadbeef.part").write_bytes(b"{")
     assert isinstance(ledger.append("look", look(1)), Entry)
     assert len(ledger.entries()) == 2

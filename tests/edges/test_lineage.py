@@ -8,7 +8,7 @@ from finished import AIRFLOW, RUN
 from cxr_ops.audit.entries import Decision
 from cxr_ops.contract import MODEL_NAME
 from cxr_ops.edges.home import Home
-from cxr_ops.edges.ledger.chain import Ledger
+from cxr_ops.edges.ledger import open_ledger
 from cxr_ops.edges.lineage import trace
 from cxr_ops.errors import DataError
 
@@ -17,7 +17,7 @@ FIRST, SECOND = RUN["first"], RUN["second"]
 
 def test_every_identifier_leads_to_every_other(champion: Home) -> None:
     """Airflow run, MLflow run, DVC revision, version, package, report and ledger entries all give the same lineage."""
-    ledger = Ledger(champion.ledger)
+    ledger = open_ledger(champion)
     entry, promotion = ledger.decision(FIRST), ledger.champion()
     body = entry.decision
     found = trace(champion, FIRST)
@@ -49,14 +49,14 @@ def test_other_run_is_not_the_champion(champion: Home) -> None:
 
 def test_identifier_of_several_runs_gives_the_promoted_one_and_names_the_others(champion: Home) -> None:
     """A data revision or report that two runs share leads to the promoted run, and to the other by name."""
-    for shared in ("d" * 40, Ledger(champion.ledger).decision(FIRST).decision.report):
+    for shared in ("d" * 40, open_ledger(champion).decision(FIRST).decision.report):
         found = trace(champion, shared)
         assert (found.run, found.also) == (FIRST, [SECOND])
 
 
 def test_beginning_of_several_digests_is_asked_for_more(published: Home) -> None:
     """A beginning that fits two different digests names both instead of taking one."""
-    ledger = Ledger(published.ledger)
+    ledger = open_ledger(published)
     body = ledger.decision(FIRST).decision.model_dump()
     for run, commit in (("x", "abcdef01" + "0" * 32), ("y", "abcdef02" + "0" * 32)):
         ledger.append("decision", Decision(**{**body, "run": run, "run_commit": commit}))

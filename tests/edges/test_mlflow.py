@@ -17,7 +17,7 @@ from mlflow import MlflowClient
 
 from cxr_ops.contract import MODEL_NAME, PACKAGE_FILES
 from cxr_ops.edges.home import Home
-from cxr_ops.edges.ledger.chain import Ledger
+from cxr_ops.edges.ledger import open_ledger
 from cxr_ops.edges.mlflow import aliases, tracking, versions
 from cxr_ops.errors import StorageError
 from cxr_ops.labels import FINDINGS
@@ -37,7 +37,7 @@ def client(installation: Home) -> MlflowClient:
 
 
 def run_of(home: Home, client: MlflowClient, name: str) -> mlflow.entities.Run:
-    return client.get_run(Ledger(home.ledger).decision(name).decision.mlflow_run_id)
+    return client.get_run(open_ledger(home).decision(name).decision.mlflow_run_id)
 
 
 def artifacts(client: MlflowClient, version: str) -> Path:
@@ -54,7 +54,7 @@ def replace(path: Path, data: bytes) -> None:
 def test_run_holds_what_is_needed_to_find_everything_again(published: Home, client: MlflowClient) -> None:
     """Params, metrics with bounds, curves, data sets, digests, artifacts and a note are in the MLflow run."""
     run = run_of(published, client, FIRST)
-    decision = Ledger(published.ledger).decision(FIRST)
+    decision = open_ledger(published).decision(FIRST)
     assert run.data.params["train.epochs"] == str(Params().train.epochs)
     assert run.data.params["split.salt"] == "cxr-ops-1"
     assert [run.data.metrics[f"{name}/Mass"] for name in ("auc", "auc_low", "auc_high")] == [0.8, 0.76, 0.84]
@@ -220,7 +220,7 @@ def test_champion_is_fetched_with_the_bytes_that_were_judged(champion: Home, tmp
     (tmp_path / "champion" / "package").mkdir(parents=True)
     (tmp_path / "champion" / "package" / "old").touch()
     found = versions.fetch_champion(champion, tmp_path / "champion")
-    entry = Ledger(champion.ledger).champion()
+    entry = open_ledger(champion).champion()
     assert (found.version, found.entry, found.package) == ("1", entry.digest(), entry.promotion.package)
     assert package.load(tmp_path / "champion" / "package", found.package).digest == found.package
     assert Champion.read(tmp_path / "champion" / "champion.json") == found
@@ -272,7 +272,7 @@ def test_alias_follows_the_ledger(champion: Home, client: MlflowClient, damage: 
 
 def test_reference_is_fetched_where_it_is_another_than_the_champion(champion: Home, tmp_path: Path) -> None:
     """The reference comes back with its digest; the champion's package is not fetched twice, and no old one is kept."""
-    promotion = Ledger(champion.ledger).champion().promotion
+    promotion = open_ledger(champion).champion().promotion
     reference = Reference(package=promotion.package, version="1")
     folder = tmp_path / "reference"
     versions.fetch_reference(champion, reference, Champion(package="f" * 64), folder)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from cxr_ops.audit.package import patient_key
 from cxr_ops.model import network, package
 
 
@@ -75,6 +76,6 @@ def _warmed(terms: dict) -> network.ChestNet:
 
 def _packed(net: network.ChestNet, terms: dict, folders: pytest.TempPathFactory) -> Path:
     folder = folders.mktemp("package") / "package"
-    keys = {package.patient_key("s", patient) for patient in ("1", "2")}
+    keys = {patient_key("s", patient) for patient in ("1", "2")}
     package.write(folder, state=net.state_dict(), contract=terms, patients=keys)
     return folder

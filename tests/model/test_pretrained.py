@@ -10,6 +10,7 @@ import safetensors.torch
 import torch
 import torchvision
 
+from cxr_ops.audit.package import patient_key
 from cxr_ops.errors import DataError, SettingsError
 from cxr_ops.model import network, package, pretrained, training
 from cxr_ops.params import Params, Split, Train
@@ -113,7 +114,7 @@ CLEAN = {"start": "imagenet", "sha256": "a" * 64, "training_data": ["ImageNet-1k
 def crown(root: Path, net: torch.nn.Module, said: dict) -> str:
     """Put a champion, trained on the patients 1 and 2, where `open` puts it, and return its digest."""
     training = {"patient_salt": "s", "split": SPLIT.model_dump(mode="json"), "starting_weights": CLEAN}
-    keys = {package.patient_key("s", patient) for patient in "12"}
+    keys = {patient_key("s", patient) for patient in "12"}
     digest = package.write(
         root / "start" / "package",
         state=net.state_dict(),
@@ -141,7 +142,7 @@ def test_the_champion_gives_its_layers_before_the_head(
     assert found.origin == StartingWeights(
         start="champion", sha256=digest, training_data=["ImageNet-1k"], patients="training"
     )
-    assert found.patients == {package.patient_key("s", patient) for patient in "12"}
+    assert found.patients == {patient_key("s", patient) for patient in "12"}
     other = mlp_terms if head == "linear" else terms
     fresh, new = (training.fresh_network(other, layers, seed=3).state_dict() for layers in ({}, found.state))
     for name, tensor in new.items():

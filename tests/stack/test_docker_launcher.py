@@ -15,7 +15,7 @@ from projects import commit_all, run_git
 
 from cxr_ops import contract
 from cxr_ops.edges.home import Home
-from cxr_ops.edges.ledger.chain import Ledger
+from cxr_ops.edges.ledger import open_ledger
 from cxr_ops.records.run import Result
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(1500)]  # the image takes minutes to build where it is missing
@@ -110,7 +110,7 @@ def test_the_dag_reaches_a_verdict_in_containers(home: Home, image: str, tmp_pat
     (folder,) = (home.root / "runs").iterdir()
     result = Result.read(folder / "result.json")
     assert result.verdict in (contract.PROMOTE, contract.REJECT, contract.INSUFFICIENT)
-    assert [entry.kind for entry in Ledger(home.ledger).entries()][:2] == ["look", "decision"]
+    assert [entry.kind for entry in open_ledger(home).entries()][:2] == ["look", "decision"]
     assert json.loads((folder / "workspace" / contract.IMAGE).read_text()) == {"image": image}
     owners = {path.stat().st_uid for path in (folder / "workspace" / "train").rglob("*")}
     assert owners == {USER if os.getuid() == 0 else os.getuid()}

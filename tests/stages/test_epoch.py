@@ -11,7 +11,7 @@ import yaml
 
 from cxr_ops.audit.entries import Look
 from cxr_ops.edges.home import Home
-from cxr_ops.edges.ledger.chain import Ledger, record_look
+from cxr_ops.edges.ledger import open_ledger
 from cxr_ops.errors import DataError, RefusedError, SettingsError
 from cxr_ops.records.data import DataRevision
 from cxr_ops.records.inputs import Champion, Code, Inputs, Plan
@@ -35,7 +35,7 @@ def home(tmp_path: Path, project: Path, batches: dict[str, str]) -> Home:
 
 
 def look(home: Home, model: str, *batches: str, epoch: int = 1, role: str = "challenger") -> None:
-    record_look(home, Look(model=model, test_digest="t", run="r", role=role, epoch=epoch, batches=batches))
+    open_ledger(home).record_look(Look(model=model, test_digest="t", run="r", role=role, epoch=epoch, batches=batches))
 
 
 def test_new_epoch_closes_what_was_scored(home: Home, batches: dict[str, str]) -> None:
@@ -43,13 +43,13 @@ def test_new_epoch_closes_what_was_scored(home: Home, batches: dict[str, str]) -
     look(home, "a", "one")
     opened = stage.begin(home, by=" dr_lee ", reason="budget spent")
     assert (opened.number, opened.closed_batches, opened.by, opened.reason) == (2, ["one"], "dr_lee", "budget spent")
-    assert Ledger(home.ledger).entries()[-1].epoch == opened
-    assert Ledger(home.ledger).state().looks == 0
+    assert open_ledger(home).entries()[-1].epoch == opened
+    assert open_ledger(home).state().looks == 0
 
     look(home, "b", "two", epoch=2)
     batches["three"] = "3"
     assert stage.begin(home, by="dr_lee", reason="again").closed_batches == ["one", "two"]
-    assert Ledger(home.ledger).epoch().number == 3
+    assert open_ledger(home).epoch().number == 3
 
 
 def test_batches_of_champions_are_closed_too(home: Home) -> None:
@@ -64,7 +64,7 @@ def test_growth_of_the_data_set_restores_no_look(home: Home, batches: dict[str, 
     """A batch that arrives leaves the epoch, and the looks spent in it, as they are."""
     look(home, "a", "one", "two")
     batches["three"] = "3"
-    assert (Ledger(home.ledger).epoch().number, Ledger(home.ledger).state().looks) == (1, 1)
+    assert (open_ledger(home).epoch().number, open_ledger(home).state().looks) == (1, 1)
 
 
 def test_epoch_without_patients_is_refused(home: Home) -> None:
@@ -73,7 +73,7 @@ def test_epoch_without_patients_is_refused(home: Home) -> None:
     with pytest.raises(RefusedError, match="every batch of the data set has been scored") as caught:
         stage.begin(home, by="dr_lee", reason="budget spent")
     assert "cxr-ops ingest" in str(caught.value)
-    assert Ledger(home.ledger).epoch().number == 1
+    assert open_ledger(home).epoch().number == 1
 
 
 def test_epoch_with_all_its_looks_is_not_closed(home: Home) -> None:
@@ -89,7 +89,7 @@ def test_somebody_opens_it_for_a_reason(home: Home) -> None:
     for by, reason in ((" ", "spent"), ("dr_lee", "")):
         with pytest.raises(SettingsError, match="by somebody and for a reason"):
             stage.begin(home, by=by, reason=reason)
-    assert len(Ledger(home.ledger).entries()) == 1
+    assert len(open_ledger(home).entries()) == 1
 
 
 def test_old_look_closes_the_batches_of_its_run(home: Home) -> None:
@@ -120,7 +120,7 @@ def test_two_who_open_at_once_open_one(home: Home) -> None:
     with ThreadPoolExecutor(4) as pool:
         said = sorted(pool.map(attempt, range(4)))
     assert said == ["2", *["no look of test epoch 2 is spent"] * 3]
-    assert [entry.kind for entry in Ledger(home.ledger).entries()] == ["look", "epoch"]
+    assert [entry.kind for entry in open_ledger(home).entries()] == ["look", "epoch"]
 
 
 def test_epoch_is_shown(home: Home) -> None:

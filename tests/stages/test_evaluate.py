@@ -18,6 +18,8 @@ import torch
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from cxr_ops import plan as plans
+from cxr_ops.audit.package import digest as package_digest
+from cxr_ops.audit.package import patient_key
 from cxr_ops.data import manifest, shards
 from cxr_ops.errors import DataError, SettingsError
 from cxr_ops.labels import FINDINGS
@@ -92,9 +94,9 @@ def write_package(
     terms = package.contract(image_size=SIDE, mean=0.5, std=0.25, training={"patient_salt": salt, **TOLD, **told})
     (folder / package.CONTRACT).write_bytes(canonical_json(terms))
     (folder / package.NETWORK).write_text(NETWORK.replace("ROW", str(row)), encoding="utf-8")
-    keys = sorted(package.patient_key(salt, patient) for patient in patients)
+    keys = sorted(patient_key(salt, patient) for patient in patients)
     (folder / package.PATIENTS).write_text("".join(f"{key}\n" for key in keys), encoding="ascii")
-    return package.digest(folder)
+    return package_digest(folder)
 
 
 def open_run(root: Path, champion: str | None = None, reference: str | None = None, epoch: Epoch | None = None) -> None:
@@ -210,7 +212,7 @@ def test_the_evidence_is_what_the_scores_say(workspace):
         kept = scores[f"{row.finding}_challenger"].to_numpy()
         assert (kept.astype(np.float32).astype(np.float64) == kept).all()
     assert evidence.problems == []
-    assert evidence.challenger == package.digest(workspace / "train" / "package")
+    assert evidence.challenger == package_digest(workspace / "train" / "package")
     assert evidence.test_digest == json.loads((workspace / "split" / "split.json").read_bytes())["test_digest"]
 
 
@@ -319,7 +321,7 @@ def test_a_reference_that_is_the_champion_is_no_third_model(workspace):
 def test_a_package_is_scored_once_whatever_its_roles(workspace, monkeypatch):
     """A challenger with the reference's bytes is one model; each image of both sets is seen once by each package."""
     with_reference(workspace, row=0, slope=8.0)
-    assert package.digest(workspace / "reference/package") == package.digest(workspace / "train/package")
+    assert package_digest(workspace / "reference/package") == package_digest(workspace / "train/package")
     seen: Counter[str] = Counter()
     real = scoring.score
 
@@ -612,7 +614,7 @@ def test_the_real_network_is_scored_as_torch_scores_it(workspace):
     terms = package.contract(image_size=32, mean=0.5, std=0.25, training={"patient_salt": SALT})
     torch.manual_seed(0)
     net = network.build(terms).eval()
-    package.write(folder, state=dict(net.state_dict()), contract=terms, patients={package.patient_key(SALT, "x")})
+    package.write(folder, state=dict(net.state_dict()), contract=terms, patients={patient_key(SALT, "x")})
     small = PARAMS.model_copy(update={"split": Split(salt=SALT, test=0.08)})
     split.run(workspace, small)
     evaluate.run(workspace, small)

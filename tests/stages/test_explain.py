@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 import torch
 
+from cxr_ops.audit.package import digest as package_digest
 from cxr_ops.data import manifest
 from cxr_ops.data.checking.decode import decode_grey, to_square
 from cxr_ops.data.shards import ShardReader
@@ -182,7 +183,7 @@ def test_explains_the_evaluated_model(evaluated: tuple[Path, Params]) -> None:
     scores = pd.read_csv(root / "evaluate" / "scores.csv")
     rows = manifest.read_manifest(root / "validate" / "manifest.csv")
     known = dict(zip(rows["sha256"].str[:12], rows["image_id"], strict=True))
-    assert said.package == package.digest(root / "train" / "package")
+    assert said.package == package_digest(root / "train" / "package")
     assert {path.name for path in (root / "explain").glob("*.png")} == {case.picture for case in said.cases}
     for case in said.cases:
         row = scores[scores["image_id"] == known[case.sha256]].iloc[0]

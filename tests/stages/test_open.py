@@ -14,7 +14,7 @@ from projects import Installation, commit_all, make_batch, make_home, make_proje
 from cxr_ops.audit.entries import Decision, EpochOpened, Look, Promotion
 from cxr_ops.edges import dvc, supervisor
 from cxr_ops.edges.home import Home
-from cxr_ops.edges.ledger.chain import Ledger
+from cxr_ops.edges.ledger import open_ledger
 from cxr_ops.edges.mlflow import versions
 from cxr_ops.edges.store import batches, repository
 from cxr_ops.errors import BusyError, CxrError, DataError, RefusedError, SettingsError
@@ -42,7 +42,7 @@ def home(installed: Installation) -> Home:
 
 def crown(home: Home, recipe: str, package: str = "p" * 64, reference: str | None = None) -> None:
     """Put a promotion on the ledger, as far as `open` needs one."""
-    Ledger(home.ledger).append(
+    open_ledger(home).append(
         "promotion",
         Promotion(
             run="earlier",
@@ -153,7 +153,7 @@ def test_published_run_is_not_opened_again(home: Home) -> None:
     """A run with a decision on the ledger keeps its workspace: a new one needs a new name."""
     words = {name: "x" for name, field in Decision.model_fields.items() if field.annotation in (str, str | None)}
     body = Decision(**words | {"run": RUN, "verdict": "REJECT", "approvals": 0, "code_dirty": False})
-    Ledger(home.ledger).append("decision", body)
+    open_ledger(home).append("decision", body)
 
     with pytest.raises(RefusedError, match="on record with a decision"):
         stage.run(home, run=RUN)
@@ -164,7 +164,7 @@ def test_published_run_is_not_opened_again(home: Home) -> None:
 
 def test_run_is_opened_in_the_epoch_of_now(home: Home) -> None:
     """epoch.json and inputs.json say which epoch is open and what it closed; looks of earlier ones are not counted."""
-    ledger = Ledger(home.ledger)
+    ledger = open_ledger(home)
     ledger.append("look", Look(model="m", test_digest="t", run="r", batches=("zero",)))
     ledger.append("epoch", EpochOpened(number=2, closed_batches=["zero"], by="dr_lee", reason="spent"))
     ledger.append("look", Look(model="n", test_digest="t", run="r", epoch=2))

@@ -17,7 +17,7 @@ from mlflow import MlflowClient
 from cxr_ops.audit.entries import EpochOpened, Look
 from cxr_ops.contract import MODEL_NAME
 from cxr_ops.edges.home import Home
-from cxr_ops.edges.ledger.chain import Ledger, record_look
+from cxr_ops.edges.ledger import open_ledger
 from cxr_ops.edges.mlflow import aliases, versions
 from cxr_ops.errors import ConflictError, CxrError, RefusedError, StorageError
 from cxr_ops.records.inputs import Champion, Reference
@@ -33,7 +33,7 @@ def alias(home: Home, name: str = "champion") -> str | None:
 
 
 def promotions(home: Home) -> list[str]:
-    return [entry.body["run"] for entry in Ledger(home.ledger).entries() if entry.kind == "promotion"]
+    return [entry.body["run"] for entry in open_ledger(home).entries() if entry.kind == "promotion"]
 
 
 def refused(home: Home, run: str, error: type[CxrError], match: str, *approvals: Any) -> CxrError:
@@ -48,8 +48,8 @@ def refused(home: Home, run: str, error: type[CxrError], match: str, *approvals:
 def test_promotion_is_recorded_and_the_alias_follows(published: Home) -> None:
     """A PROMOTE under a plan without approvals makes the challenger champion in ledger, alias, result and report."""
     answer = promote.run(published, FIRST)
-    entry = Ledger(published.ledger).champion()
-    decision = Ledger(published.ledger).decision(FIRST)
+    entry = open_ledger(published).champion()
+    decision = open_ledger(published).decision(FIRST)
     assert answer == {"model_version": "1", "promotion": entry.digest(), "champion": True, "already": False}
     assert json.loads(json.dumps(answer)) == answer
     assert entry.promotion.decision == decision.digest()
@@ -62,9 +62,9 @@ def test_promotion_is_recorded_and_the_alias_follows(published: Home) -> None:
 
 def test_second_promotion_of_a_run_says_already(champion: Home) -> None:
     """Promoting a promoted run again changes nothing but what had to be mended."""
-    before = Ledger(champion.ledger).state()
+    before = open_ledger(champion).state()
     assert promote.run(champion, FIRST)["already"] is True
-    assert Ledger(champion.ledger).state() == before
+    assert open_ledger(champion).state() == before
 
 
 def test_promotion_that_was_cut_off_before_the_alias_is_mended(published: Home, monkeypatch) -> None:
@@ -77,7 +77,7 @@ def test_promotion_that_was_cut_off_before_the_alias_is_mended(published: Home, 
     assert alias(published) is None
     assert promote.run(published, FIRST) == {
         "model_version": "1",
-        "promotion": Ledger(published.ledger).champion().digest(),
+        "promotion": open_ledger(published).champion().digest(),
         "champion": True,
         "already": True,
     }
@@ -93,7 +93,7 @@ def test_challenger_judged_against_an_older_champion_loses(champion: Home) -> No
 
 def against_champion(home: Home, **changes: Any) -> Case:
     """A run that was judged against the champion and reference of now."""
-    old = Ledger(home.ledger).champion()
+    old = open_ledger(home).champion()
     against = Champion(package=old.promotion.package, version="1", entry=old.digest(), recipe=old.promotion.recipe)
     reference = Reference(package=old.promotion.reference, version="1")
     return Case(**{"name": "third", "package": "b", "champion": against, "reference": reference} | changes)
@@ -101,11 +101,11 @@ def against_champion(home: Home, **changes: Any) -> Case:
 
 def test_challenger_judged_against_the_champion_replaces_it(champion: Home, packages: dict[str, Path]) -> None:
     """The next release names the one it replaces, the old promotion stays on record, and the reference is as it was."""
-    old = Ledger(champion.ledger).champion()
+    old = open_ledger(champion).champion()
     run = finish(champion, packages, against_champion(champion))
     publish.run(champion, run)
     answer = promote.run(champion, run)
-    new = Ledger(champion.ledger).champion()
+    new = open_ledger(champion).champion()
     assert (answer["promotion"], new.promotion.replaces) == (new.digest(), old.digest())
     assert new.promotion.reference == old.promotion.package
     assert (alias(champion), alias(champion, "reference")) == ("2", "1")
@@ -124,13 +124,13 @@ def test_reference_rises_to_what_beat_it_and_never_falls(
     champion: Home, packages: dict[str, Path], monkeypatch, superior: bool, raises: bool
 ) -> None:
     """Only macro superiority under a plan that says so makes the new champion the reference."""
-    old = Ledger(champion.ledger).champion().promotion.package
+    old = open_ledger(champion).champion().promotion.package
     run = redecide(champion, packages, against_champion(champion, superior=superior), raise_on_superiority=raises)
     for name in ("_check_stored", "finish"):
         monkeypatch.setattr(promote, name, lambda *_: None)
     monkeypatch.setattr(aliases, "reconcile", lambda _: False)
     promote.run(champion, run)
-    new = Ledger(champion.ledger).champion().promotion
+    new = open_ledger(champion).champion().promotion
     assert new.package != old
     assert new.reference == (new.package if superior and raises else old)
 
@@ -145,7 +145,7 @@ def test_plan_that_asks_for_nobody_is_no_way_around_one_that_asks(
     monkeypatch.setattr(aliases, "reconcile", lambda _: False)
     promote.run(champion, strict, ["dr_lee", "dr_ito"])
     run = redecide(champion, packages, against_champion(champion, name="fourth", package="c"))
-    assert Ledger(champion.ledger).decision(run).decision.approvals == 2
+    assert open_ledger(champion).decision(run).decision.approvals == 2
     refused(champion, run, RefusedError, "2 persons must agree")
 
 
@@ -184,7 +184,7 @@ def test_two_promotions_at_once_have_one_winner(published: Home) -> None:
     assert sorted(said.values()) == ["conflict", "won"]
     [winner] = [run for run, word in said.items() if word == "won"]
     assert promotions(published) == [winner]
-    assert alias(published) == Ledger(published.ledger).champion().promotion.model_version
+    assert alias(published) == open_ledger(published).champion().promotion.model_version
 
 
 def test_champion_that_changes_during_the_checks_is_seen(published: Home, monkeypatch) -> None:
@@ -270,11 +270,11 @@ def test_approval_that_is_none_is_refused(
     """Nobody, the requester, or nobody knows when: none of these is an approval, and none is recorded."""
     run = redecide(published, packages, Case(name="third", plan="pccp.yaml"))
     refused(published, run, RefusedError, match, *approvals)
-    assert not [entry for entry in Ledger(published.ledger).entries() if entry.kind == "approval"]
+    assert not [entry for entry in open_ledger(published).entries() if entry.kind == "approval"]
 
 
 def approvals(home: Home) -> list[str]:
-    return [entry.approval.by for entry in Ledger(home.ledger).entries() if entry.kind == "approval"]
+    return [entry.approval.by for entry in open_ledger(home).entries() if entry.kind == "approval"]
 
 
 def test_same_person_twice_is_one_approval(published: Home, packages: dict[str, Path]) -> None:
@@ -294,9 +294,9 @@ def test_second_person_comes_later(published: Home, packages: dict[str, Path]) -
     error = refused(published, run, RefusedError, match, "dr_lee")
     assert f"promote --run {run} --approved-by NAME" in str(error)
     promote.run(published, run, ["dr_ito"])
-    signed = [entry.digest() for entry in Ledger(published.ledger).entries() if entry.kind == "approval"]
+    signed = [entry.digest() for entry in open_ledger(published).entries() if entry.kind == "approval"]
     assert approvals(published) == ["dr_lee", "dr_ito"]
-    assert Ledger(published.ledger).champion().promotion.approvals == signed
+    assert open_ledger(published).champion().promotion.approvals == signed
 
 
 def test_approved_run_records_who_agreed(published: Home, packages: dict[str, Path]) -> None:
@@ -304,7 +304,7 @@ def test_approved_run_records_who_agreed(published: Home, packages: dict[str, Pa
     run = finish(published, packages, Case(name="third", plan="pccp.yaml"))
     assert publish.run(published, run)["approvals"] == 1
     promote.run(published, run, [{"by": "dr_lee", "at": "2026-03-01T09:00:00+00:00"}])
-    ledger = Ledger(published.ledger)
+    ledger = open_ledger(published)
     [approval] = [entry for entry in ledger.entries() if entry.kind == "approval"]
     assert (approval.approval.by, approval.approval.at) == ("dr_lee", "2026-03-01T09:00:00+00:00")
     assert approval.approval.decision == ledger.decision(run).digest()
@@ -323,8 +323,8 @@ def test_altered_output_is_refused(published: Home, name: str) -> None:
 
 def spend(home: Home, looks: int) -> None:
     """Other challengers' looks of the open epoch, until so many are spent."""
-    for number in range(Ledger(home.ledger).state().looks, looks):
-        record_look(home, Look(model=f"m{number}", test_digest="t", run="other"))
+    for number in range(open_ledger(home).state().looks, looks):
+        open_ledger(home).record_look(Look(model=f"m{number}", test_digest="t", run="other"))
 
 
 @pytest.mark.parametrize(("before", "match"), [(9, "1 person must agree"), (10, "took look 11 of .* allows 10")])
@@ -344,7 +344,7 @@ def test_looks_of_champions_take_nothing_from_the_budget(published: Home, packag
     """Scorings of champion and reference stand on the ledger and are not counted."""
     spend(published, 9)
     for role in ("champion", "reference"):
-        record_look(published, Look(model=role, test_digest="t", run="other", role=role))
+        open_ledger(published).record_look(Look(model=role, test_digest="t", run="other", role=role))
     run = redecide(published, packages, Case(name="third", plan="pccp.yaml", package="c"))
     refused(published, run, RefusedError, "1 person must agree")
 
@@ -352,7 +352,7 @@ def test_looks_of_champions_take_nothing_from_the_budget(published: Home, packag
 def test_run_of_a_closed_epoch_is_refused(published: Home) -> None:
     """A PROMOTE of an epoch that was closed meanwhile must be judged on the test set of now."""
     opened = EpochOpened(number=2, closed_batches=["batch-1"], by="dr_lee", reason="spent")
-    Ledger(published.ledger).append("epoch", opened)
+    open_ledger(published).append("epoch", opened)
     error = refused(published, FIRST, RefusedError, "judged in test epoch 1, and epoch 2 is open")
     assert "retrain" in str(error)
 
@@ -404,9 +404,9 @@ def test_ledger_that_was_cut_since_the_run_was_opened_stops_it(published: Home, 
     """A ledger whose end was cut off after the run had been opened is not the ledger that the run was opened with."""
     run = redecide(published, packages, Case(name="third"))
     entries = sorted(published.ledger.iterdir())
-    decision = Ledger(published.ledger).decision(run)
+    decision = open_ledger(published).decision(run)
     for path in entries[2:]:
         path.unlink()
-    Ledger(published.ledger).append("decision", decision.decision)
+    open_ledger(published).append("decision", decision.decision)
     with pytest.raises(StorageError, match="held 4 entries"):
         promote.run(published, run)

@@ -18,7 +18,7 @@ from cxr_ops.audit.entries import EpochOpened
 from cxr_ops.contract import MODEL_NAME
 from cxr_ops.edges import git
 from cxr_ops.edges.home import Home
-from cxr_ops.edges.ledger.chain import Ledger
+from cxr_ops.edges.ledger import open_ledger
 from cxr_ops.edges.mlflow import aliases, tracking, versions
 from cxr_ops.edges.store import runs
 from cxr_ops.errors import DataError, RefusedError
@@ -33,7 +33,7 @@ FIRST = RUN["first"]
 
 
 def decisions(home: Home, run: str) -> list:
-    return [entry for entry in Ledger(home.ledger).entries() if entry.kind == "decision" and entry.body["run"] == run]
+    return [entry for entry in open_ledger(home).entries() if entry.kind == "decision" and entry.body["run"] == run]
 
 
 def registered(home: Home, digest: str) -> list[str]:
@@ -64,7 +64,7 @@ def test_decision_binds_everything_by_digest(published: Home) -> None:
         assert said == sha256_file(root / path)
     assert mlflow_runs(published, FIRST) == [body.mlflow_run_id]
     assert registered(published, body.package) == ["1"]
-    assert Ledger(published.ledger).state().looks == 2
+    assert open_ledger(published).state().looks == 2
 
 
 def test_run_commit_names_the_airflow_and_the_mlflow_run(published: Home) -> None:
@@ -130,13 +130,13 @@ def test_result_says_where_everything_is(published: Home) -> None:
 
 def test_second_publish_adds_nothing(published: Home) -> None:
     """Publishing a published run again gives the same answer, no entry, no version, and mends what was lost."""
-    before = Ledger(published.ledger).state()
+    before = open_ledger(published).state()
     (published.reports / f"{FIRST}.html").unlink()
     (published.run(FIRST) / "result.json").unlink()
     answer = publish.run(published, FIRST)
     assert publish.run(published, FIRST) == answer
     assert json.loads(json.dumps(answer)) == answer
-    assert Ledger(published.ledger).state() == before
+    assert open_ledger(published).state() == before
     assert Path(answer["report"]).is_file()
     assert registered(published, decisions(published, FIRST)[0].decision.package) == ["1"]
     # The challenger stays the run that was decided on last.
@@ -201,11 +201,11 @@ def test_publish_that_is_cut_off_anywhere_converges(published: Home, packages: d
 
 def test_publisher_that_was_overtaken_adds_no_second_decision(published: Home) -> None:
     """Of two processes that publish the same run, the later one is handed the decision that stands."""
-    before = Ledger(published.ledger).state()
+    before = open_ledger(published).state()
     outputs = publish.read_outputs(published, FIRST)
     late = publish._decide(published, FIRST, outputs, mlflow_run_id="other", version="9", commit="f" * 40)
     assert [late] == decisions(published, FIRST)
-    assert Ledger(published.ledger).state() == before
+    assert open_ledger(published).state() == before
 
 
 def test_rejected_run_is_on_record_too(published: Home, packages: dict[str, Path]) -> None:
@@ -214,7 +214,7 @@ def test_rejected_run_is_on_record_too(published: Home, packages: dict[str, Path
     answer = publish.run(published, run)
     assert (answer["verdict"], answer["model_version"], answer["approvals"]) == ("REJECT", "1", 0)
     assert decisions(published, run)[0].decision.verdict == "REJECT"
-    assert Ledger(published.ledger).champion() is None
+    assert open_ledger(published).champion() is None
 
 
 def files_of(home: Home, run_id: str) -> set[str]:
@@ -259,7 +259,7 @@ def test_test_set_is_withheld_while_its_epoch_is_open(published: Home, packages:
     assert (entry.decision.holds, entry.decision.limited_findings) == (("HARM_SIGNAL",), ("Hernia",))
 
     opened = EpochOpened(number=2, closed_batches=["batch-1"], by="dr_lee", reason="spent")
-    Ledger(published.ledger).append("epoch", opened)
+    open_ledger(published).append("epoch", opened)
     again = publish.run(published, run)
 
     assert again == answer | {"restricted": None}
@@ -311,11 +311,11 @@ def test_outputs_that_do_not_belong_together_are_refused(published: Home, packag
         path.write_text(path.read_text().replace("d" * 40, "e" * 40))
     else:
         (root / "report" / ("summary.html" if what == "summary" else "report.html")).unlink()
-    before = Ledger(published.ledger).state()
+    before = open_ledger(published).state()
     with pytest.raises(DataError) as caught:
         publish.run(published, run)
     assert caught.value.fix
-    assert Ledger(published.ledger).state() == before
+    assert open_ledger(published).state() == before
     assert mlflow_runs(published, run) == []
 
 

@@ -17,6 +17,7 @@ import psutil
 import pytest
 import torch
 
+from cxr_ops.audit.package import patient_key
 from cxr_ops.contract import EXIT_FAILED, EXIT_STOPPED
 from cxr_ops.errors import DataError, SettingsError, StoppedError
 from cxr_ops.labels import FINDINGS
@@ -100,7 +101,7 @@ def test_writes_a_package_that_loads_and_says_what_it_is_from(finished: Path) ->
     assert said["train_images"] == 48
     assert said["validation_images"] == 16
     assert said["patients"] == len(model.patients) == 32
-    assert package.patient_key("cxr-ops-1", "7") in model.patients
+    assert patient_key("cxr-ops-1", "7") in model.patients
     origin = model.contract["training"]
     assert origin["settings"] == PARAMS.train.model_dump(mode="json")
     assert origin["data"]["images.npy"] == sha256_bytes((finished / "prepare" / "images.npy").read_bytes())

@@ -16,15 +16,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from pydantic import ValidationError
 
 from cxr_ops.audit.entries import BODIES, Entry, Kind, Look, make, seal
 from cxr_ops.audit.state import find_decision, last_promotion, open_epoch, same_scoring, state_after
-from cxr_ops.edges.home import Home
-from cxr_ops.edges.ledger.folder import Folder
 from cxr_ops.errors import ConflictError, RefusedError, StorageError
 from cxr_ops.records.base import Record
 from cxr_ops.records.inputs import Epoch, LedgerState
@@ -35,11 +32,31 @@ ANY_HEAD: Final = "any head"
 _NAME = re.compile(r"(\d{8})\.json")
 
 
-class Ledger:
-    """The ledger of one installation; see the module's docstring. A folder that does not exist is an empty ledger."""
+class Storage(Protocol):
+    """Where entries are kept: three operations, of which `create` must be atomic, exclusive and durable.
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = Folder(folder)
+    In a folder these are a listing, a read and an exclusive link; on S3 a listing, a GET, and a PUT with
+    `If-None-Match: *`.
+    """
+
+    def names(self) -> list[str]:
+        """Names of all that is kept."""
+
+    def read(self, name: str) -> bytes | None:
+        """The bytes under a name, or None."""
+
+    def create(self, name: str, data: bytes) -> bool:
+        """Put bytes under a name that nobody has used; False when somebody has."""
+
+    def place(self, name: str | None = None) -> str:
+        """Where an entry is, or the whole ledger, for people."""
+
+
+class Ledger:
+    """The ledger of one installation; see the module's docstring. A storage that holds nothing is an empty ledger."""
+
+    def __init__(self, storage: Storage) -> None:
+        self.storage = storage
 
     def entries(self) -> list[Entry]:
         """All entries in order, each checked against the one before it.
@@ -51,15 +68,15 @@ class Ledger:
         found: list[Entry] = []
         while True:
             name = _name(len(found) + 1)
-            data = self.folder.read(name)
+            data = self.storage.read(name)
             if data is not None:
                 found.append(self._check(name, data, found))
                 continue
             # A listing made after the failed read shows a later entry only if this one is lost or was added meanwhile.
-            later = [number for number in map(_number, self.folder.names()) if number > len(found)]
+            later = [number for number in map(_number, self.storage.names()) if number > len(found)]
             if not later:
                 return found
-            if self.folder.read(name) is None:
+            if self.storage.read(name) is None:
                 raise self._broken(name, f"entry {len(found) + 1} is missing, though entry {max(later)} exists")
 
     def append(self, kind: Kind, body: Record | Mapping[str, Any], *, expect_head: str | None = ANY_HEAD) -> Entry:
@@ -80,7 +97,7 @@ class Ledger:
             if expect_head not in (ANY_HEAD, head):
                 raise ConflictError(
                     f"the ledger has moved on: its last entry is {len(entries)}, not the one expected",
-                    where=self.folder.path,
+                    where=self.storage.place(),
                     fix="read the ledger again and decide again",
                 )
             return body
@@ -99,7 +116,7 @@ class Ledger:
             if isinstance(made, Entry):
                 return made
             entry = make(kind, made, entries)
-            if self.folder.create(_name(entry.seq), entry.to_bytes()):
+            if self.storage.create(_name(entry.seq), entry.to_bytes()):
                 return entry
 
     def verify(self, state: LedgerState | None = None) -> int:
@@ -136,6 +153,30 @@ class Ledger:
         """The decision on a run, None where there is none."""
         return find_decision(self.entries(), run)
 
+    def record_look(self, look: Look) -> Entry:
+        """Record that a model is about to be scored on a test set, unless that scoring is on record.
+
+        The same model on the same test set is the same look in any run of the epoch. A champion or reference that was
+        scored there as a challenger is not recorded again; the other way round it is, because a claim is new.
+
+        Raises:
+            RefusedError: the look's epoch is closed: the test set of now may hold its patients.
+        """
+
+        def decide(entries: list[Entry]) -> Look | Entry:
+            for entry in entries:
+                if entry.kind == "look" and same_scoring(entry.look, look):
+                    return entry
+            if look.epoch != (now := open_epoch(entries).number):
+                raise RefusedError(
+                    f"{look.run} was opened in test epoch {look.epoch}, and epoch {now} is open",
+                    where=self.storage.place(),
+                    fix="retrain in a new run; it is opened in the epoch of now",
+                )
+            return look
+
+        return self.append_if("look", decide)
+
     def _check(self, name: str, data: bytes, before: list[Entry]) -> Entry:
         try:
             entry = Entry.model_validate_json(data)
@@ -157,34 +198,9 @@ class Ledger:
     def _broken(self, name: str, why: str) -> StorageError:
         return StorageError(
             f"the ledger is damaged at {name}: {why}",
-            where=self.folder.path / name,
+            where=self.storage.place(name),
             fix="restore the ledger folder from a backup; nothing is promoted until then",
         )
-
-
-def record_look(home: Home, look: Look) -> Entry:
-    """Record that a model is about to be scored on a test set, unless that scoring is on record.
-
-    The same model on the same test set is the same look in any run of the epoch. A champion or reference that was
-    scored there as a challenger is not recorded again; the other way round it is, because a claim is new.
-
-    Raises:
-        RefusedError: the look's epoch is closed: the test set of now may hold its patients.
-    """
-
-    def decide(entries: list[Entry]) -> Look | Entry:
-        for entry in entries:
-            if entry.kind == "look" and same_scoring(entry.look, look):
-                return entry
-        if look.epoch != (now := open_epoch(entries).number):
-            raise RefusedError(
-                f"{look.run} was opened in test epoch {look.epoch}, and epoch {now} is open",
-                where=home.ledger,
-                fix="retrain in a new run; it is opened in the epoch of now",
-            )
-        return look
-
-    return Ledger(home.ledger).append_if("look", decide)
 
 
 def _name(seq: int) -> str:

@@ -11,10 +11,7 @@ from cxr_ops.errors import StorageError
 
 
 class Folder:
-    """Where entries stand: three operations, of which `create` must be atomic, exclusive and durable.
-
-    On S3 these are a listing, a GET, and a PUT with `If-None-Match: *`.
-    """
+    """Keeps entries in a folder; see `chain.Storage`. A folder that does not exist holds nothing."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -75,3 +72,7 @@ class Folder:
                 f"the ledger cannot be written: {error.strerror}", where=self.path / name, fix=fix
             ) from error
         return True
+
+    def place(self, name: str | None = None) -> str:
+        """Where an entry is, or the whole ledger, for people."""
+        return str(self.path / name if name else self.path)

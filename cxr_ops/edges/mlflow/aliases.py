@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 from cxr_ops.audit.state import last_decision, last_promotion, reference_after
 from cxr_ops.contract import CHAMPION, MODEL_NAME, REFERENCE
 from cxr_ops.edges.home import Home
-from cxr_ops.edges.ledger.chain import Ledger
+from cxr_ops.edges.ledger import open_ledger
 from cxr_ops.edges.mlflow.client import connected, has_store
 from cxr_ops.edges.mlflow.versions import find_version, lost, refuse_unknown_promotions
 
@@ -27,7 +27,7 @@ def reconcile(home: Home) -> bool:
         StorageError: the version that the ledger names is gone, the registry knows of a promotion that the ledger does
             not, or MLflow does not answer.
     """
-    entries = Ledger(home.ledger).entries()
+    entries = open_ledger(home).entries()
     promotion, decision, reference = last_promotion(entries), last_decision(entries), reference_after(entries)
     if promotion is None:
         refuse_unknown_promotions(home)

@@ -10,13 +10,14 @@ from importlib.metadata import version as installed
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from cxr_ops.audit.package import digest as package_digest
 from cxr_ops.contract import CHAMPION, MODEL_NAME, PACKAGE, PACKAGE_FILES, REFERENCE
 from cxr_ops.edges.home import Home
-from cxr_ops.edges.ledger.chain import Ledger
+from cxr_ops.edges.ledger import open_ledger
 from cxr_ops.edges.mlflow.client import connected, has_store, made, without_password
-from cxr_ops.errors import StorageError
+from cxr_ops.errors import DataError, StorageError
 from cxr_ops.labels import FINDINGS
-from cxr_ops.records.base import canonical_json, tree_digest, write_atomic
+from cxr_ops.records.base import canonical_json, write_atomic
 from cxr_ops.records.inputs import Champion, Reference
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ def register(home: Home, package: Path, run_id: str, tags: Mapping[str, str]) ->
     Raises:
         StorageError: see `log_run`.
     """
-    digest = tree_digest(package, PACKAGE_FILES)
+    digest = package_digest(package)
     with connected(home) as client:
         version = _usable_version(client, digest)
         if version is not None:
@@ -96,7 +97,7 @@ def fetch_package(home: Home, version: str, digest: str, dest: Path) -> None:
         found = _download(version, Path(aside))
         if found is None:
             raise lost(home, version, "is not in the registry, or its files are not in the artifact store")
-        if _package_digest(found) != digest:
+        if _digest_or_none(found) != digest:
             raise lost(
                 home, version, "does not hold the bytes that were registered: its digest is not the one on record"
             )
@@ -122,7 +123,7 @@ def fetch_champion(home: Home, dest: Path) -> Champion:
         StorageError: the champion's version is lost or altered, or the registry knows of a promotion that the ledger
             does not: a champion that cannot be had is not the same as none.
     """
-    entry = Ledger(home.ledger).champion()
+    entry = open_ledger(home).champion()
     shutil.rmtree(dest, ignore_errors=True)
     dest.mkdir(parents=True)
     if entry is None:
@@ -228,7 +229,7 @@ def _usable_version(client: MlflowClient, digest: str) -> str | None:
         if version.tags.get("cxr.package") == digest and version.status == "READY":
             with tempfile.TemporaryDirectory() as aside:
                 found = _download(version.version, Path(aside))
-                if found is not None and _package_digest(found) == digest:
+                if found is not None and _digest_or_none(found) == digest:
                     return str(version.version)
     return None
 
@@ -250,10 +251,12 @@ def _download(version: str, dest: Path) -> Path | None:
     return Path(download_artifacts(f"{uri}/artifacts/{PACKAGE}", dst_path=str(dest)))
 
 
-def _package_digest(folder: Path) -> str | None:
-    """Digest of a package, None where one of its files is missing."""
-    complete = all((folder / name).is_file() for name in PACKAGE_FILES)
-    return tree_digest(folder, PACKAGE_FILES) if complete else None
+def _digest_or_none(folder: Path) -> str | None:
+    """Digest of a package, None where it is not whole."""
+    try:
+        return package_digest(folder)
+    except DataError:
+        return None
 
 
 def lost(home: Home, version: str, why: str) -> StorageError:
