@@ -8,44 +8,63 @@ of the tables below.
 from __future__ import annotations
 
 import sys
-from types import ModuleType
-from typing import Final
+from typing import Annotated, Final
 
 import typer
 
 from cxr_ops import __version__
 from cxr_ops.commands import compare, data, epoch, ingest, ledger, lineage, plan, retrain, stages
+from cxr_ops.commands.help import SETTINGS, Group, explain_exit_codes
 from cxr_ops.errors import CxrError
 
 app = typer.Typer(
     name="cxr-ops",
+    cls=Group,
     help="Retrain a chest X-ray classifier, and promote it only on evidence.",
+    context_settings=SETTINGS,
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
 
-# Files whose commands stand beside each other, and those whose commands follow a noun, in the order of `--help`.
-VERBS: Final[tuple[ModuleType, ...]] = (stages, retrain, compare, lineage)
-NOUNS: Final[dict[str, typer.Typer]] = {
+# Applications whose commands stand beside each other, and those whose commands follow a noun, in the order of `--help`.
+VERBS: Final = (retrain.app, compare.app, lineage.app, stages.app)
+NOUNS: Final = {
     "data": data.app,
     "ingest": ingest.app,
-    "stage": stages.stage_app,
-    "ledger": ledger.app,
     "plan": plan.app,
+    "ledger": ledger.app,
     "epoch": epoch.app,
+    "stage": stages.stage_app,
 }
-for _module in VERBS:
-    app.add_typer(_module.app)
+for _verbs in VERBS:
+    app.add_typer(_verbs)
 for _noun, _app in NOUNS.items():
     app.add_typer(_app, name=_noun)
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Retrain a chest X-ray classifier, and promote it only on evidence."""
 
 
 @app.command()
 def version() -> None:
     """Print the version."""
     typer.echo(__version__)
+
+
+explain_exit_codes(app)
 
 
 def main() -> None:

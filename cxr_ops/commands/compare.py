@@ -7,7 +7,9 @@ from typing import Annotated
 
 import typer
 
-app = typer.Typer(rich_markup_mode=None)
+from cxr_ops.commands.help import verbs
+
+app = verbs()
 
 
 @app.command("compare")

@@ -7,9 +7,10 @@ from typing import Annotated
 
 import typer
 
+from cxr_ops.commands.help import group
 from cxr_ops.commands.output import say
 
-app = typer.Typer(help="Make data.", no_args_is_help=True, rich_markup_mode=None)
+app = group("Make data.")
 
 
 @app.command()

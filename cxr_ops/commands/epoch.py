@@ -6,9 +6,10 @@ from typing import Annotated
 
 import typer
 
+from cxr_ops.commands.help import group
 from cxr_ops.commands.output import find_home, say
 
-app = typer.Typer(help="Count looks on patients never scored.", no_args_is_help=True, rich_markup_mode=None)
+app = group("Count looks on patients never scored.")
 
 
 @app.command("open")

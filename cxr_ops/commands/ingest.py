@@ -7,10 +7,11 @@ from typing import Annotated
 
 import typer
 
+from cxr_ops.commands.help import group
 from cxr_ops.commands.options import OnBad
 from cxr_ops.commands.output import find_home, say
 
-app = typer.Typer(help="Add a batch to the data set.", no_args_is_help=True, rich_markup_mode=None)
+app = group("Add a batch to the data set.")
 
 
 @app.command()

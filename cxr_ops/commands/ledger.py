@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 
-import typer
-
+from cxr_ops.commands.help import group
 from cxr_ops.commands.output import find_home, say
 
-app = typer.Typer(help="Read the record of looks and decisions.", no_args_is_help=True, rich_markup_mode=None)
+app = group("Read the record of looks and decisions.")
 
 
 @app.command("verify")

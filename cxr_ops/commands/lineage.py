@@ -6,9 +6,10 @@ from typing import Annotated
 
 import typer
 
+from cxr_ops.commands.help import verbs
 from cxr_ops.commands.output import find_home, say
 
-app = typer.Typer(rich_markup_mode=None)
+app = verbs()
 
 
 @app.command()

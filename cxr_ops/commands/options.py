@@ -8,10 +8,23 @@ from typing import Annotated, Any
 
 import typer
 
-from cxr_ops.errors import SettingsError
+from cxr_ops.errors import CxrError, SettingsError
 
-Run = Annotated[str, typer.Option("--run", help="Name of the run, as `open` was given it.")]
-PlanFile = Annotated[Path | None, typer.Argument(metavar="[PLAN]", help="A plan; params.yaml's own if it is left out.")]
+
+def complete_runs(incomplete: str) -> list[str]:
+    """The runs of this installation whose names begin so, for the shell; none where there is no installation."""
+    from cxr_ops.edges.home import Home
+
+    try:
+        return sorted(folder.name for folder in (Home.find().root / "runs").glob(f"{incomplete}*"))
+    except (CxrError, OSError):
+        return []
+
+
+Run = Annotated[
+    str, typer.Option("--run", help="Name of the run, or Airflow's id of it.", autocompletion=complete_runs)
+]
+PlanFile = Annotated[Path | None, typer.Argument(metavar="PLAN", help="A plan; params.yaml's own if it is left out.")]
 TruthFile = Annotated[
     Path | None, typer.Option("--truth", help="Labels: the NIH's Data_Entry_2017.csv, a manifest, or a CSV.")
 ]

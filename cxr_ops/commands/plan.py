@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cxr_ops.commands.help import group
 from cxr_ops.commands.options import PlanFile, SplitTest, TruthFile
 from cxr_ops.commands.output import say, show
 from cxr_ops.errors import SettingsError
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from cxr_ops.params import Params
     from cxr_ops.plan import ChangePlan
 
-app = typer.Typer(help="Read, compare and size change-control plans.", no_args_is_help=True, rich_markup_mode=None)
+app = group("Read, compare and size change-control plans.")
 
 
 def _plan(path: Path | None) -> tuple[Path, ChangePlan, Params]:

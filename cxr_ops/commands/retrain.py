@@ -7,10 +7,11 @@ from typing import Annotated
 
 import typer
 
+from cxr_ops.commands.help import verbs
 from cxr_ops.commands.options import Overrides, parse_overrides
 from cxr_ops.commands.output import find_home
 
-app = typer.Typer(rich_markup_mode=None)
+app = verbs()
 
 
 @app.command()

@@ -10,13 +10,14 @@ from typing import Annotated
 import typer
 
 from cxr_ops import contract
+from cxr_ops.commands.help import group, verbs
 from cxr_ops.commands.options import OnBad, Overrides, Run, parse_overrides
 from cxr_ops.commands.output import find_home, result_line, say, show
 from cxr_ops.errors import SettingsError
 
 # Without a name of its own: its commands stand beside the others of `cxr-ops`.
-app = typer.Typer(rich_markup_mode=None)
-stage_app = typer.Typer(help="Run one stage of an opened run, supervised.", no_args_is_help=True, rich_markup_mode=None)
+app = verbs()
+stage_app = group("Run one stage of an opened run, supervised.")
 
 
 def _deterministic(verb: str) -> Callable[[], None]:

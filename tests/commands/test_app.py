@@ -7,14 +7,18 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
+import typer
 from typer.testing import CliRunner
 
 from cxr_ops import contract
 from cxr_ops.commands import app as command
+from cxr_ops.commands.help import EXIT_CODES
 from cxr_ops.errors import CxrError
 
 HEAVY = {
@@ -28,6 +32,9 @@ HEAVY = {
     "sklearn",
     "airflow",
     "boto3",
+    "rich",
+    "pydantic",
+    "yaml",
 }
 
 
@@ -53,6 +60,63 @@ def test_help_imports_nothing_heavy(project: Path) -> None:
     assert "Usage: cxr-ops" in done.stdout
     loaded = {name.strip("'[] ").partition(".")[0] for name in done.stderr.split(",")}
     assert not loaded & HEAVY
+
+
+def _commands(group: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Every command of the command line, with what is typed for it."""
+    yield path, group
+    for name, inner in getattr(group, "commands", {}).items():
+        yield from _commands(inner, (*path, name))
+
+
+ROOT = typer.main.get_command(command.app)
+COMMANDS = dict(_commands(ROOT))
+
+
+@pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
+def test_help_of_every_command_is_whole(path: tuple[str, ...]) -> None:
+    """`-h` is `--help` everywhere, fits 80 columns, cuts no sentence short, and says what the exit codes mean."""
+    short, long = (CliRunner().invoke(command.app, [*path, flag]) for flag in ("-h", "--help"))
+    assert short.exit_code == 0
+    assert short.stdout == long.stdout
+    lines = short.stdout.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert "..." not in short.stdout.replace("COMMAND [ARGS]...", "")
+    text = " ".join(short.stdout.split())
+    for code in (contract.EXIT_DATA, contract.EXIT_REFUSED, contract.EXIT_STOPPED):
+        assert f" {code} " in text.partition("Exit codes:")[2]
+    for name, inner in getattr(COMMANDS[path], "commands", {}).items():
+        if not inner.hidden:
+            assert f"{name} {' '.join(re.split(r'[.]\s', inner.help)[0].split()).rstrip('.')}" in text
+
+
+def test_the_exit_codes_of_the_help_are_those_of_the_contract() -> None:
+    """No exit code of the contract is missing from the help."""
+    named = {getattr(contract, name) for name in dir(contract) if name.startswith("EXIT_")}
+    assert named <= set(EXIT_CODES)
+
+
+def test_version_is_told() -> None:
+    """`cxr-ops --version` and `cxr-ops version` print the version that the package has."""
+    for arguments in (["--version"], ["version"]):
+        assert CliRunner().invoke(command.app, arguments).stdout == f"{metadata.version('cxr-ops')}\n"
+
+
+def test_the_shell_completes_commands_and_runs(project: Path, tmp_path: Path) -> None:
+    """The shell is told the commands that begin as what was typed does, and behind `--run` the runs that there are."""
+    for name in ("manual-1", "manual-2", "scheduled-1"):
+        (tmp_path / "runs" / name).mkdir(parents=True)
+    for typed, expected in (("cxr-ops led", ["ledger"]), ("cxr-ops publish --run man", ["manual-1", "manual-2"])):
+        words = {"COMP_WORDS": typed, "COMP_CWORD": str(typed.count(" ")), "_CXR_OPS_COMPLETE": "complete_bash"}
+        program = "import sys; sys.argv = ['cxr-ops']; from cxr_ops.commands.app import main; main()"
+        done = subprocess.run(
+            [sys.executable, "-c", program],
+            cwd=project,
+            env={**os.environ, **words, "CXR_HOME": str(tmp_path)},
+            capture_output=True,
+            text=True,
+        )
+        assert done.stdout.split() == expected
 
 
 def test_each_stage_is_a_verb() -> None:
