@@ -87,7 +87,8 @@ def test_help_of_every_command_is_whole(path: tuple[str, ...]) -> None:
         assert f" {code} " in text.partition("Exit codes:")[2]
     for name, inner in getattr(COMMANDS[path], "commands", {}).items():
         if not inner.hidden:
-            assert f"{name} {' '.join(re.split(r'[.]\s', inner.help)[0].split()).rstrip('.')}" in text
+            sentence = re.split(r"[.]\s", f"{inner.help} ")[0]
+            assert f"{name} {' '.join(sentence.split())}." in text
 
 
 def test_the_exit_codes_of_the_help_are_those_of_the_contract() -> None:
