@@ -18,13 +18,15 @@ from bench.__main__ import PROJECT, machine
 from cxr_ops import ablation
 from cxr_ops.contract import PACKAGE
 from cxr_ops.data import manifest
+from cxr_ops.data.checking.batch import build, check
+from cxr_ops.data.sources import nih
 from cxr_ops.data.synthetic import synth
 from cxr_ops.model import package
 from cxr_ops.params import Params
 from cxr_ops.records.base import canonical_json, sha256_bytes, sha256_file
 from cxr_ops.records.inputs import Epoch
 from cxr_ops.report.ablation import Ablation, markdown, picture
-from cxr_ops.stages import ingest, prepare, split, train
+from cxr_ops.stages import prepare, split, train
 
 SEEDS = 3
 # Small pictures and few test patients, who are not looked at: the time goes into trainings.
@@ -96,10 +98,10 @@ def _workspace(root: Path, source: Source, params: Params) -> Path:
     pictures = source.path or root / "made"
     if source.path is None:
         synth.synthesize(pictures, images=source.images, seed=0, size=256)
-    checked = ingest.check_folder(pictures, source.name)
+    checked = check(nih.read_folder(pictures), source.name)
     if checked.problems:
         _say(f"{source.name}: {len(checked.problems)} problems; these rows are left out")
-    ingest.build_batch(root / "dataset" / source.name, checked)
+    build(root / "dataset" / source.name, checked)
     (root / "validate").mkdir()
     frame, _ = manifest.read_dataset(root / "dataset")
     (root / "validate" / "manifest.csv").write_bytes(manifest.to_csv(frame, manifest.COLUMNS))

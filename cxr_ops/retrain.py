@@ -115,7 +115,7 @@ def make_data(home: Home, say: Callable[[str], None]) -> None:
         with terminal.steps("drawing radiographs") as progress:
             synth.synthesize(folder, images=IMAGES, seed=SEED, progress=progress)
     say(f"ingesting them as {BATCH}")
-    ingest.run(folder, batch=BATCH, home=home)
+    ingest.run("nih", folder, batch=BATCH, home=home)
 
 
 def follow(

@@ -15,7 +15,9 @@ from typer.testing import CliRunner
 
 from cxr_ops import ablation, cli
 from cxr_ops.data import manifest
+from cxr_ops.data.checking.batch import build, check
 from cxr_ops.data.shards import ShardReader
+from cxr_ops.data.sources import nih
 from cxr_ops.data.synthetic import synth
 from cxr_ops.errors import DataError, SettingsError, StoppedError
 from cxr_ops.labels import FINDINGS
@@ -26,7 +28,7 @@ from cxr_ops.records.evidence import Estimate, Undefined
 from cxr_ops.records.inputs import Epoch
 from cxr_ops.report import ablation as report
 from cxr_ops.report.ablation import Ablation, Row
-from cxr_ops.stages import ingest, prepare, split, train
+from cxr_ops.stages import prepare, split, train
 from cxr_ops.stats import bootstrap
 
 SETTINGS = {
@@ -50,7 +52,7 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     root = tmp_path_factory.mktemp("workspace")
     pictures = tmp_path_factory.mktemp("pictures") / "made"
     synth.synthesize(pictures, images=80, seed=0, size=64, min_prevalence=0.25, processes=1)
-    ingest.build_batch(root / "dataset" / "first", ingest.check_folder(pictures, "first", processes=1))
+    build(root / "dataset" / "first", check(nih.read_folder(pictures), "first", processes=1))
     (root / "validate").mkdir()
     frame, _ = manifest.read_dataset(root / "dataset")
     (root / "validate" / "manifest.csv").write_bytes(manifest.to_csv(frame, manifest.COLUMNS))

@@ -214,7 +214,7 @@ def test_whole_pipeline_by_dvc_alone(checkout: Home, tmp_path: Path) -> None:
 
     project = checkout.project
     synthesize(tmp_path / "nih", images=300, seed=1, size=64)
-    ingest.run(tmp_path / "nih", batch="one", home=checkout)
+    ingest.run("nih", tmp_path / "nih", batch="one", home=checkout)
     params = (project / "params.yaml").read_text()
     params = re.sub(r"epochs: \d+", "epochs: 1", params).replace("image_size: 96", "image_size: 32")
     (project / "params.yaml").write_text(params)

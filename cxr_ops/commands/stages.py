@@ -90,14 +90,15 @@ def open_(
 
 @stage_app.command("ingest")
 def stage_ingest(
-    folder: Annotated[Path, typer.Argument(help="A folder in the NIH's layout.")],
+    folder: Annotated[Path, typer.Argument(help="A folder as its kind wants it.")],
     batch: Annotated[str, typer.Option(help="Name of the batch.")],
     on_bad: Annotated[OnBad, typer.Option(help="Refuse a batch with bad rows, or leave them out.")] = OnBad.REFUSE,
+    kind: Annotated[str, typer.Option(help="What the folder is: a KIND of `cxr-ops ingest`.")] = "nih",
 ) -> None:
     """Ingest as the DAG does: the last line is the result as JSON."""
     from cxr_ops.stages import ingest
 
-    result = ingest.run(folder, batch=batch, home=find_home(), on_bad=on_bad.value)
+    result = ingest.run(kind, folder, batch=batch, home=find_home(), on_bad=on_bad.value)
     result_line(
         {"batch": result.batch, "revision": result.revision, "images": result.images, "already": result.already}
     )

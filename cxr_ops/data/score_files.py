@@ -23,9 +23,8 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from cxr_ops.data import splits
+from cxr_ops.data import splits, tables
 from cxr_ops.data.manifest import read_rows
-from cxr_ops.data.sources import nih
 from cxr_ops.data.synthetic import synth
 from cxr_ops.errors import DataError
 from cxr_ops.labels import FINDINGS, UNCERTAIN, UnknownLabelError, nearest, parse_labels
@@ -210,7 +209,7 @@ def read_patients(table: Columns) -> tuple[str, ...] | None:
     patients = table.values[PATIENT]
     if "" in patients:
         raise DataError("the patient id is empty", where=table.at(patients.index("")))
-    return tuple(map(nih.canonical_patient, patients))
+    return tuple(map(tables.canonical_patient, patients))
 
 
 def test_side(truth: Truth, *, salt: str, validation: float, test: float) -> Truth:
@@ -311,4 +310,4 @@ def _attribute(table: Columns, name: str) -> tuple[str, ...]:
         if text and not text.isdecimal():
             raise DataError(f"the age {text!r} is not a whole number of years", where=table.at(row))
     # The NIH's release holds ages such as 414, which are slips of the pen.
-    return tuple(text if text and int(text) <= nih.OLDEST else "" for text in table.values[name])
+    return tuple(text if text and int(text) <= tables.OLDEST else "" for text in table.values[name])

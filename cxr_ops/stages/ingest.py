@@ -12,27 +12,25 @@ import fcntl
 import re
 import shutil
 import tempfile
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Final, Literal
 
 import pandas as pd
 
-from cxr_ops import contract
 from cxr_ops.data import manifest, shards, validation
-from cxr_ops.data.checking import decode, isolate
-from cxr_ops.data.sources import nih
-from cxr_ops.data.sources.nih import Problem
+from cxr_ops.data.checking import batch as building
+from cxr_ops.data.checking.batch import Checked
+from cxr_ops.data.sources import registry
+from cxr_ops.data.sources.source import Problem
 from cxr_ops.edges.home import Home
 from cxr_ops.edges.store import batches
 from cxr_ops.errors import BusyError, DataError, SettingsError, StorageError
 from cxr_ops.labels import FINDINGS
 from cxr_ops.params import Params
-from cxr_ops.records.base import sha256_bytes, sha256_file, write_atomic
+from cxr_ops.records.base import sha256_bytes, write_atomic
 from cxr_ops.records.data import Batch
 
 # The batch is built aside, enters DVC's cache and is pushed to the remote: three copies, where all stand on one disk.
@@ -47,7 +45,8 @@ class IngestResult:
     """What an ingestion did.
 
     `already` says that the data set held exactly this batch, and that nothing was changed. `quarantined` counts the
-    rows that were left out; their reasons stand in `problems`. `findings` counts positive images.
+    rows that were left out, `boxes_left_out` the boxes that were wrong themselves; the reasons stand in `problems`.
+    `findings` counts positive images.
     """
 
     batch: str
@@ -56,6 +55,7 @@ class IngestResult:
     patients: int
     findings: dict[str, int]
     quarantined: int
+    boxes_left_out: int
     problems: Path | None
     notes: tuple[str, ...]
     already: bool
@@ -66,34 +66,13 @@ class IngestResult:
         lines.append("  " + ", ".join(f"{finding} {count:,}" for finding, count in self.findings.items()))
         lines.extend(f"  note: {note}" for note in self.notes)
         if self.problems:
-            lines.append(f"  left out {self.quarantined:,} rows; the reasons are in {self.problems}")
+            left_out = _counted(rows=self.quarantined, boxes=self.boxes_left_out) or "what no row names"
+            lines.append(f"  left out {left_out}; the reasons are in {self.problems}")
         return "\n".join([*lines, f"  data revision {self.revision}"])
 
 
-@dataclass(frozen=True, kw_only=True)
-class Checked:
-    """A folder whose pictures have been decoded.
-
-    Attributes:
-        frame: manifest rows that are good, with `line` of the folder's table, in the canonical order.
-        boxes: boxes of those rows.
-        pixels: `image_id` and the digest of the pixels.
-        paths: the file of each image.
-        problems: everything that is wrong with the rest.
-        notes: what was read in another way than it stands.
-        total: rows of the folder's table.
-    """
-
-    frame: pd.DataFrame
-    boxes: pd.DataFrame
-    pixels: pd.DataFrame
-    paths: dict[str, Path]
-    problems: list[Problem]
-    notes: tuple[str, ...]
-    total: int
-
-
 def run(
+    kind: str,
     folder: Path,
     *,
     batch: str,
@@ -102,10 +81,11 @@ def run(
     progress: Callable[[int, int], None] | None = None,
     free_bytes: Callable[[Path], int] = lambda path: shutil.disk_usage(path).free,
 ) -> IngestResult:
-    """Add a folder in NIH layout to the data set.
+    """Add a folder to the data set.
 
     Args:
-        folder: see `cxr_ops.data.sources.nih`.
+        kind: what kind of folder it is; see `cxr_ops.data.sources.registry`.
+        folder: as that source wants it.
         batch: name of the batch: lower-case letters, digits and hyphens.
         home: the installation.
         on_bad: `refuse` adds nothing when anything is wrong; `quarantine` leaves out the rows that are wrong.
@@ -113,10 +93,9 @@ def run(
         free_bytes: gives the free room of the disk that holds a path.
 
     Raises:
-        SettingsError: the batch's name is not one.
+        SettingsError: the batch's name is not one, or there is no such source.
         DataError: the folder is missing or empty, something in it is wrong, or the data set has a batch of this name
-            with other
-            content.
+            with other content.
         BusyError: another ingestion is going on.
         StorageError: the folder cannot be read, or there is no room, or no way to write, where the data set stands.
     """
@@ -125,10 +104,11 @@ def run(
         raise SettingsError(
             f"{batch!r} is not a batch name: up to 63 lower-case letters, digits and hyphens", fix=f"--batch {legal}"
         )
+    source = registry.find(kind)
     quarantine = home.quarantine / batch
     with _storage_errors(home.root), _alone(home) as aside:
         held = batches.batch_files(home, names=_FILES)
-        checked = check_folder(folder, batch, held, progress=progress)
+        checked = building.check(source.read(folder), batch, held, progress=progress)
         listed = _list_problems(quarantine, checked.problems) if checked.problems else None
         if checked.problems and (on_bad == "refuse" or checked.frame.empty):
             raise _refusal(checked, folder, listed)
@@ -136,180 +116,11 @@ def run(
             return _same_or_refused(checked, held[batch], home, listed)
         _check_room(home.root, checked.paths.values(), free_bytes)
         _check_expectations(checked, held, home, quarantine)
-        record = build_batch(aside / batch, checked)
+        record = building.build(aside / batch, checked)
         revision = batches.add_batch(home, aside / batch)
     if listed is None:
         shutil.rmtree(quarantine, ignore_errors=True)  # an earlier attempt's list would contradict this success
     return _result(checked, record.name, revision, listed, already=False)
-
-
-def check_folder(
-    folder: Path,
-    batch: str,
-    held: dict[str, Path] | None = None,
-    *,
-    processes: int | None = None,
-    progress: Callable[[int, int], None] | None = None,
-) -> Checked:
-    """Read a folder's tables, decode its pictures in other processes, and look for duplicates.
-
-    Args:
-        folder: see `cxr_ops.data.sources.nih`.
-        batch: the batch's name.
-        held: for each batch of the data set, a folder with its `manifest.csv` and `pixels.csv`.
-        processes: how many decode; by default one a processor.
-        progress: called with the images decoded so far and their number.
-
-    Raises:
-        DataError: see `nih.read_folder`.
-    """
-    source = nih.read_folder(folder)
-    problem = partial(Problem, file=source.entries)
-    inspected: dict[str, decode.Inspected] = {}
-    problems = list(source.problems)
-    outcomes = isolate.each(decode.inspect, [row.path for row in source.rows], processes=processes)
-    for done, (row, outcome) in enumerate(zip(source.rows, outcomes, strict=True), start=1):
-        if isinstance(outcome, decode.Inspected):
-            inspected[row.image_id] = outcome
-        else:
-            why = outcome if isinstance(outcome, str) else "decoding it ends the process that tries"
-            problems.append(problem(why, line=row.line, image_id=row.image_id))
-        if progress:
-            progress(done, len(source.rows))
-        if done % 100 == 0 or done == len(source.rows):
-            contract.report_progress("ingest", done, len(source.rows), unit="images")
-    rows = [row for row in source.rows if row.image_id in inspected]
-    others = {name: path for name, path in (held or {}).items() if name != batch}
-    problems += [problem(what, line=row.line, image_id=row.image_id) for row, what in _repeats(rows, inspected)]
-    problems += [problem(what, line=row.line, image_id=row.image_id) for row, what in _known(rows, inspected, others)]
-    bad = {item.line for item in problems if item.file == source.entries}
-    good = sorted((row for row in rows if row.line not in bad), key=lambda row: row.image_id)
-
-    boxes: list[nih.Box] = []
-    for box in source.boxes:
-        picture = inspected.get(box.image_id)
-        # The release's boxes are rounded: one pixel is given.
-        if picture and (box.x + box.w > picture.width + 1 or box.y + box.h > picture.height + 1):
-            what = f"the box reaches out of the image, which is {picture.width} x {picture.height}"
-            problems.append(Problem(what, nih.BOXES, box.line, box.image_id))
-        else:
-            boxes.append(box)
-    kept = {row.image_id for row in good}
-    frame = _frame(good, inspected, batch)
-    return Checked(
-        frame=frame,
-        boxes=pd.DataFrame(
-            sorted((b.image_id, b.finding, b.x, b.y, b.w, b.h) for b in boxes if b.image_id in kept),
-            columns=list(manifest.BOX_COLUMNS),
-        ),
-        pixels=pd.DataFrame(
-            [(row.image_id, inspected[row.image_id].pixels_sha256) for row in good],
-            columns=list(manifest.PIXEL_COLUMNS),
-        ),
-        paths={row.image_id: row.path for row in good},
-        problems=sorted(problems, key=lambda item: (item.file != source.entries, item.file, item.line or 0, item.what)),
-        notes=tuple(source.notes),
-        total=source.total,
-    )
-
-
-def build_batch(out: Path, checked: Checked) -> Batch:
-    """Write a batch's folder: shards, manifest, boxes, digests of pixels, and `batch.json` last.
-
-    Args:
-        out: the folder to make; its name is the batch's.
-        checked: what goes in.
-
-    Raises:
-        DataError: a picture has changed since it was checked.
-        OSError: the folder exists or cannot be written.
-    """
-    out.mkdir(parents=True)
-    digests = dict(zip(checked.frame["image_id"], checked.frame["sha256"], strict=True))
-    shards.write_shards(
-        out, ((image_id, _read_same(checked.paths[image_id], digests[image_id])) for image_id in digests)
-    )
-    for name, data in _tables(checked).items():
-        write_atomic(out / name, data)
-    record = Batch(
-        name=out.name,
-        source=nih.SOURCE,
-        images=len(checked.frame),
-        patients=int(checked.frame["patient_id"].nunique()),
-        files={path.name: sha256_file(path) for path in sorted(out.iterdir())},
-    )
-    record.write(out / "batch.json")
-    return record
-
-
-def _tables(checked: Checked) -> dict[str, bytes]:
-    return {
-        "manifest.csv": manifest.to_csv(checked.frame, manifest.COLUMNS),
-        "boxes.csv": manifest.to_csv(checked.boxes, manifest.BOX_COLUMNS),
-        "pixels.csv": manifest.to_csv(checked.pixels, manifest.PIXEL_COLUMNS),
-    }
-
-
-def _frame(rows: list[nih.Row], inspected: dict[str, decode.Inspected], batch: str) -> pd.DataFrame:
-    pictures = [inspected[row.image_id] for row in rows]
-    columns = {
-        "image_id": [row.image_id for row in rows],
-        "patient_id": [row.patient_id for row in rows],
-        "sha256": [picture.sha256 for picture in pictures],
-        "source": [nih.SOURCE] * len(rows),
-        "batch": [batch] * len(rows),
-        "view": [row.view for row in rows],
-        "age": pd.array([row.age for row in rows], dtype="Int64"),
-        "sex": [row.sex for row in rows],
-        "width": [picture.width for picture in pictures],
-        "height": [picture.height for picture in pictures],
-        **{name: pd.array([row.labels[at] for row in rows], dtype="Int64") for at, name in enumerate(FINDINGS)},
-        "line": [row.line for row in rows],
-    }
-    return pd.DataFrame(columns)
-
-
-def _repeats(rows: list[nih.Row], inspected: dict[str, decode.Inspected]) -> Iterator[tuple[nih.Row, str]]:
-    """Rows of this batch that show a picture again.
-
-    The first of them stays if all give one patient the same findings; else which of them is right cannot be told.
-    """
-    groups: defaultdict[str, list[nih.Row]] = defaultdict(list)
-    for row in rows:
-        groups[inspected[row.image_id].pixels_sha256].append(row)
-    for group in groups.values():
-        agree = len({(row.patient_id, row.labels) for row in group}) == 1
-        for row in group[1:] if agree else group if len(group) > 1 else ():
-            twin = next(other for other in group if other is not row)
-            same_file = inspected[row.image_id].sha256 == inspected[twin.image_id].sha256
-            what = "the same file as" if same_file else "the same pixels, in another encoding, as"
-            why = "" if agree else ", and the rows contradict each other"
-            yield row, f"{what} {twin.image_id} on line {twin.line}{why}"
-
-
-def _known(
-    rows: list[nih.Row], inspected: dict[str, decode.Inspected], held: dict[str, Path]
-) -> Iterator[tuple[nih.Row, str]]:
-    """Rows that the data set holds already, or that contradict it."""
-    names: dict[str, str] = {}
-    pictures: dict[str, str] = {}
-    sexes: dict[str, str] = {}
-    for batch, folder in held.items():
-        frame = manifest.read_manifest(folder / "manifest.csv")
-        pixels = manifest.read_table(folder / "pixels.csv", manifest.PIXEL_COLUMNS)
-        names |= {image_id.lower(): batch for image_id in frame["image_id"]}
-        pictures |= {
-            digest: f"{image_id} of the batch {batch!r}" for image_id, digest in pixels.itertuples(index=False)
-        }
-        sexes |= dict(zip(frame["patient_id"], frame["sex"], strict=True))
-    for row in rows:
-        picture = inspected[row.image_id]
-        if row.image_id.lower() in names:
-            yield row, f"the data set holds an image of this name, in the batch {names[row.image_id.lower()]!r}"
-        elif picture.pixels_sha256 in pictures:
-            yield row, f"the data set holds this picture as {pictures[picture.pixels_sha256]}"
-        if sexes.get(row.patient_id, row.sex) != row.sex:
-            yield row, f"the patient is {sexes[row.patient_id]} in the data set and {row.sex} here"
 
 
 def _check_expectations(checked: Checked, held: dict[str, Path], home: Home, quarantine: Path) -> None:
@@ -332,7 +143,7 @@ def _check_expectations(checked: Checked, held: dict[str, Path], home: Home, qua
 
 def _same_or_refused(checked: Checked, held: Path, home: Home, listed: Path | None) -> IngestResult:
     record = Batch.read(held / "batch.json")
-    if {name: sha256_bytes(data) for name, data in _tables(checked).items()}.items() <= record.files.items():
+    if {name: sha256_bytes(data) for name, data in building.tables_of(checked).items()}.items() <= record.files.items():
         data = batches.data_revision(home)
         return _result(checked, record.name, data.revision if data else "", listed, already=True)
     raise DataError(
@@ -351,6 +162,7 @@ def _result(checked: Checked, batch: str, revision: str, listed: Path | None, *,
         patients=int(frame["patient_id"].nunique()),
         findings={finding: int((frame[finding] == 1).sum()) for finding in FINDINGS},
         quarantined=checked.total - len(frame),
+        boxes_left_out=checked.boxes_left_out,
         problems=listed,
         notes=checked.notes,
         already=already,
@@ -373,13 +185,19 @@ def _refusal(checked: Checked, folder: Path, listed: Path | None) -> DataError:
     lines = [str(item) for item in problems[:_TOLD]]
     if len(problems) > _TOLD:
         lines.append(f"and {len(problems) - _TOLD:,} more")
-    bad = checked.total - len(checked.frame)
-    leave_out = f"; or leave out the {bad:,} bad rows of {checked.total:,}: --on-bad quarantine"
+    bad = _counted(rows=checked.total - len(checked.frame), boxes=checked.boxes_left_out)
+    leave_out = f"; or leave out {bad or 'the files that no row names'}: --on-bad quarantine"
     return DataError(
         f"{len(problems):,} problem{'s' if len(problems) > 1 else ''}; nothing was ingested\n  " + "\n  ".join(lines),
         where=f"{folder}; all of them in {listed}",
         fix="correct them" + ("" if checked.frame.empty else leave_out),
     )
+
+
+def _counted(*, rows: int, boxes: int) -> str:
+    """How many rows and boxes, in words; "" for none."""
+    counts = ((rows, "row"), (boxes, "box" if boxes == 1 else "boxe"))
+    return " and ".join(f"{count:,} {name}{'' if count == 1 else 's'}" for count, name in counts if count)
 
 
 def _check_room(root: Path, files: Iterable[Path], free_bytes: Callable[[Path], int]) -> None:
@@ -391,15 +209,6 @@ def _check_room(root: Path, files: Iterable[Path], free_bytes: Callable[[Path], 
             where=root,
             fix="free some, or set CXR_HOME to a larger disk",
         )
-
-
-def _read_same(path: Path, digest: str) -> bytes:
-    data = path.read_bytes()
-    if sha256_bytes(data) != digest:
-        raise DataError(
-            "the file has changed since it was checked", where=path, fix="ingest again when nobody writes to it"
-        )
-    return data
 
 
 @contextmanager

@@ -40,7 +40,7 @@ def _half(source: Path, folder: Path, *, odd: bool) -> Path:
 @pytest.fixture(scope="module")
 def home(nih_sample: Path, project: Path, tmp_path_factory: pytest.TempPathFactory) -> Home:
     home = Home.find({"CXR_HOME": str(tmp_path_factory.mktemp("nih") / "home"), "CXR_PROJECT": str(project)})
-    ingest.run(_half(nih_sample, home.root / "half-1", odd=True), batch="nih-odd", home=home)
+    ingest.run("nih", _half(nih_sample, home.root / "half-1", odd=True), batch="nih-odd", home=home)
     return home
 
 
@@ -83,7 +83,7 @@ def test_a_second_batch_is_compared_with_the_champion(
     """With the other patients ingested, a new challenger and the champion are scored on the same real test set."""
     # One real image is in the sample twice, byte for byte: a plain ingestion refuses it.
     other = _half(nih_sample, home.root / "half-2", odd=False)
-    assert ingest.run(other, batch="nih-even", home=home, on_bad="quarantine").quarantined == 1
+    assert ingest.run("nih", other, batch="nih-even", home=home, on_bad="quarantine").quarantined == 1
     run_stages(home.root, "second", **SMALL, **DEMO_PLAN)
     result = Result.read(home.run("second") / "result.json")
     evaluation = Evaluation.read(home.workspace("second") / "evaluate" / "evaluation.json")

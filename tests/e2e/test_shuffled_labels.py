@@ -32,7 +32,7 @@ def test_a_model_trained_on_shuffled_labels_is_not_promoted(
     (tmp_path / "made" / "BBox_List_2017.csv").unlink()  # its boxes belong to the labels that were
 
     home = Home.find({"CXR_HOME": str(tmp_path / "home"), "CXR_PROJECT": str(project)})
-    ingest.run(tmp_path / "made", batch="shuffled", home=home)
+    ingest.run("nih", tmp_path / "made", batch="shuffled", home=home)
     results = run_stages(home.root, "shuffled", train__epochs=3, prepare__image_size=64)
 
     evaluation = Evaluation.read(home.workspace("shuffled") / "evaluate" / "evaluation.json")

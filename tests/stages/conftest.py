@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from cxr_ops.data.checking.batch import build, check
+from cxr_ops.data.sources import nih
 from cxr_ops.params import Params
 from cxr_ops.records.inputs import Epoch
-from cxr_ops.stages import ingest
 
 
 @pytest.fixture
@@ -27,7 +28,7 @@ def workspace(make_nih: Callable[..., Path], tmp_path: Path, project: Path) -> P
     root = tmp_path / "workspace"
     shutil.copytree(project / "expectations", root / "expectations")
     for name, patients, first in (("second", 10, 21), ("first", 20, 1)):
-        checked = ingest.check_folder(make_nih(name, patients=patients, first=first, size=48), name, processes=1)
-        ingest.build_batch(root / "dataset" / name, checked)
+        checked = check(nih.read_folder(make_nih(name, patients=patients, first=first, size=48)), name, processes=1)
+        build(root / "dataset" / name, checked)
     Epoch().write(root / "epoch.json")
     return root

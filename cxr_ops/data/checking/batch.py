@@ -1,0 +1,247 @@
+"""From what a source lists to a batch: its pictures decoded, duplicates found, its files written.
+
+The same for every source. A picture is decoded in a process whose death is survivable; every row that cannot enter
+gets one reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import pandas as pd
+
+from cxr_ops import contract
+from cxr_ops.data import manifest, shards
+from cxr_ops.data.checking import decode, duplicates, isolate
+from cxr_ops.data.sources.source import Box, Listing, Problem, Row, one_each
+from cxr_ops.errors import DataError
+from cxr_ops.labels import FINDINGS
+from cxr_ops.records.base import sha256_bytes, sha256_file, write_atomic
+from cxr_ops.records.data import Batch
+
+_GIVEN: Final = 1  # pixel by which a box may reach out of its picture: the release's boxes are rounded
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checked:
+    """A listing whose pictures have been decoded.
+
+    Attributes:
+        source: where the images come from.
+        table: the file that the rows stand in.
+        frame: manifest rows that are good, with `line` of the source's table, in the canonical order.
+        boxes: boxes of those rows.
+        pixels: `image_id` and the digest of the pixels.
+        paths: the file of each image.
+        problems: everything that is wrong with the rest, one for each row or file.
+        notes: what was read in another way than it stands.
+        total: rows of the source's table.
+        boxes_left_out: boxes that were refused, though their images may be good.
+    """
+
+    source: str
+    table: str
+    frame: pd.DataFrame
+    boxes: pd.DataFrame
+    pixels: pd.DataFrame
+    paths: dict[str, Path]
+    problems: list[Problem]
+    notes: tuple[str, ...]
+    total: int
+    boxes_left_out: int = 0
+
+
+def check(
+    listing: Listing,
+    batch: str,
+    held: dict[str, Path] | None = None,
+    *,
+    processes: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Checked:
+    """Decode the pictures of a listing in other processes, and look for duplicates.
+
+    Args:
+        listing: what a source read.
+        batch: the batch's name.
+        held: for each batch of the data set, a folder with its `manifest.csv` and `pixels.csv`.
+        processes: how many decode; by default one a processor.
+        progress: called with the images decoded so far and their number.
+
+    Raises:
+        DataError: a batch of the data set cannot be read.
+    """
+    inspected: dict[str, decode.Inspected] = {}
+
+    def problem(row: Row, what: str) -> Problem:
+        return Problem(what, listing.table, row.line, row.image_id)
+
+    problems = list(listing.problems)
+    outcomes = isolate.each(decode.inspect, [row.path for row in listing.rows], processes=processes)
+    for done, (row, outcome) in enumerate(zip(listing.rows, outcomes, strict=True), start=1):
+        if isinstance(outcome, decode.Inspected):
+            inspected[row.image_id] = outcome
+        else:
+            problems.append(
+                problem(row, outcome if isinstance(outcome, str) else "decoding it ends the process that tries")
+            )
+        if progress:
+            progress(done, len(listing.rows))
+        if done % 100 == 0 or done == len(listing.rows):
+            contract.report_progress("ingest", done, len(listing.rows), unit="images")
+    rows = [row for row in listing.rows if row.image_id in inspected]
+    others = {name: path for name, path in (held or {}).items() if name != batch}
+    problems += [problem(row, what) for row, what in duplicates.within(rows, inspected)]
+    problems += [problem(row, what) for row, what in duplicates.across(rows, inspected, others)]
+    bad = {item.line for item in problems if item.file == listing.table}
+    good = sorted((row for row in rows if row.line not in bad), key=lambda row: row.image_id)
+
+    boxes, refused, notes = _check_boxes(listing, inspected)
+    kept = {row.image_id for row in good}
+    return Checked(
+        source=listing.source,
+        table=listing.table,
+        frame=_frame(good, inspected, batch, listing.source),
+        boxes=pd.DataFrame(
+            sorted((b.image_id, b.finding, b.x, b.y, b.w, b.h) for b in boxes if b.image_id in kept),
+            columns=list(manifest.BOX_COLUMNS),
+        ),
+        pixels=pd.DataFrame(
+            [(row.image_id, inspected[row.image_id].pixels_sha256) for row in good],
+            columns=list(manifest.PIXEL_COLUMNS),
+        ),
+        paths={row.image_id: row.path for row in good},
+        problems=sorted(
+            one_each([*problems, *refused]),
+            key=lambda item: (item.file != listing.table, item.file, item.line or 0, item.what),
+        ),
+        notes=(*listing.notes, *notes),
+        total=listing.total,
+        boxes_left_out=sum(item.file == listing.boxes_from for item in listing.problems)
+        + len(listing.boxes)
+        - len(boxes),
+    )
+
+
+def build(out: Path, checked: Checked) -> Batch:
+    """Write a batch's folder: shards, manifest, boxes, digests of pixels, and `batch.json` last.
+
+    Args:
+        out: the folder to make; its name is the batch's.
+        checked: what goes in.
+
+    Raises:
+        DataError: a picture has changed since it was checked.
+        OSError: the folder exists or cannot be written.
+    """
+    out.mkdir(parents=True)
+    digests = dict(zip(checked.frame["image_id"], checked.frame["sha256"], strict=True))
+    shards.write_shards(
+        out, ((image_id, _read_same(checked.paths[image_id], digests[image_id])) for image_id in digests)
+    )
+    for name, data in tables_of(checked).items():
+        write_atomic(out / name, data)
+    record = Batch(
+        name=out.name,
+        source=checked.source,
+        images=len(checked.frame),
+        patients=int(checked.frame["patient_id"].nunique()),
+        files={path.name: sha256_file(path) for path in sorted(out.iterdir())},
+    )
+    record.write(out / "batch.json")
+    return record
+
+
+def tables_of(checked: Checked) -> dict[str, bytes]:
+    """The bytes of a batch's tables, by file name."""
+    return {
+        "manifest.csv": manifest.to_csv(checked.frame, manifest.COLUMNS),
+        "boxes.csv": manifest.to_csv(checked.boxes, manifest.BOX_COLUMNS),
+        "pixels.csv": manifest.to_csv(checked.pixels, manifest.PIXEL_COLUMNS),
+    }
+
+
+def _frame(rows: list[Row], inspected: dict[str, decode.Inspected], batch: str, source: str) -> pd.DataFrame:
+    pictures = [inspected[row.image_id] for row in rows]
+    columns = {
+        "image_id": [row.image_id for row in rows],
+        "patient_id": [row.patient_id for row in rows],
+        "sha256": [picture.sha256 for picture in pictures],
+        "source": [source] * len(rows),
+        "batch": [batch] * len(rows),
+        "view": [row.view for row in rows],
+        "age": pd.array([row.age for row in rows], dtype="Int64"),
+        "sex": [row.sex for row in rows],
+        "width": [picture.width for picture in pictures],
+        "height": [picture.height for picture in pictures],
+        **{name: pd.array([row.labels[at] for row in rows], dtype="Int64") for at, name in enumerate(FINDINGS)},
+        "line": [row.line for row in rows],
+    }
+    return pd.DataFrame(columns)
+
+
+def _check_boxes(
+    listing: Listing, inspected: dict[str, decode.Inspected]
+) -> tuple[list[Box], list[Problem], tuple[str, ...]]:
+    """The boxes that fit their pictures, what is wrong with the others, and what a person should know of the scale.
+
+    The scale is a property of the list. Where a box reaches out of a picture that has another size than those for which
+    the list is published, the list is in the pixels of those, and a box that happens to fit is as wrong as the one that
+    does not.
+    """
+    published = listing.boxes_size
+    good: list[Box] = []
+    out: list[tuple[Box, decode.Inspected]] = []
+    other: set[tuple[int, int]] = set()  # sizes of pictures with boxes, other than the published one
+    for box in listing.boxes:
+        picture = inspected.get(box.image_id)
+        if picture is None:
+            continue
+        if published and (picture.width, picture.height) != (published, published):
+            other.add((picture.width, picture.height))
+        reaches = box.x + box.w > picture.width + _GIVEN or box.y + box.h > picture.height + _GIVEN
+        if reaches:
+            out.append((box, picture))
+        else:
+            good.append(box)
+    scaled = [(b, p) for b, p in out if published and (p.width, p.height) != (published, published)]
+    if scaled:
+        box, picture = scaled[0]
+        what = (
+            f"{len(out):,} of {len(listing.boxes):,} boxes reach out of their pictures, such as line {box.line} out of "
+            f"{picture.width} x {picture.height} pixels: the list is not in the pictures' pixels (the release's is in "
+            f"those of {published} x {published}), so none of its boxes is right. Scale all of them as the pictures "
+            "were, or take the list away"
+        )
+        return [], [Problem(what, listing.boxes_from)], ()
+    problems = [
+        Problem(
+            f"the box reaches out of the image, which is {picture.width} x {picture.height}",
+            listing.boxes_from,
+            box.line,
+            box.image_id,
+        )
+        for box, picture in out
+    ]
+    return good, problems, _scale_note(listing, other)
+
+
+def _scale_note(listing: Listing, other: set[tuple[int, int]]) -> tuple[str, ...]:
+    if not other:
+        return ()
+    width, height = min(other)
+    sizes = f"{width} x {height}" + (" and other sizes" if len(other) > 1 else "")
+    note = f"the boxes of {listing.boxes_from} were taken to be in pixels of the pictures ({sizes}), in which all lie; "
+    return (f"{note}the release's own list is in pixels of {listing.boxes_size} x {listing.boxes_size}",)
+
+
+def _read_same(path: Path, digest: str) -> bytes:
+    data = path.read_bytes()
+    if sha256_bytes(data) != digest:
+        raise DataError(
+            "the file has changed since it was checked", where=path, fix="ingest again when nobody writes to it"
+        )
+    return data

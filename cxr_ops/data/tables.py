@@ -1,0 +1,318 @@
+"""Tables that people bring along, read in one place: `ingest`, `compare`, `plan` and `api.pack` all come through here.
+
+Columns are found by their names, whatever their order and whatever else the table holds. What the NIH, Kaggle, Excel
+and pandas write differently, and what has one meaning, is read, and told as a note with a count:
+
+* a header or rows that end in separators (the NIH's first release has 12 names and rows of 11 fields), names that
+  hold a comma (`OriginalImage[Width,Height]`), unnamed columns, empty rows;
+* UTF-16 with its mark, semicolons or tabs between fields, decimal commas then;
+* ages as `058Y`, `011M`, `009D` (DICOM's age string) or `58.0`, and patients as `00000001`.
+
+A value is text until somebody asks for it as something else: nothing is guessed.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from cxr_ops.errors import DataError
+
+IMAGE: Final = "image_id"
+PATIENT: Final = "patient_id"
+LABELS: Final = "Finding Labels"
+FOLLOW_UP: Final = "Follow-up #"
+# Names that others give to columns that have another name here.
+ALIASES: Final[Mapping[str, str]] = {
+    "Image Index": IMAGE,
+    "Patient ID": PATIENT,
+    "Patient Age": "age",
+    "Patient Gender": "sex",  # the first release; the corrected one says Sex
+    "Patient Sex": "sex",
+    "View Position": "view",
+}
+OLDEST: Final = 120  # years; the NIH's release holds ages such as 414, which are slips of the pen
+
+_ENCODINGS: Final = ((b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"))
+_SEPARATORS: Final = {",": "commas", ";": "semicolons", "\t": "tabs"}
+_WITH_COMMA: Final = re.compile(r"([^\[\],]*\[[^\[\],]*),([^\[\]]*\])")  # OriginalImage[Width,Height], Bbox [x,y,w,h]
+_NOTHING: Final = ("nan", "NaN", "NA", "N/A", "<NA>", "None", "null", "NULL")  # how a missing value is spelt
+_AGE: Final = re.compile(r"([0-9]{1,6})(?:(\.0+)|([YMWD]))?")
+_A_YEAR: Final = {"Y": 1, "M": 12, "W": 52, "D": 365}
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A row with too few or too many fields: where it ends, its first field, and how many it has and should have."""
+
+    line: int
+    first: str
+    fields: int
+    expected: int
+
+    def __str__(self) -> str:
+        return f"the row has {self.fields} fields, not {self.expected}: the table may have been cut"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """A table of text by column.
+
+    Attributes:
+        path: the file.
+        lines: (N,) the line of the file on which each row ends; the header is line 1.
+        columns: (N,) texts of each column as they stand, by our name of the column, in the file's order.
+        written: the name that the header gives to each column.
+        cut: rows with a wrong number of fields; they are not among the N.
+        decimal_comma: whether a comma in a number stands for a point.
+        notes: what was read in another way than it stands, for a person to know.
+    """
+
+    path: Path
+    lines: tuple[int, ...]
+    columns: Mapping[str, tuple[str, ...]]
+    written: Mapping[str, str]
+    cut: tuple[Cut, ...] = ()
+    decimal_comma: bool = False
+    notes: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.lines)
+
+    def at(self, row: int) -> str:
+        """Where a row stands, for a message."""
+        return f"{self.path}, line {self.lines[row]}"
+
+    def whole(self) -> Table:
+        """The table itself, if no row was cut.
+
+        Raises:
+            DataError: a row has too few or too many fields.
+        """
+        for row in self.cut:
+            raise DataError(str(row), where=f"{self.path}, line {row.line}", fix="take the table from its source again")
+        return self
+
+    def number(self, text: str) -> float:
+        """A field as a number: `0.5`, or `0,5` where fields are not separated by commas; NaN where it is missing.
+
+        Raises:
+            ValueError: it is no number.
+        """
+        if missing(text):
+            return math.nan
+        return float(text.replace(",", ".", 1) if self.decimal_comma else text)
+
+
+def read(path: Path, aliases: Mapping[str, str] = ALIASES) -> Table:
+    """Read a table with a header.
+
+    Args:
+        path: a CSV file.
+        aliases: names that the header may give to columns, and ours for them.
+
+    Raises:
+        DataError: the file is missing, not text or not CSV, has no header, or names a column twice.
+    """
+    text, notes = _decode(path)
+    separator, body = _separator(text)
+    if separator != ",":
+        notes.append(f"fields are separated by {_SEPARATORS[separator]}")
+    rows = _split(path, body, separator, first_line=1 + text[: len(text) - len(body)].count("\n"))
+    if not rows:
+        raise DataError("the table is empty: it has no header and no rows", where=path)
+    (header_line, header), *below = rows
+    filled = [(line, fields) for line, fields in below if any(field.strip() for field in fields)]
+    if empty := len(below) - len(filled):
+        notes.append(f"{empty:,} empty row{'s' if empty > 1 else ''} left out")
+    names = _names(header, filled)
+    written: dict[str, str] = {}
+    for name in filter(None, names):
+        ours = aliases.get(name, name)
+        if ours in written:
+            same = written[ours] == name
+            what = f"two columns are called {name!r}" if same else f"{written[ours]!r} and {name!r} hold the same"
+            raise DataError(what, where=f"{path}, line {header_line}", fix="take one of them out")
+        written[ours] = name
+    kept, cut = _fit(filled, len(names), ends=body.endswith("\n"))
+    texts = list(zip(*(fields for _, fields in kept), strict=True)) or [()] * len(names)
+    return Table(
+        path=path,
+        lines=tuple(line for line, _ in kept),
+        columns={aliases.get(name, name): tuple(column) for name, column in zip(names, texts, strict=True) if name},
+        written=written,
+        cut=tuple(cut),
+        decimal_comma=separator != ",",
+        notes=tuple(notes),
+    )
+
+
+def missing(text: str) -> bool:
+    """Whether a field holds nothing: it is empty, or says so as pandas, R or a spreadsheet do."""
+    return not text or text in _NOTHING
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ages:
+    """Ages of N rows.
+
+    Attributes:
+        years: (N,) whole years; None is missing.
+        bad: rows whose text is no age; their years are None.
+        notes: what was read in another way than it stands.
+    """
+
+    years: tuple[int | None, ...]
+    bad: tuple[int, ...]
+    notes: tuple[str, ...]
+
+
+def read_ages(texts: Sequence[str]) -> Ages:
+    """Read ages in years: `58`, `58.0`, or DICOM's `058Y`, `011M`, `040W`, `009D`, in whole years that have passed.
+
+    An age above `OLDEST` years, or none, is missing.
+
+    >>> read_ages(["58", "058Y", "011M", "414", "old"]).years
+    (58, 58, 0, None, None)
+    """
+    years: list[int | None] = []
+    bad: list[int] = []
+    seen: Counter[str] = Counter()
+    for row, text in enumerate(texts):
+        match = _AGE.fullmatch(text)
+        if missing(text) or match is None:
+            seen["missing"] += missing(text)
+            if not missing(text):
+                bad.append(row)
+            years.append(None)
+            continue
+        number, point, unit = match.groups()
+        age = int(number) // _A_YEAR[unit or "Y"]
+        seen["missing"] += age > OLDEST
+        seen[unit if unit in (None, "Y") else "shorter"] += 1
+        seen["point"] += point is not None
+        years.append(age if age <= OLDEST else None)
+    notes = []
+    if seen["Y"]:
+        notes.append(f"{seen['Y']:,} of {len(texts):,} ages are written like 058Y and were read as whole years")
+    if seen["shorter"]:
+        notes.append(f"{seen['shorter']:,} of {len(texts):,} ages are in months, weeks or days and became whole years")
+    if seen["point"]:
+        notes.append(f"{seen['point']:,} of {len(texts):,} ages are written like 58.0 and were read as whole years")
+    if seen["missing"]:
+        notes.append(
+            f"{seen['missing']:,} of {len(texts):,} ages are empty or above {OLDEST} years and were taken as missing"
+        )
+    return Ages(years=tuple(years), bad=tuple(bad), notes=tuple(notes))
+
+
+def canonical_patient(patient: str) -> str:
+    """`00000001` and `1` are one patient: were they two, the patient could stand on two sides of the split."""
+    return str(int(patient)) if re.fullmatch("[0-9]+", patient) else patient
+
+
+def read_patients(texts: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Patient ids in one spelling, and notes on those that had another.
+
+    >>> read_patients(["00000001", "1", "A7"])
+    (('1', '1', 'A7'), ('1 of 3 patient ids have leading zeros and were read as numbers',))
+    """
+    patients = tuple(map(canonical_patient, texts))
+    other = sum(ours != theirs for ours, theirs in zip(patients, texts, strict=True))
+    note = f"{other:,} of {len(texts):,} patient ids have leading zeros and were read as numbers"
+    return patients, (note,) if other else ()
+
+
+# -------------------------------------------------------------------------------------------------- the file
+
+
+def _decode(path: Path) -> tuple[str, list[str]]:
+    try:
+        data = path.read_bytes()
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
+        raise DataError(f"{path.name} is missing", where=path) from error
+    for mark, encoding in _ENCODINGS:
+        if data.startswith(mark):
+            try:
+                return data.decode(encoding), ["the file is UTF-16"]
+            except UnicodeDecodeError as error:
+                raise DataError("the file is UTF-16 and cut short or damaged", where=path) from error
+    nul = data.find(b"\0")
+    if nul >= 0:
+        raise DataError("the file holds a NUL byte: it is damaged", where=f"{path}, line {_line_at(data, nul)}")
+    try:
+        return data.decode("utf-8-sig"), []
+    except UnicodeDecodeError as error:
+        raise DataError(
+            "the file is not UTF-8",
+            where=f"{path}, line {_line_at(data, error.start)}",
+            fix="save it as UTF-8 (in Excel: CSV UTF-8)",
+        ) from error
+
+
+def _separator(text: str) -> tuple[str, str]:
+    """What separates fields, and the text without the line with which Excel declares it."""
+    first, _, rest = text.partition("\n")
+    declared = re.fullmatch(r"sep=([,;\t])\r?", first)
+    if declared:
+        return declared[1], rest
+    # A header of one name may hold neither; names of the NIH's hold commas, never semicolons or tabs.
+    found = max(_SEPARATORS, key=first.count)
+    return (found if first.count(found) else ","), text
+
+
+def _split(path: Path, text: str, separator: str, *, first_line: int) -> list[tuple[int, list[str]]]:
+    """Rows with the line on which each ends; blank lines are left out."""
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
+    rows: list[tuple[int, list[str]]] = []
+    try:
+        rows.extend((reader.line_num + first_line - 1, fields) for fields in reader if fields)
+    except csv.Error as error:
+        line = reader.line_num + first_line - 1
+        raise DataError(f"the file is not CSV: {error}", where=f"{path}, line {line}") from error
+    return rows
+
+
+def _names(header: Sequence[str], rows: Sequence[tuple[int, list[str]]]) -> list[str]:
+    """The header's names, without empty ones at its end; names that were quoted for their comma are split as rows are.
+
+    An empty name before the end is that of a column without one, such as the index that pandas writes.
+    """
+    names = _without_empty_end(header)
+    split = [part for name in names for part in (name.split(",") if _WITH_COMMA.fullmatch(name) else [name])]
+    usual = Counter(len(_without_empty_end(fields)) for _, fields in rows).most_common(1)
+    return [name.strip() for name in (split if usual and usual[0][0] == len(split) else names)]
+
+
+def _without_empty_end(fields: Sequence[str]) -> list[str]:
+    count = len(fields)
+    while count and not fields[count - 1].strip():
+        count -= 1
+    return list(fields[:count])
+
+
+def _fit(
+    rows: Sequence[tuple[int, list[str]]], expected: int, *, ends: bool
+) -> tuple[list[tuple[int, list[str]]], list[Cut]]:
+    """Bring rows to the number of names: empty fields at a row's end are no fields."""
+    kept: list[tuple[int, list[str]]] = []
+    cut: list[Cut] = []
+    for at, (line, fields) in enumerate(rows):
+        # Only the last row of a file can be cut inside; where it still has enough fields, those before it tell.
+        before = len(rows[at - 1][1]) if at and at == len(rows) - 1 and not ends else 0
+        if len(fields) < max(before, expected) or any(field.strip() for field in fields[expected:]):
+            cut.append(Cut(line, fields[0], len(fields), max(before, expected)))
+        else:
+            kept.append((line, fields[:expected]))
+    return kept, cut
+
+
+def _line_at(data: bytes, position: int) -> int:
+    return data.count(b"\n", 0, position) + 1
