@@ -31,9 +31,9 @@ from cxr_ops.labels import FINDINGS
 from cxr_ops.params import Params, Prepare, Split, Train
 from cxr_ops.records.base import Record, sha256_bytes, write_atomic
 from cxr_ops.records.evidence import Estimate, Undefined
-from cxr_ops.report.terminal import steps
 from cxr_ops.stages import prepare
 from cxr_ops.stats import auc
+from cxr_ops.voice import steps
 
 if TYPE_CHECKING:
     from cxr_ops.model.package import LoadedModel

@@ -1,4 +1,4 @@
-"""What `cxr-ops retrain` and `cxr-ops ui` do: run the DAG once in the embedded Airflow, and look at what it left.
+"""What `cxr-ops retrain` does: run the DAG once in the embedded Airflow, and look at what it left.
 
 A retraining makes a data set if there is none, starts Airflow, triggers the DAG, shows how far it is, and ends with the
 summary of the run. It asks Airflow for the states of the tasks and reads the rest from files, so that whatever becomes
@@ -7,29 +7,23 @@ of this command, the run and its record are whole.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import shutil
-import signal
-import subprocess
-import sys
 import time
-import webbrowser
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-import psutil
-
-from cxr_ops import contract
+from cxr_ops import contract, voice
 from cxr_ops.edges.airflow import client, processes
 from cxr_ops.edges.home import Home
-from cxr_ops.errors import BusyError, CxrError, StoppedError, StorageError
+from cxr_ops.edges.locks import Lock
+from cxr_ops.edges.signals import stoppable
+from cxr_ops.errors import BusyError, StoppedError
 from cxr_ops.records.task import TaskState
-from cxr_ops.report import terminal
+from cxr_ops.report import watch
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -39,8 +33,6 @@ IMAGES: Final = 2000
 SEED: Final = 0
 BATCH: Final = "synthetic-1"
 
-MLFLOW_PORT: Final = 5000
-MLFLOW_SECONDS: Final = 90.0
 _POLL: Final = 1.0  # Airflow's scheduler looks about once a second
 _TAIL_LINES: Final = 20
 _ENDED: Final = ("success", "failed")
@@ -73,9 +65,9 @@ def retrain(
         for line in _forecast_lines(forecast, force=force):
             print(line)  # noqa: T201 - the command's result
         return 0
-    console = _console()
-    say = _Speaker(console).say
-    with _stoppable(), _only_one(home) as announce, processes.running(home, say=say) as session:
+    console = voice.console()
+    say = voice.Speaker(console).say
+    with stoppable(), _only_one(home) as announce, processes.running(home, say=say) as session:
         announce(None, session.url)
         if forecast.data is None:
             make_data(home, say)
@@ -112,7 +104,7 @@ def make_data(home: Home, say: Callable[[str], None]) -> None:
     if not (folder / "synth.json").is_file():
         if folder.is_dir():  # what a killed drawing left
             shutil.rmtree(folder)
-        with terminal.steps("drawing radiographs") as progress:
+        with voice.steps("drawing radiographs") as progress:
             synth.synthesize(folder, images=IMAGES, seed=SEED, progress=progress)
     say(f"ingesting them as {BATCH}")
     ingest.run("nih", folder, batch=BATCH, home=home)
@@ -126,8 +118,8 @@ def follow(
     Returns:
         The run's state, success or failed, and the states of its tasks.
     """
-    progress = _Progress(home.progress(contract.slug(run_id)))
-    view = _Table(console) if console.is_terminal else _Lines(say)
+    progress = watch.Reports(home.progress(contract.slug(run_id)))
+    view = watch.Table(console) if console.is_terminal else watch.Lines(say)
     with view:
         while True:
             state = api.run_state(contract.DAG_ID, run_id)
@@ -148,31 +140,19 @@ def _only_one(home: Home) -> Iterator[Callable[[str | None, str], None]]:
     Raises:
         BusyError: somebody holds it; the error points to that run.
     """
-    path = home.locks / "retrain.lock"
-    try:
-        home.locks.mkdir(exist_ok=True)
-        file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-    except OSError as error:
-        raise StorageError(f"a lock cannot be made: {error.strerror}", where=path) from error
-    try:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise _busy(home, os.pread(file, 4096, 0)) from None
+    with Lock(home.locks / "retrain.lock") as lock:
+        if not lock.try_acquire():
+            raise _busy(home, lock.recorded())
         since = datetime.now().astimezone().isoformat(timespec="seconds")
 
         def announce(run_id: str | None, url: str) -> None:
-            text = json.dumps({"pid": os.getpid(), "since": since, "run": run_id, "url": url}).encode()
-            os.ftruncate(file, 0)
-            os.pwrite(file, text, 0)
+            lock.record(json.dumps({"pid": os.getpid(), "since": since, "run": run_id, "url": url}))
 
-        os.ftruncate(file, 0)
+        lock.record("")
         yield announce
-    finally:
-        os.close(file)
 
 
-def _busy(home: Home, record: bytes) -> BusyError:
+def _busy(home: Home, record: str) -> BusyError:
     try:
         other = json.loads(record)
     except ValueError:
@@ -208,25 +188,6 @@ def _taken_over(api: client.Api, session: processes.Session, say: Callable[[str]
         where=f"{session.url}/dags/{contract.DAG_ID}/runs/{unfinished[0]}",
         fix="wait until it has ended",
     )
-
-
-@contextmanager
-def _stoppable() -> Iterator[None]:
-    """Turn SIGTERM and Ctrl-C into an orderly end."""
-
-    def stop(number: int, _frame: object) -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once is enough; what follows must not be cut short
-        raise StoppedError(
-            f"stopped by {signal.Signals(number).name}",
-            fix="make retrain; with the same data and settings, training goes on from its checkpoint",
-        )
-
-    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _forecast_lines(forecast: Any, *, force: bool) -> list[str]:
@@ -267,221 +228,3 @@ def _print_summary(home: Home, run: str) -> None:
     from cxr_ops.report import summary
 
     Console().print(summary.render(home.run(run)))
-
-
-# ------------------------------------------------------------------------------------------------ showing it
-
-
-def _console() -> Console:
-    from rich.console import Console
-
-    return Console(file=sys.stderr)
-
-
-class _Speaker:
-    """Says what happens, with the time since the start."""
-
-    def __init__(self, console: Console) -> None:
-        self._console = console
-        self._start = time.monotonic()
-
-    def say(self, text: str) -> None:
-        """Print a line."""
-        clock = f"{time.monotonic() - self._start:4.0f} s"
-        self._console.print(f"[{clock}] {text}", highlight=False, markup=False, soft_wrap=True)
-
-
-class _Progress:
-    """Reads what the stages of a run report, as it is written."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._read = 0
-        self._latest: dict[str, dict[str, Any]] = {}
-
-    def read(self) -> dict[str, dict[str, Any]]:
-        """The latest report of each stage."""
-        try:
-            with self._path.open("rb") as file:
-                file.seek(self._read)
-                text = file.read()
-        except FileNotFoundError:
-            return self._latest
-        whole, _, _ = text.rpartition(b"\n")  # the last line may still be in the writing
-        self._read += len(whole) + bool(whole)
-        for line in whole.splitlines():
-            with suppress(json.JSONDecodeError):  # a full disk, or a kill, cuts a line short; the next one tells more
-                report = json.loads(line)
-                self._latest[report["stage"]] = report
-        return self._latest
-
-
-def _detail(report: Mapping[str, Any] | None) -> str:
-    """How far a stage is, in a few words."""
-    if report is None:
-        return ""
-    said = report["text"] or f"{report['done']:.0f} of {report['total']:.0f} {report['unit']}".strip()
-    auc = report.get("validation_auc")
-    return f"{said}  validation AUC {auc:.3f}" if auc is not None else str(said)
-
-
-class _Lines:
-    """Progress without a terminal: a line for what began, ended or failed, and for each epoch."""
-
-    def __init__(self, say: Callable[[str], None]) -> None:
-        self._say = say
-        self._states: dict[str, tuple[str | None, int]] = {}
-        self._epoch: int | None = None
-
-    def __enter__(self) -> _Lines:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        return
-
-    def show(self, tasks: list[TaskState], reports: Mapping[str, Mapping[str, Any]]) -> None:
-        """Print what is new."""
-        for task in _in_order(tasks):
-            before, now = self._states.get(task.task), (task.state, task.attempt)
-            if now != before and task.state in _WORDS:
-                took = f" after {task.ended - task.started:.0f} s" if task.started and task.ended else ""
-                self._say(f"{task.task}: {_WORDS[task.state]}{took if task.state != 'running' else ''}")
-            self._states[task.task] = now
-        training = reports.get("train")
-        if training is not None and training.get("epoch") != self._epoch:
-            self._epoch = training.get("epoch")
-            self._say(f"train: {_detail(training)}")
-
-
-class _Table:
-    """Progress in a terminal: one line a stage, drawn again and again."""
-
-    def __init__(self, console: Console) -> None:
-        from rich.live import Live
-
-        self._live = Live(console=console, refresh_per_second=4, transient=False)
-
-    def __enter__(self) -> _Table:
-        self._live.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._live.stop()
-
-    def show(self, tasks: list[TaskState], reports: Mapping[str, Mapping[str, Any]]) -> None:
-        """Draw the stages as they are."""
-        from rich.spinner import Spinner
-        from rich.table import Table
-
-        table = Table.grid(padding=(0, 1))
-        now = time.time()
-        for task in _in_order(tasks):
-            if task.state == "skipped":
-                continue
-            mark, style = _MARKS.get(task.state or "", (".", "dim"))
-            took = f"{(task.ended or now) - task.started:.0f} s" if task.started else ""
-            words = _WORDS.get(task.state or "", "") if task.state in ("failed", "up_for_retry") else ""
-            detail = _detail(reports.get(task.task)) if task.state == "running" else words
-            shown = Spinner("line") if task.state == "running" else mark
-            table.add_row(shown, task.task, took, detail, style=style)
-        self._live.update(table)
-
-
-_WORDS: Final = {
-    "running": "running",
-    "success": "done",
-    "failed": "failed",
-    "up_for_retry": "failed, will be tried again",
-}
-_MARKS: Final = {
-    "success": ("+", "green"),
-    "failed": ("x", "red"),
-    "running": ("*", "bold"),
-    "up_for_retry": ("!", "yellow"),
-}
-_SHOWN: Final = (*contract.STAGES[1:-1], "approve", contract.STAGES[-1])
-
-
-def _in_order(tasks: list[TaskState]) -> list[TaskState]:
-    """The stages, in the order in which they run; the branches between them are left out."""
-    found = {task.task: task for task in tasks}
-    return [found[name] for name in _SHOWN if name in found]
-
-
-# --------------------------------------------------------------------------------------------------------- ui
-
-
-def ui(home: Home) -> int:
-    """Run Airflow and MLflow on the stores of this installation until Ctrl-C.
-
-    Returns:
-        The exit code.
-
-    Raises:
-        CxrError: one of them cannot be started, or has ended by itself.
-    """
-    say = _Speaker(_console()).say
-    try:
-        with _stoppable(), processes.running(home, say=say) as session, _mlflow(home, say) as mlflow_url:
-            session.ready()
-            say(f"Airflow  {session.url}")
-            say(f"MLflow   {mlflow_url}")
-            say("Ctrl-C stops both")
-            if os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"):
-                for url in (session.url, mlflow_url):
-                    webbrowser.open(url)
-            while True:
-                time.sleep(_POLL)
-                session.check()
-    except StoppedError:
-        return 0
-
-
-@contextmanager
-def _mlflow(home: Home, say: Callable[[str], None]) -> Iterator[str]:
-    """Serve this installation's MLflow store and yield the address; a server of the environment is taken as it is."""
-    if home.mlflow_uri.startswith("http"):
-        yield home.mlflow_uri
-        return
-    folder = home.root / "mlflow"
-    log = folder / "server.log"
-    say("starting MLflow")
-    folder.mkdir(exist_ok=True)
-    port = processes.free_port(MLFLOW_PORT)
-    s3 = {"MLFLOW_S3_ENDPOINT_URL": home.s3_endpoint} if home.s3_endpoint else {}
-    with log.open("wb") as out:
-        server = subprocess.Popen(
-            [
-                *(sys.executable, "-m", "mlflow", "server"),
-                *("--host", "127.0.0.1", "--port", str(port), "--workers", "1"),
-                *("--backend-store-uri", home.mlflow_uri, "--default-artifact-root", home.mlflow_artifacts),
-                "--no-serve-artifacts",  # runs name the place of their artifacts; the server only shows them
-            ],
-            cwd=folder,
-            # Without its runner of jobs, which nothing here uses, it starts in a quarter of the time.
-            env={**os.environ, **s3, "MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
-            stdin=subprocess.DEVNULL,
-            stdout=out,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-    try:
-        url = f"http://127.0.0.1:{port}"
-        _wait_for(server, port, log)
-        yield url
-    finally:
-        say("stopping MLflow")
-        for number in (signal.SIGTERM, signal.SIGKILL):  # to the group: the command does not hand it on to its server
-            with suppress(ProcessLookupError):
-                os.killpg(server.pid, number)
-            with suppress(subprocess.TimeoutExpired):
-                server.wait(10)
-
-
-def _wait_for(server: subprocess.Popen[bytes], port: int, log: Path) -> None:
-    deadline = time.monotonic() + MLFLOW_SECONDS
-    while time.monotonic() < deadline and server.poll() is None:
-        if processes.listens(psutil.Process(server.pid), port):
-            return
-        time.sleep(_POLL)
-    raise CxrError("MLflow could not be started", where=log, fix="look into its log")

@@ -22,7 +22,7 @@ from cxr_ops.edges.airflow import announce, client, processes
 from cxr_ops.edges.home import Home
 from cxr_ops.edges.store import batches
 from cxr_ops.errors import SettingsError
-from cxr_ops.retrain import _Progress
+from cxr_ops.report.watch import Reports
 
 pytestmark = [pytest.mark.airflow, pytest.mark.timeout(600)]  # Airflow starts in a minute on a busy machine
 
@@ -220,7 +220,7 @@ def test_other_airflows_settings_are_left_out(tmp_path: Path, monkeypatch: pytes
 def test_progress_is_read_by_whole_lines(tmp_path: Path) -> None:
     """The latest report of each stage counts; a line in the writing waits for its end, one cut short is passed over."""
     path = tmp_path / "progress.jsonl"
-    progress = _Progress(path)
+    progress = Reports(path)
     assert progress.read() == {}
     first, second = ({"stage": "train", "done": done, "total": 9, "unit": "", "text": ""} for done in (1, 2))
     path.write_text(json.dumps(first) + "\n" + json.dumps(second)[:10])

@@ -18,7 +18,7 @@ from bench.gate.results import Results, Tally
 from cxr_ops import plan as plans
 from cxr_ops.labels import FINDINGS
 from cxr_ops.plan import ChangePlan
-from cxr_ops.report.terminal import steps
+from cxr_ops.voice import steps
 
 PLAN = "pccp.yaml"
 PROBE_PATIENTS = 400  # of the small test set that shows whether the code still gives the same numbers

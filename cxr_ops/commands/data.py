@@ -24,7 +24,7 @@ def synth(
 ) -> None:
     """Write generated frontal chest radiographs in the NIH's layout. Not for clinical use."""
     from cxr_ops.data.synthetic import synth as generator
-    from cxr_ops.report.terminal import steps
+    from cxr_ops.voice import steps
 
     with steps("drawing radiographs") as progress:
         summary = generator.synthesize(

@@ -23,8 +23,8 @@ def _ingest(kind: str) -> Callable[..., None]:
         on_bad: Annotated[OnBad, typer.Option(help="Refuse a batch with bad rows, or leave them out.")] = OnBad.REFUSE,
     ) -> None:
         from cxr_ops.edges.airflow import announce
-        from cxr_ops.report.terminal import steps
         from cxr_ops.stages import ingest
+        from cxr_ops.voice import steps
 
         home = find_home()
         with steps("reading radiographs") as progress:

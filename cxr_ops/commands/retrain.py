@@ -29,6 +29,6 @@ def retrain(
 @app.command()
 def ui() -> None:
     """Open Airflow and MLflow on the stores of this installation, until Ctrl-C."""
-    from cxr_ops import retrain as driver
+    from cxr_ops import ui as driver
 
     sys.exit(driver.ui(find_home()))

@@ -11,7 +11,6 @@ group. Whoever takes a lock and finds such a name there ends what still carries 
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
@@ -33,6 +32,7 @@ from cxr_ops import errors
 from cxr_ops.contract import EXIT_FAILED
 from cxr_ops.edges import dvc, live
 from cxr_ops.edges.home import Home
+from cxr_ops.edges.locks import Lock
 from cxr_ops.errors import BusyError, CxrError, DataError, SettingsError, StoppedError, StorageError
 from cxr_ops.records.base import canonical_json, sha256_bytes
 
@@ -41,7 +41,6 @@ OPENED = "run.json"  # `open` writes it last: without it, a run's workspace is n
 _TOKEN = "CXR_SUPERVISED"  # noqa: S105 - a mark on processes, no secret
 _POLL = 0.2  # seconds
 _KILLED = 10.0  # seconds in which a killed process must be gone
-_RECORD_BYTES = 512
 
 
 def supervise(home: Home, run: str, stage: str, *, before: Callable[[], None] | None = None) -> dict[str, Any]:
@@ -85,7 +84,7 @@ def supervise(home: Home, run: str, stage: str, *, before: Callable[[], None] | 
 
 
 @contextmanager
-def hold_workspace(home: Home, run: str, meanwhile: Callable[[], None] | None = None) -> Iterator[_Lock]:
+def hold_workspace(home: Home, run: str, meanwhile: Callable[[], None] | None = None) -> Iterator[Lock]:
     """Own a run's workspace: end what a killed predecessor left running in it, and remove DVC's record of its locks.
 
     Args:
@@ -105,7 +104,7 @@ def hold_workspace(home: Home, run: str, meanwhile: Callable[[], None] | None = 
 
 
 def _repro(
-    home: Home, run: str, stage: str, digest: str, signals: _Signals, locks: tuple[_Lock, ...], grace: float
+    home: Home, run: str, stage: str, digest: str, signals: _Signals, locks: tuple[Lock, ...], grace: float
 ) -> bool:
     """Run `dvc repro` for one stage; return whether the stage's command ran."""
     token = secrets.token_hex(16)
@@ -263,23 +262,8 @@ class _Signals:
             raise StoppedError(f"stopped by {self.received.name}", fix="run the stage again; it resumes")
 
 
-class _Lock:
-    """An OS lock that is held on an open file. The file names, by their token, the processes that work under it."""
-
-    def __init__(self, file: int) -> None:
-        self._file = file
-
-    def record(self, token: str) -> None:
-        """Name the processes under the lock before they exist, in one write; an empty name: there are none."""
-        os.pwrite(self._file, token.ljust(_RECORD_BYTES).encode(), 0)
-
-    def recorded(self) -> str:
-        """The name that stands in the file."""
-        return os.pread(self._file, _RECORD_BYTES, 0).decode(errors="replace").strip()
-
-
 @contextmanager
-def _locked(path: Path, meanwhile: Callable[[], None] | None, what: str) -> Iterator[_Lock]:
+def _locked(path: Path, meanwhile: Callable[[], None] | None, what: str) -> Iterator[Lock]:
     """Hold a lock, and end what its last owner left running.
 
     Args:
@@ -287,14 +271,9 @@ def _locked(path: Path, meanwhile: Callable[[], None] | None, what: str) -> Iter
         meanwhile: called while waiting for the lock; None: do not wait.
         what: what the lock is on, for the message.
     """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-    except OSError as error:
-        raise StorageError(f"a lock cannot be made: {error.strerror}", where=path) from error
-    try:
+    with Lock(path, mode=0o666) as lock:
         said = False
-        while not _acquired(file):
+        while not lock.try_acquire():
             if meanwhile is None:
                 raise BusyError(f"another process works on {what}", where=path, fix="wait until it has ended")
             if not said:
@@ -302,18 +281,7 @@ def _locked(path: Path, meanwhile: Callable[[], None] | None, what: str) -> Iter
                 said = True
             meanwhile()
             time.sleep(_POLL)
-        lock = _Lock(file)
         if token := lock.recorded():
             _end(token, _grace())
             lock.record("")
         yield lock
-    finally:
-        os.close(file)
-
-
-def _acquired(file: int) -> bool:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True

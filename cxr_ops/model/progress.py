@@ -6,9 +6,8 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from cxr_ops import contract
+from cxr_ops import contract, voice
 
 Show = Callable[..., None]
 
@@ -22,10 +21,8 @@ def progress(console: Console, epochs: int, images: int, *, tells: bool = True) 
         learning), `auc` (last mean validation AUC, or None), `pace` (images a second), `waiting` (share of the
         time in which the loop waited for data) and, at the end of an epoch, its row of `history`.
     """
-    columns = (TextColumn("train"), BarColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
     total = epochs * images
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("", total=total)
+    with voice.bar("train", console, transient=True) as draw:
 
         def show(
             *,
@@ -39,7 +36,7 @@ def progress(console: Console, epochs: int, images: int, *, tells: bool = True) 
             history: Mapping[str, float] | None = None,
         ) -> None:
             text = f"epoch {epoch + 1}/{epochs}  loss {loss:.3f}  {pace:.0f} images/s"
-            bar.update(task, completed=epoch * images + done, description=text)
+            draw(epoch * images + done, total, text)
             if not tells:
                 return
             contract.report_progress(

@@ -37,10 +37,10 @@ from cxr_ops.records.base import canonical_json, write_atomic
 from cxr_ops.records.evidence import Estimate, Evaluation, Facts, Figure
 from cxr_ops.records.inputs import Epoch, Inputs, Reference
 from cxr_ops.records.training import StartingWeights
-from cxr_ops.report.terminal import steps
 from cxr_ops.stats import auc, evidence
 from cxr_ops.stats.codes import Code
 from cxr_ops.stats.evidence import CHALLENGER, CHAMPION, REFERENCE, Scored
+from cxr_ops.voice import steps
 
 if TYPE_CHECKING:
     from cxr_ops.model.package import LoadedModel

@@ -31,7 +31,7 @@ from cxr_ops.params import Params
 from cxr_ops.records.base import write_atomic
 from cxr_ops.records.evidence import Evaluation
 from cxr_ops.records.explanation import Explanation, HeatMap, Pointing
-from cxr_ops.report.terminal import steps
+from cxr_ops.voice import steps
 
 RULE: Final = (
     "Grad-CAM on the last layer, all findings of a picture in one forward pass. With P positive test images of a "

@@ -8,7 +8,6 @@ stage `validate` runs. What is refused is listed, with file, line and reason, in
 from __future__ import annotations
 
 import errno
-import fcntl
 import re
 import shutil
 import tempfile
@@ -26,6 +25,7 @@ from cxr_ops.data.checking.batch import Checked
 from cxr_ops.data.sources import registry
 from cxr_ops.data.sources.source import Problem
 from cxr_ops.edges.home import Home
+from cxr_ops.edges.locks import Lock
 from cxr_ops.edges.store import batches
 from cxr_ops.errors import BusyError, DataError, SettingsError, StorageError
 from cxr_ops.labels import FINDINGS
@@ -229,14 +229,9 @@ def _storage_errors(root: Path) -> Iterator[None]:
 @contextmanager
 def _alone(home: Home) -> Iterator[Path]:
     """Hold the only ingestion, so that two batches cannot bring the same picture, and give a folder to build in."""
-    home.locks.mkdir(parents=True, exist_ok=True)
-    with (home.locks / "ingest").open("a") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise BusyError(
-                "another ingestion is going on", where=lock.name, fix="start this one when it has ended"
-            ) from error
+    with Lock(home.locks / "ingest") as lock:
+        if not lock.try_acquire():
+            raise BusyError("another ingestion is going on", where=lock.path, fix="start this one when it has ended")
         for left in (home.root / "tmp").glob("ingest-*"):  # by an ingestion that was killed: no other is alive
             shutil.rmtree(left, ignore_errors=True)
         (home.root / "tmp").mkdir(exist_ok=True)

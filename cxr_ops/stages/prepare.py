@@ -22,7 +22,7 @@ from cxr_ops.errors import StorageError
 from cxr_ops.labels import FINDINGS
 from cxr_ops.params import Params, Prepare
 from cxr_ops.records.base import canonical_json, sha256_file, write_atomic
-from cxr_ops.report.terminal import steps
+from cxr_ops.voice import steps
 
 
 def run(root: Path, params: Params) -> None:

@@ -14,11 +14,9 @@ uses it holds a shared OS lock; the last one to let go stops it, however the oth
 
 from __future__ import annotations
 
-import fcntl
 import os
 import secrets
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -35,6 +33,8 @@ import psutil
 from cxr_ops import contract
 from cxr_ops.edges.airflow.client import AirflowError, Api, seconds
 from cxr_ops.edges.home import Home
+from cxr_ops.edges.locks import Lock, locked
+from cxr_ops.edges.ports import free_port, listens
 from cxr_ops.errors import BusyError, StorageError
 from cxr_ops.records.base import Record, canonical_json, sha256_bytes, write_atomic
 
@@ -105,40 +105,38 @@ def running(home: Home, *, say: Callable[[str], None] = lambda _: None) -> Itera
     folder = home.airflow
     try:
         (folder / "logs").mkdir(parents=True, exist_ok=True)
-        home.locks.mkdir(exist_ok=True)
-        users = os.open(home.locks / "airflow.users", os.O_RDWR | os.O_CREAT, 0o600)
     except OSError as error:
         raise StorageError(f"Airflow's folder cannot be written: {error.strerror}", where=folder) from error
-    try:
-        with _lock(home.locks / "airflow.start"):
-            alone = _try_lock(users, fcntl.LOCK_EX)
-            found = running_instance(home)
-            if found is not None and found.settings != _settings(home):
-                if not alone:
-                    raise BusyError(
-                        "an Airflow with other settings is in use on this installation",
-                        where=found.url,
-                        fix="stop `make ui` or `make retrain` there, or take the settings that it was started with",
-                    )
-                _end(found, say)
-                found = None
-            if found is not None:
-                say(f"using the Airflow at {found.url}")
-            instance = found or _start(home, say)
-            fcntl.flock(users, fcntl.LOCK_SH)
-        yield Session(
-            url=instance.url,
-            fresh=found is None,
-            alone=alone,
-            ready=lambda: _wait_until_ready(home, instance),
-            check=lambda: _check_alive(home, instance),
-        )
-    finally:
-        with _lock(home.locks / "airflow.start"):
-            last = _last_instance(home)
-            if last is not None and _try_lock(users, fcntl.LOCK_EX):
-                _end(last, say)
-        os.close(users)
+    with Lock(home.locks / "airflow.users") as users:
+        try:
+            with locked(home.locks / "airflow.start"):
+                alone = users.try_acquire()
+                found = running_instance(home)
+                if found is not None and found.settings != _settings(home):
+                    if not alone:
+                        raise BusyError(
+                            "an Airflow with other settings is in use on this installation",
+                            where=found.url,
+                            fix="stop `make ui` or `make retrain` there, or take the settings that it was started with",
+                        )
+                    _end(found, say)
+                    found = None
+                if found is not None:
+                    say(f"using the Airflow at {found.url}")
+                instance = found or _start(home, say)
+                users.acquire(shared=True)
+            yield Session(
+                url=instance.url,
+                fresh=found is None,
+                alone=alone,
+                ready=lambda: _wait_until_ready(home, instance),
+                check=lambda: _check_alive(home, instance),
+            )
+        finally:
+            with locked(home.locks / "airflow.start"):
+                last = _last_instance(home)
+                if last is not None and users.try_acquire():
+                    _end(last, say)
 
 
 def environment(home: Home, port: int) -> dict[str, str]:
@@ -402,60 +400,16 @@ def _claimed_port() -> Iterator[tuple[int, tuple[int, ...]]]:
 
     It takes the server seconds until it listens. Meanwhile another installation would find the port free.
     """
-    path = Path(tempfile.gettempdir()) / f"cxr-ops-{PORT}.lock"
     try:
-        file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-    except OSError:  # another user's
+        lock = Lock(Path(tempfile.gettempdir()) / f"cxr-ops-{PORT}.lock")
+    except StorageError:  # another user's
         yield free_port(0), ()
         return
-    try:
-        if _try_lock(file, fcntl.LOCK_EX):
-            yield free_port(PORT), (file,)
+    with lock:
+        if lock.try_acquire():
+            yield free_port(PORT), (lock.file,)
         else:
             yield free_port(0), ()
-    finally:
-        os.close(file)
-
-
-def listens(process: psutil.Process, port: int) -> bool:
-    """Whether a process, or one below it, listens on a port."""
-    with suppress(psutil.Error):
-        for one in (process, *process.children(recursive=True)):
-            for socket_ in one.net_connections("tcp"):
-                if socket_.status == psutil.CONN_LISTEN and socket_.laddr.port == port:
-                    return True
-    return False
-
-
-def free_port(wanted: int) -> int:
-    """A port of 127.0.0.1 that nobody listens on: the wanted one if it is free."""
-    for port in (wanted, 0):
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return int(probe.getsockname()[1])
-    raise AirflowError("no port is free on 127.0.0.1")
-
-
-@contextmanager
-def _lock(path: Path) -> Iterator[None]:
-    file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(file)
-
-
-def _try_lock(file: int, kind: int) -> bool:
-    try:
-        fcntl.flock(file, kind | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def _instance_file(home: Home) -> Path:
