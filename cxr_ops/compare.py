@@ -109,6 +109,7 @@ def run(
         plan_sha256=sha256_file(plan),
         evaluation=evaluation,
         judgement=rule.judge(evaluation, change_plan),
+        level=LEVEL,
         curves=_curves(test, missing),
         notes=tuple(notes),
     )
@@ -117,13 +118,16 @@ def run(
 def as_json(compared: Compared) -> dict[str, Any]:
     """The comparison as plain values: each finding under its name, with `auc`, `se`, `se_image`, `ci` and counts.
 
-    What cannot be had is null, and `undefined` says why.
+    `ci` is the two-sided interval at `level`. A difference also has `bounds`: the lower and the upper one-sided bound,
+    each at half of what the level leaves, made as the plan's checks make theirs at `plan.alpha` (under `checks`). What
+    cannot be computed is null, and `undefined` says why.
     """
     evaluation, judgement = compared.evaluation, compared.judgement
     return {
         "a": {"file": compared.challenger, "sha256": evaluation.challenger},
         "b": {"file": compared.champion, "sha256": evaluation.champion} if compared.champion else None,
         "plan": {"name": compared.plan.name, "sha256": compared.plan_sha256, "alpha": compared.plan.performance.alpha},
+        "level": compared.level,
         "images": evaluation.test_images,
         "patients": evaluation.test_patients,
         "evidence_says": judgement.evidence_says,
@@ -164,10 +168,13 @@ def _three(challenger: Figure, champion: Figure | None, difference: Figure | Non
 
 
 def _plain(figure: Figure, name: str) -> dict[str, Any]:
+    values: dict[str, Any]
     if isinstance(figure, Estimate):
-        return {name: figure.value, "se": figure.se, "se_image": figure.se_image, "ci": [figure.low, figure.high]}
+        values = {name: figure.value, "se": figure.se, "se_image": figure.se_image, "ci": list(figure.ci)}
+        return values | ({"bounds": [figure.low, figure.high]} if name == "value" else {})
     why = {"reason": figure.reason, "needed": figure.needed}
-    return {name: None, "se": None, "se_image": None, "ci": None, "undefined": why}
+    values = {name: None, "se": None, "se_image": None, "ci": None, "undefined": why}
+    return values | ({"bounds": None} if name == "value" else {})
 
 
 # ----------------------------------------------------------------------------------------------- the files

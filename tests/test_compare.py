@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import re
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.console import Console
 from scipy.special import ndtr
 from sklearn.metrics import roc_auc_score
 
@@ -17,6 +19,8 @@ from cxr_ops import compare
 from cxr_ops.commands import app as command
 from cxr_ops.errors import DataError
 from cxr_ops.labels import FINDINGS
+from cxr_ops.report import comparison, words
+from cxr_ops.stats import bootstrap
 
 PROJECT = Path(__file__).resolve().parents[1]
 DEMO = PROJECT / "pccp.demo.yaml"
@@ -108,6 +112,42 @@ def test_the_same_file_twice_differs_by_nothing(files):
     found = compare.as_json(compare.run(files.paths[0], files.paths[1], files.paths[1], plan=DEMO))
     for row in [found["macro"], *found["findings"].values()]:
         assert (row["difference"]["value"], row["difference"]["ci"]) == (0.0, [0.0, 0.0])
+
+
+def test_the_interval_of_a_difference_is_told_from_the_bound_that_is_judged(files):
+    """Far from a good model the interval is what drawing patients again gives, and the bound stands beside it."""
+    files.write_scores(files.paths[1], 0.2 * files.a + 0.8 * np.random.default_rng(2).random((600, 14)))
+    compared = compare.run(*files.paths, plan=DEMO)
+    found = compare.as_json(compared)["findings"]["Mass"]["difference"]
+    f = FINDINGS.index("Mass")
+    truth, scores = files.truth[:, [f]].astype(float), [one[:, [f]] for one in (_scores(files.paths[1]), files.b)]
+    draws = bootstrap.replicate_aucs(truth, files.patients, scores, 2000, np.random.default_rng(1))[:, :, 0]
+    low, high = np.percentile(draws[0] - draws[1], [2.5, 97.5])
+    assert found["ci"] == pytest.approx([low, high], abs=0.015)
+    row = compared.evaluation.findings[f].difference
+    assert found["bounds"] == [row.low, row.high]
+    assert found["bounds"][0] < found["ci"][0] - 0.02  # the bound of a worse model lies far below the interval
+    check = next(one for one in compared.judgement.checks if one.finding == "Mass" and one.kind == "margin")
+    text = _printed(compared)
+    line = next(line for line in text.splitlines() if line.startswith("Mass"))
+    assert len(line) <= 80
+    assert f"{found['value']:+.3f} [{found['ci'][0]:+.3f},{found['ci'][1]:+.3f}]".replace("0.", ".") in line
+    assert f"{check.low:+.3f}".replace("0.", ".") in line
+    assert "bound: what the plan holds against its margin" in " ".join(text.split())
+    page = comparison.render(compared)
+    assert words.difference_text(row) in page.replace(" <small>", " ").replace("</small>", "")
+    assert words.check_text(check) in page
+
+
+def _scores(path: Path) -> np.ndarray:
+    with path.open(newline="") as file:
+        return np.array([[float(value) for value in row[1:]] for row in list(csv.reader(file))[1:]])
+
+
+def _printed(compared) -> str:
+    console = Console(file=io.StringIO(), width=80)
+    console.print(comparison.table(compared))
+    return console.file.getvalue()
 
 
 def test_a_worse_model_is_rejected(files):

@@ -35,5 +35,5 @@ def compare_(
     if json_out is not None:
         write_atomic(json_out, canonical_json(compare.as_json(compared)))
     if html_out is not None:
-        write_atomic(html_out, comparison.render(compared, compare.LEVEL).encode())
+        write_atomic(html_out, comparison.render(compared).encode())
     Console().print(comparison.table(compared))

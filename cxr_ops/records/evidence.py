@@ -17,12 +17,17 @@ class Undefined(Record):
 
 
 class Estimate(Record):
-    """A number with its patient-clustered standard error and confidence interval.
+    """A number with its patient-clustered standard error, its bounds, and its confidence interval.
 
-    `method` and `df` say how the interval was made, so that a bound at another level can be had
-    (`cxr_ops.stats.auc.bounds`); without `df` the normal distribution is meant. `se_image` is the standard error that
-    one would state if images of one patient were independent; it is for comparison only. A `logit_difference` of two
-    AUCs also holds the `other` one, which was subtracted, and the standard error of the difference of their logits.
+    `low` and `high` are one-sided bounds, each at half of what `level` leaves; they are what a plan's checks judge, and
+    `method` and `df` say how they were made, so that a bound at another level can be computed
+    (`cxr_ops.stats.auc.bounds`); without `df` the normal distribution is meant. Both bounds together are the confidence
+    interval too, but for a difference of AUCs, which has an `interval` of its own (`cxr_ops.stats.difference`): people
+    read `ci`. Records of earlier versions have no `interval`.
+
+    `se_image` is the standard error that one would state if images of one patient were independent; it is for
+    comparison only. A `logit_difference` of two AUCs also holds the `other` one, which was subtracted, and the standard
+    error of the difference of their logits.
     """
 
     value: float
@@ -35,6 +40,12 @@ class Estimate(Record):
     se_image: float | None = None
     other: float | None = None
     se_logit: float | None = None
+    interval: tuple[float, float] | None = None
+
+    @property
+    def ci(self) -> tuple[float, float]:
+        """The confidence interval at `level`; the bounds where there is no other."""
+        return (self.low, self.high) if self.interval is None else self.interval
 
 
 Figure = Estimate | Undefined

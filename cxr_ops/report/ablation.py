@@ -194,7 +194,7 @@ def picture(found: Ablation) -> str:
 
 
 def _interval(figure: Figure | None) -> figures.Interval | None:
-    return None if figure is None or isinstance(figure, Undefined) else (figure.value, figure.low, figure.high)
+    return None if figure is None or isinstance(figure, Undefined) else (figure.value, *figure.ci)
 
 
 def table(found: Ablation) -> Table:

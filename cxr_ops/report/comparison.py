@@ -26,6 +26,7 @@ class Compared:
         plan: by which it was judged; `plan_sha256` is of its file.
         evaluation: the evidence.
         judgement: what the evidence says under the plan.
+        level: of the two-sided intervals, in (0, 1).
         curves: model -> finding -> (false positive rates, true positive rates).
         notes: sentences on what was not judged and what was left out; never empty.
     """
@@ -36,24 +37,22 @@ class Compared:
     plan_sha256: str
     evaluation: Evaluation
     judgement: Judgement
+    level: float
     curves: page.Curves
     notes: tuple[str, ...]
 
 
-def render(compared: Compared, level: float) -> str:
-    """Write the page.
-
-    Args:
-        compared: what was found.
-        level: of the two-sided intervals, in (0, 1).
-    """
+def render(compared: Compared) -> str:
+    """Write the page."""
     evaluation, checks = compared.evaluation, compared.judgement.checks
     lead = page.draw_differences if evaluation.champion else page.draw_auc
     drawings = {
         "lead": lead(evaluation, checks, name="lead"),
         "roc": page.draw_roc(evaluation, compared.curves),
     }
-    return page.fill("comparison.html.j2", c=compared, drawings=drawings, level=level)
+    margins = [check for check in checks if check.kind == "margin" and check.against == "champion"]
+    bounds = {(check.subgroup, check.finding): words.check_text(check) for check in margins}
+    return page.fill("comparison.html.j2", c=compared, drawings=drawings, bounds=bounds)
 
 
 def table(compared: Compared) -> Group:
@@ -72,4 +71,9 @@ def table(compared: Compared) -> Group:
         reasons.append(f"  {reason.sentence}\n")
     for note in compared.notes:
         reasons.append(f"{note}\n", "dim")
-    return Group(text, summary.findings_table(compared.evaluation), reasons)
+    checks, level = judgement.checks, compared.level
+    legend = f"{100 * level:g} % intervals, clustered by patient; positive: images/patients"
+    if compared.champion is not None:
+        alpha = compared.plan.performance.alpha
+        legend += f"; bound: what the plan holds against its margin, one-sided at {100 * alpha:g} %"
+    return Group(text, summary.findings_table(compared.evaluation, checks), Text(f"{legend}\n", "dim"), reasons)

@@ -324,7 +324,8 @@ def draw_differences(evaluation: Evaluation, checks: Sequence[Check], *, name: s
         [figures.Series(name=model, label=f"Challenger minus {model}") for model in against],
         title=f"Difference in AUC from {' and '.join(against)}",
         description=said + "Differences with patient-clustered intervals for the mean, each finding and each subgroup, "
-        "with the margin of the plan; the tables of findings and of subgroups hold the same numbers.",
+        "with the margin of the plan, which is held against a one-sided bound; the tables of findings and of subgroups "
+        "hold the same intervals, that of the checks the bounds.",
         axis="Difference in AUC (right of 0: the challenger is better)",
         neutral=0.0,
         limit_label="Margin of the plan",
@@ -448,7 +449,7 @@ def _groups(
     """Rows of a forest plot; limits: (subgroup, finding) -> where the plan's floor or margin stands."""
 
     def row(label: str, support: int, found: list[Figure | None], limit: float | None) -> figures.Row:
-        intervals = [(one.value, one.low, one.high) if isinstance(one, Estimate) else None for one in found]
+        intervals = [(one.value, *one.ci) if isinstance(one, Estimate) else None for one in found]
         text = f"{support:,}".replace(",", "\u202f")
         return figures.Row(label=label, support=text, intervals=intervals, limit=limit)
 

@@ -7,13 +7,14 @@ not rely on colour; what it prints is ASCII but for text that comes from the fil
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from cxr_ops import contract
 from cxr_ops.records.evidence import Estimate, Evaluation, Figure
 from cxr_ops.records.run import Result
-from cxr_ops.records.verdict import Verdict
+from cxr_ops.records.verdict import Check, Verdict
 from cxr_ops.report import words
 from cxr_ops.stats.checks import macro_difference
 
@@ -128,23 +129,33 @@ def _headline(result: Result, verdict: Verdict | None) -> Text:
     return text
 
 
-def findings_table(evaluation: Evaluation) -> Table:
-    """Tabulate the AUCs of the 14 findings and their mean, to be printed with rich on 80 columns."""
+def findings_table(evaluation: Evaluation, checks: Sequence[Check] = ()) -> Table:
+    """Tabulate the AUCs of the 14 findings and their mean, to be printed with rich on 80 columns.
+
+    Args:
+        evaluation: the evidence.
+        checks: where they are given, the bound that each margin against the champion was judged by has a column.
+    """
     from rich import box
     from rich.table import Table
 
     with_champion = evaluation.champion is not None
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=0, show_footer=True)
     table.add_column("AUC by finding", f"mean of {len(evaluation.macro_over)}", no_wrap=True)
-    table.add_column("challenger", _interval(evaluation.macro_challenger), no_wrap=True)
+    bounds = {check.finding: check.low for check in checks if _is_margin(check)}
+    table.add_column("challenger", _interval(evaluation.macro_challenger, short=bool(bounds)), no_wrap=True)
     if with_champion:
         table.add_column("champion", _value(evaluation.macro_champion), justify="right", no_wrap=True)
         table.add_column("difference", _signed(evaluation.macro_difference), no_wrap=True)
+    if bounds:
+        table.add_column("bound", _short(bounds.get(None)), justify="right", no_wrap=True)
     table.add_column("positive", justify="right", no_wrap=True)
     for one in evaluation.findings:
-        row = [one.finding.replace("_", " "), _interval(one.challenger)]
+        row = [one.finding.replace("_", " "), _interval(one.challenger, short=bool(bounds))]
         if with_champion:
             row += [_value(one.champion), _signed(one.difference)]
+        if bounds:
+            row.append(_short(bounds.get(one.finding)))
         table.add_row(*row, f"{one.support.positives}/{one.support.positive_patients}")
     return table
 
@@ -242,10 +253,20 @@ def _near(path: Path) -> str:
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
 
 
-def _interval(figure: Figure | None) -> str:
+def _is_margin(check: Check) -> bool:
+    return check.kind == "margin" and check.against == "champion" and check.subgroup is None
+
+
+def _interval(figure: Figure | None, *, short: bool = False) -> str:
     if not isinstance(figure, Estimate):
         return "not evaluable"
-    return f"{figure.value:.3f} [{figure.low:.3f},{figure.high:.3f}]"
+    low, high = figure.ci
+    text = f"{figure.value:.3f} [{low:.3f},{high:.3f}]"
+    return text.replace("0.", ".") if short else text
+
+
+def _short(bound: float | None) -> str:
+    return "-" if bound is None else f"{bound:+.3f}".replace("0.", ".")
 
 
 def _value(figure: Figure | None) -> str:
@@ -256,4 +277,5 @@ def _signed(figure: Figure | None) -> str:
     """Write a difference without the zeros before the points: 80 columns are few."""
     if not isinstance(figure, Estimate):
         return "-"
-    return f"{figure.value:+.3f} [{figure.low:+.3f},{figure.high:+.3f}]".replace("0.", ".")
+    low, high = figure.ci
+    return f"{figure.value:+.3f} [{low:+.3f},{high:+.3f}]".replace("0.", ".")

@@ -51,7 +51,8 @@ def figure_text(figure: Figure | None, digits: int = 3) -> str:
     'not evaluable'
     """
     if isinstance(figure, Estimate):
-        text = f"{figure.value:.{digits}f} ({figure.low:.{digits}f} to {figure.high:.{digits}f})"
+        low, high = figure.ci
+        text = f"{figure.value:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
         return text.replace("-", "\u2212")
     return NOT_EVALUABLE
 
@@ -59,11 +60,15 @@ def figure_text(figure: Figure | None, digits: int = 3) -> str:
 def difference_text(figure: Figure | None, digits: int = 3) -> str:
     """Write a difference with its interval, with signs and a true minus.
 
+    Of a difference of AUCs, a record of an earlier version holds bounds alone; they are called so.
+
     >>> difference_text(Estimate(value=-0.004, se=0.02, low=-0.03, high=0.0225, level=0.95))
     '\u22120.004 (\u22120.030 to +0.022)'
     """
     if isinstance(figure, Estimate):
-        text = f"{figure.value:+.{digits}f} ({figure.low:+.{digits}f} to {figure.high:+.{digits}f})"
+        low, high = figure.ci
+        called = "bounds " if figure.interval is None and figure.method == "logit_difference" else ""
+        text = f"{figure.value:+.{digits}f} ({called}{low:+.{digits}f} to {high:+.{digits}f})"
         return text.replace("-", "\u2212")
     return NOT_EVALUABLE
 

@@ -459,8 +459,7 @@ def _metrics(evaluation: Evaluation) -> dict[str, float]:
         if isinstance(figure, Estimate):
             what, _, finding = name.partition("/")
             metrics[name] = figure.value
-            metrics[f"{what}_low/{finding}"] = figure.low
-            metrics[f"{what}_high/{finding}"] = figure.high
+            metrics[f"{what}_low/{finding}"], metrics[f"{what}_high/{finding}"] = figure.ci
     return metrics
 
 

@@ -27,6 +27,7 @@ import numpy.typing as npt
 from scipy import special
 
 from cxr_ops.records.evidence import Estimate, Evidence, Figure, FindingEvidence, Paired, Support, Undefined
+from cxr_ops.stats import difference
 
 Method = Literal["wald", "logit", "logit_difference", "separated", "separated_difference"]
 Bools = npt.NDArray[np.bool_]
@@ -562,14 +563,18 @@ def _interval(mean: _Mean, level: float) -> Figure:
 
 
 def mean_difference(ours: Sequence[Ranking], theirs: Sequence[Ranking], level: float, *, same_order: bool) -> Figure:
-    """A paired difference of AUCs, or of means over findings, with its interval.
+    """A paired difference of AUCs, or of means over findings, with its bounds and its interval.
 
-    The interval is made on the logit scale. An AUC near 1 that falls by a margin has a larger error than before, and a
-    check at its margin would pass too often (docs/decisions/0011); a logit keeps its error. The lower bound is the
+    `low` and `high` are the bounds that the gate judges, each one-sided. They are made on the logit scale. An AUC near
+    1 that falls by a margin has a larger error than before, and a check at its margin would pass too often
+    (docs/decisions/0011); a logit keeps its error. The lower bound is the
     difference that is left when the first AUC falls by t standard errors, the upper one that when the second does, so
     that the two models may change places. The standard error of logit(ours) - logit(theirs) comes from the jackknife of
     both AUCs and of their difference (delta method), and is at least the difference's own, stretched by the smaller of
     the two slopes. Student's t has `effective_patients - 1` degrees of freedom (at least 1).
+
+    Such bounds hold near equality and at a margin. Where the models differ much, the two together are no interval of
+    the difference: that one is `interval` (`cxr_ops.stats.difference`), and what people read.
 
     Models that put all images in the same order differ by 0 with the interval [0, 0]. Two models that both make no
     error differ by 0 too, but with the exact binomial bound, since their order among the positives may differ.
@@ -577,13 +582,13 @@ def mean_difference(ours: Sequence[Ranking], theirs: Sequence[Ranking], level: f
     Args:
         ours: the challenger's ranking of one finding, or of several on the same patients.
         theirs: the other model's, of the same findings and images.
-        level: of the two-sided interval, in (0, 1).
+        level: of the two-sided interval, in (0, 1); each bound has half of the rest.
         same_order: whether both models put the images in the same order, for every finding.
 
     >>> one = rank([1, 1, 0, 0], [0.9, 0.5, 0.6, 0.1], [0, 1, 2, 3])
     >>> same = mean_difference([one], [one], 0.95, same_order=True)
-    >>> same.value, same.low, same.high
-    (0.0, 0.0, 0.0)
+    >>> same.value, same.low, same.high, same.interval
+    (0.0, 0.0, 0.0, (0.0, 0.0))
     """
     return _interval_apart(_Mean(tuple(ours)), _Mean(tuple(theirs)), level, same_order=same_order)
 
@@ -594,19 +599,39 @@ def _interval_apart(ours: _Mean, theirs: _Mean, level: float, *, same_order: boo
     pairs = list(zip(ours.parts, theirs.parts, strict=True))
     for mine, other in pairs:
         mine.check_same_images(other)
-    df = max(effective_patients(ours.parts) - 1.0, 1.0)
+    effective = effective_patients(ours.parts)
+    df = max(effective - 1.0, 1.0)
     if same_order:
-        return estimate(0.0, 0.0, df, "wald", level, se_image=0.0)
+        return estimate(0.0, 0.0, df, "wald", level, se_image=0.0, interval=(0.0, 0.0))
     apart = _spread(_sum(mine.without - other.without for mine, other in pairs)[ours.labelled] / len(pairs))
     se, gap = math.sqrt(apart), ours.value - theirs.value
     if se <= ROUNDING:
         if gap == 0.0:
-            return estimate(0.0, 0.0, df, "separated_difference", level, se_image=0.0)
+            found = estimate(0.0, 0.0, df, "separated_difference", level, se_image=0.0)
+            return found.model_copy(update={"interval": (found.low, found.high)})
         return Undefined(reason="the models differ alike for every patient", needed="more patients")
     se_logit = _logit_error(ours.value, theirs.value, ours.variance, theirs.variance, apart)
-    se_image = float(np.linalg.norm(ours.image - theirs.image))
-    method: Method = "logit_difference"
-    return estimate(gap, se, df, method, level, se_image=se_image, other=theirs.value, se_logit=se_logit)
+    spread = difference.Spread.of([_side_by_side(mine, other) for mine, other in pairs], effective)
+    return estimate(
+        gap,
+        se,
+        df,
+        "logit_difference",
+        level,
+        se_image=float(np.linalg.norm(ours.image - theirs.image)),
+        other=theirs.value,
+        se_logit=se_logit,
+        interval=difference.interval(ours.value, theirs.value, spread, level, effective),
+    )
+
+
+def _side_by_side(mine: Ranking, other: Ranking) -> difference.Parts:
+    return difference.Parts(
+        positive=np.stack([mine.positive, other.positive]),
+        negative=np.stack([mine.negative, other.negative]),
+        positives=mine.positives,
+        negatives=mine.negatives,
+    )
 
 
 def _logit_error(first: float, second: float, of_first: float, of_second: float, of_difference: float) -> float:
@@ -655,8 +680,11 @@ def estimate(
     se_image: float | None = None,
     other: float | None = None,
     se_logit: float | None = None,
+    interval: tuple[float, float] | None = None,
 ) -> Estimate:
-    """A number with the two-sided interval that its method makes of it; see `records.Estimate` and `bounds`.
+    """A number with the two bounds that its method makes of it; see `records.Estimate` and `bounds`.
+
+    An `interval` is given where the bounds are not what people should read.
 
     >>> found = estimate(0.8, 0.04, 30.0, "wald", 0.95)
     >>> round(found.low, 3), round(found.high, 3)
@@ -674,6 +702,7 @@ def estimate(
         se_image=se_image,
         other=other,
         se_logit=se_logit,
+        interval=interval,
     )
 
 
@@ -736,8 +765,9 @@ def mirrored(estimate: Estimate) -> Estimate:
     -0.04
     """
     other = None if estimate.other is None else estimate.other + estimate.value
+    interval = None if estimate.interval is None else (-estimate.interval[1], -estimate.interval[0])
     turned = {"value": -estimate.value, "low": -estimate.high, "high": -estimate.low, "other": other}
-    return estimate.model_copy(update=turned)
+    return estimate.model_copy(update=turned | {"interval": interval})
 
 
 def p_below(estimate: Estimate, limit: float) -> float:

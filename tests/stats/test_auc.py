@@ -195,8 +195,9 @@ def test_degrees_of_freedom_count_patients_of_the_kind_that_decides():
 
 
 def test_intervals_cover_the_truth(simulate):
-    """95 % intervals hold the true value in 93 to 97 % of simulated studies: AUC, difference, and both macro ones."""
-    inside: dict[str, list[bool]] = {"auc": [], "difference": [], "macro": [], "macro difference": []}
+    """95 % intervals hold the true value in 93 to 97 % of simulated studies: AUCs, differences, both macro ones."""
+    kinds = ("auc", "difference", "interval", "macro", "macro difference", "macro interval")
+    inside: dict[str, list[bool]] = {kind: [] for kind in kinds}
     names = [str(f) for f in range(6)]
     for seed in range(250):
         truth, owner, a, b = simulate(seed, findings=6, auc=0.8, gain=0.03, images=2.5, icc=0.55)
@@ -204,13 +205,19 @@ def test_intervals_cover_the_truth(simulate):
         for row in found.findings:
             inside["auc"].append(row.challenger.low <= 0.83 <= row.challenger.high)
             inside["difference"].append(row.difference.low <= 0.03 <= row.difference.high)
+            inside["interval"].append(row.difference.interval[0] <= 0.03 <= row.difference.interval[1])
+        inside["macro interval"].append(
+            found.macro_difference.interval[0] <= 0.03 <= found.macro_difference.interval[1]
+        )
         inside["macro"].append(found.macro_challenger.low <= 0.83 <= found.macro_challenger.high)
         inside["macro difference"].append(found.macro_difference.low <= 0.03 <= found.macro_difference.high)
     # Four standard errors of a share of 0.95: 250 studies for the macro ones, over 750 independent ones for findings.
     assert np.mean(inside["auc"]) == pytest.approx(0.95, abs=0.032)
     assert np.mean(inside["difference"]) == pytest.approx(0.95, abs=0.032)
+    assert np.mean(inside["interval"]) == pytest.approx(0.95, abs=0.032)
     assert np.mean(inside["macro"]) == pytest.approx(0.95, abs=0.055)
     assert np.mean(inside["macro difference"]) == pytest.approx(0.95, abs=0.055)
+    assert np.mean(inside["macro interval"]) == pytest.approx(0.95, abs=0.055)
 
 
 def test_the_interval_of_a_rare_finding_covers_the_truth():
@@ -333,12 +340,16 @@ def test_single_precision_ranks_alike(data):
 @settings(deadline=None)  # a busy machine is not a fault
 @given(rows)
 def test_exchanging_the_models_turns_the_difference_round(data):
-    """The difference of B and A is minus that of A and B, bounds included."""
+    """The difference of B and A is minus that of A and B, bounds and interval included; all lie within -1 and 1."""
     truth, a, b, patients = data
     one, two = _compare(truth, patients, a, b).difference, _compare(truth, patients, b, a).difference
     assert type(one) is type(two)
     if isinstance(one, Estimate):
         assert (two.value, two.low, two.high) == pytest.approx((-one.value, -one.high, -one.low), abs=1e-12)
+        low, high = one.interval
+        assert two.interval == pytest.approx((-high, -low), abs=1e-9)
+        assert auc.mirrored(one).interval == (-high, -low)
+        assert -1 <= low <= one.value <= high <= 1
 
 
 def test_identical_scores_differ_by_exactly_nothing(simulate):
@@ -347,6 +358,7 @@ def test_identical_scores_differ_by_exactly_nothing(simulate):
     found = auc.compare([str(f) for f in range(14)], truth, owner, a, a.copy())
     for figure in [*(row.difference for row in found.findings), found.macro_difference]:
         assert (figure.value, figure.se, figure.low, figure.high) == (0.0, 0.0, 0.0, 0.0)
+        assert figure.interval == (0.0, 0.0)
 
 
 def test_missing_labels_leave_out_their_rows_and_no_others(simulate):
