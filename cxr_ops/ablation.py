@@ -24,8 +24,8 @@ import numpy.typing as npt
 import pandas as pd
 from scipy import special
 
-from cxr_ops import contract
-from cxr_ops.data import manifest
+from cxr_ops import contract, recipe
+from cxr_ops.data import contrast, manifest
 from cxr_ops.errors import DataError, SettingsError
 from cxr_ops.labels import FINDINGS, nearest
 from cxr_ops.params import Params, Prepare, Train
@@ -284,7 +284,7 @@ def _measure(
                 "start": start.model_dump(mode="json"),
                 "data": json.loads((prepared / "prepare.json").read_bytes())["files"],
                 "machine": [machine.device, machine.precision, machine.threads],
-                "code": _code(),
+                "code": recipe.code_digest(),
             }
         )
     )[:16]
@@ -345,7 +345,7 @@ def _prepared(choice: Choice, root: Path, params: Params, out: Path) -> Path:
 
     settings = _prepare(choice, params)
     there = json.loads((root / "prepare" / "prepare.json").read_bytes())
-    if (there["image_size"], there["contrast"]) == (settings.image_size, settings.contrast_terms):
+    if (there["image_size"], there["contrast"]) == (settings.image_size, contrast.terms(settings)):
         return root / "prepare"
     index = sha256_file(root / "prepare" / "index.csv")
     key = sha256_bytes(canonical_json({"prepare": settings.model_dump(mode="json"), "index": index}))[:16]
@@ -369,14 +369,6 @@ def _read_index(root: Path) -> tuple[pd.DataFrame, int]:
     index = pd.read_csv(path, dtype={"image_id": str, "patient_id": str, "split": str})
     validation = index[index["split"] == "validation"].reset_index(drop=True)
     return validation, int((index["split"] == "train").sum())
-
-
-def _code() -> str:
-    """A cell of other training code is measured anew."""
-    from cxr_ops import model
-
-    files = sorted(Path(str(model.__file__)).parent.glob("*.py"))
-    return sha256_bytes(canonical_json({file.name: sha256_file(file) for file in files}))
 
 
 # ------------------------------------------------------------------------------------------------ figures

@@ -79,19 +79,6 @@ class Prepare(Section):
     clahe_clip: float = Field(2.0, gt=0, le=40)
     clahe_tiles: int = Field(8, ge=1, le=32)
 
-    @property
-    def contrast_terms(self) -> dict[str, Any]:
-        """The contrast as a contract says it: its name, and of the settings those that it uses.
-
-        >>> Prepare(contrast="clahe").contrast_terms
-        {'name': 'clahe', 'clip': 2.0, 'tiles': 8}
-        """
-        used: dict[str, dict[str, Any]] = {
-            "percentile": {"low": self.window_low, "high": self.window_high},
-            "clahe": {"clip": self.clahe_clip, "tiles": self.clahe_tiles},
-        }
-        return {"name": self.contrast, **used.get(self.contrast, {})}
-
 
 class Train(Section):
     """How the network is trained. Budgets are epochs, never time, so that a slow machine gives the same model.

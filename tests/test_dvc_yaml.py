@@ -157,10 +157,59 @@ def test_edited_import_makes_its_stages_stale(checkout: Home) -> None:
         return json.loads(dvc.dvc(checkout, project, "status", "--json", "split"))
 
     assert stale() == {}
-    edit(project / "cxr_ops" / "edges" / "store.py")
+    edit(project / "cxr_ops" / "edges" / "git.py")
     assert stale() == {}
     edit(project / "cxr_ops" / "data" / "splits.py")
     assert stale() == {"split": [{"changed deps": {"cxr_ops/data/splits.py": "modified"}}]}
+
+
+def test_another_default_makes_stages_stale(checkout: Home) -> None:
+    """After a default was changed and `make deps` wrote it down, DVC wants to run the stages up to train again."""
+    project = checkout.project
+    for path in ("epoch.json", "image.json", "validate/manifest.csv", "split/split.csv"):
+        (project / path).parent.mkdir(exist_ok=True)
+        (project / path).write_text("x\n")
+    dvc.dvc(checkout, project, "commit", "--force", "split")
+    settings = project / "cxr_ops" / "params.py"
+    text = settings.read_text()
+    assert text.count("validation: float = Field(0.1,") == 1
+    settings.write_text(text.replace("validation: float = Field(0.1,", "validation: float = Field(0.15,"))
+
+    tool = [sys.executable, "tools/stage_deps.py"]
+    refused = subprocess.run([*tool, "--check"], cwd=project, capture_output=True, text=True)
+    assert (refused.returncode, "defaults/changed.json" in refused.stderr) == (1, True)
+    subprocess.run(tool, cwd=project, check=True)
+
+    assert json.loads((project / "defaults" / "changed.json").read_bytes()) == {"split": {"validation": 0.15}}
+    stale = json.loads(dvc.dvc(checkout, project, "status", "--json", "split"))
+    assert stale == {"split": [{"changed deps": {"defaults/changed.json": "modified"}}]}
+
+
+def test_a_module_that_nobody_judged_stops_the_tool(tmp_path: Path) -> None:
+    """A stage up to train that imports what the recipe does not name is an error, and names it; a later one may."""
+    for name, text in {
+        "__init__": "",
+        "novel": "",
+        "stages/__init__": "",
+        "stages/__main__": "",
+        "stages/train": "from cxr_ops import novel\n",
+        "stages/report": "from cxr_ops import novel\n",
+    }.items():
+        path = tmp_path / "cxr_ops" / f"{name}.py"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    code = (
+        f"import sys; sys.path.insert(0, {str(TOOL.parent)!r}); from pathlib import Path; import stage_deps as tool\n"
+        f"root = Path({str(tmp_path)!r}); print(*tool.listed(sys.argv[1], tool.import_graph(root), root))"
+    )
+
+    def listed(verb: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([sys.executable, "-c", code, verb], capture_output=True, text=True)
+
+    refused = listed("train")
+    assert refused.returncode == 1
+    assert "imports novel.py, and cxr_ops/recipe.py does not say" in refused.stderr
+    assert "cxr_ops/novel.py" in listed("report").stdout.split()
 
 
 def test_curves_of_two_trainings_are_compared(checkout: Home) -> None:

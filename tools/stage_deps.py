@@ -4,15 +4,21 @@ A stage's code is every module that it can import, directly or through others, a
 that hold them (their `__init__.py` runs as well); files beside a module that it names, such as templates; and the
 dispatcher that DVC starts.
 
-    python tools/stage_deps.py            write dvc.yaml
-    python tools/stage_deps.py --check    exit 1 if it would change
+The stages up to `train` depend on those of them that `cxr_ops/recipe.py` calls training's own, and on the defaults that
+are no longer as they were introduced, which are written as well. A file that it does not name is an error.
+
+    python tools/stage_deps.py            write dvc.yaml and defaults/
+    python tools/stage_deps.py --check    exit 1 if one of them would change
 """
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Iterable
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 
 import grimp
 import yaml
@@ -31,6 +37,13 @@ def import_graph(root: Path) -> grimp.ImportGraph:
         return grimp.build_graph(PACKAGE, exclude_type_checking_imports=True, cache_dir=None)
     finally:
         sys.path.remove(str(root))
+
+
+def lists() -> ModuleType:
+    """`cxr_ops.recipe` of this checkout. After the graph: of a package that was imported, grimp finds no other copy."""
+    if str(ROOT) not in sys.path:
+        sys.path.insert(0, str(ROOT))
+    return import_module(f"{PACKAGE}.recipe")
 
 
 def code_of(verb: str, graph: grimp.ImportGraph, root: Path) -> list[str]:
@@ -76,9 +89,8 @@ def _package_of(file: Path) -> Path:
     return next(folder for folder in file.parents if (folder / "__init__.py").is_file())
 
 
-def rewrite(text: str, root: Path) -> str:
+def rewrite(text: str, root: Path, graph: grimp.ImportGraph) -> str:
     """Return `dvc.yaml` with what stands between the marks made anew."""
-    graph = import_graph(root)
     verbs = iter(yaml.safe_load(text)["stages"])
     lines: list[str] = []
     inside = False
@@ -89,21 +101,68 @@ def rewrite(text: str, root: Path) -> str:
             lines.append(line)
         if line == BEGIN:
             inside = True
-            lines += [f"      - {path}" for path in code_of(next(verbs), graph, root)]
+            lines += [f"      - {path}" for path in listed(next(verbs), graph, root)]
     return "\n".join(lines) + "\n"
 
 
+def listed(verb: str, graph: grimp.ImportGraph, root: Path) -> list[str]:
+    """What `dvc.yaml` lists as a stage's code: all of it, or of a stage up to `train` what can change a weight."""
+    recipe = lists()
+    code = code_of(verb, graph, root)
+    if verb not in recipe.STAGES:
+        return code
+    within = {path: path.removeprefix(f"{PACKAGE}/") for path in code}
+    if unknown := recipe.unnamed(within.values()):
+        raise SystemExit(
+            f"error: the stage {verb} imports {', '.join(unknown)}, and cxr_ops/recipe.py does not say whether that "
+            "can change a weight\n  next:  name it in OWN, or in INERT with the reason why it cannot; then make deps"
+        )
+    return sorted([path for path, name in within.items() if name in recipe.OWN] + [recipe.CHANGED])
+
+
+def idle(root: Path, graph: grimp.ImportGraph) -> list[str]:
+    """What `cxr_ops/recipe.py` names and no stage up to `train` imports, sorted."""
+    recipe = lists()
+    code = {path.removeprefix(f"{PACKAGE}/") for verb in recipe.STAGES for path in code_of(verb, graph, root)}
+    folders = {f"{parent.as_posix()}/" for path in code for parent in Path(path).parents}
+    return sorted({*recipe.OWN, *recipe.INERT} - code - folders)
+
+
+def generated(root: Path, graph: grimp.ImportGraph) -> dict[Path, str]:
+    """Every file that this tool writes, with its text as it should be."""
+    pipeline = root / "dvc.yaml"
+    text = rewrite(pipeline.read_text(encoding="utf-8"), root, graph)
+    recipe = lists()
+    introduced = recipe.with_new(recipe.introduced(root))
+    return {
+        pipeline: text,
+        root / recipe.INTRODUCED: _json(introduced),
+        root / recipe.CHANGED: _json(recipe.changed(introduced)),
+    }
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, indent=2, sort_keys=True) + "\n"
+
+
 def main(arguments: list[str]) -> int:
-    """Rewrite `dvc.yaml`, or check it."""
-    path = ROOT / "dvc.yaml"
-    old = path.read_text(encoding="utf-8")
-    new = rewrite(old, ROOT)
-    if old == new:
-        return 0
-    if "--check" in arguments:
-        sys.stderr.write("dvc.yaml does not list what the stages import; next: make deps\n")
+    """Rewrite `dvc.yaml` and the defaults, or check them."""
+    graph = import_graph(ROOT)
+    stale = {
+        path: text
+        for path, text in generated(ROOT, graph).items()
+        if not path.is_file() or path.read_text(encoding="utf-8") != text
+    }
+    if left := idle(ROOT, graph):
+        sys.stderr.write(f"cxr_ops/recipe.py names what no stage up to train imports: {', '.join(left)}; take it out\n")
         return 1
-    path.write_text(new, encoding="utf-8")
+    if "--check" in arguments and stale:
+        names = ", ".join(path.relative_to(ROOT).as_posix() for path in stale)
+        sys.stderr.write(f"{names}: not what the code of the stages says; next: make deps\n")
+        return 1
+    for path, text in stale.items():
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text, encoding="utf-8")
     return 0
 
 

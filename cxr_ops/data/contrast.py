@@ -6,12 +6,28 @@ A package's own `network.adjust_contrast` must do exactly this; a test compares.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
 
-from cxr_ops.data.checking.decode import Pixels
+from cxr_ops.params import Prepare
+
+if TYPE_CHECKING:  # training says the contrast and decodes nothing
+    from cxr_ops.data.checking.decode import Pixels
+
+
+def terms(settings: Prepare) -> dict[str, Any]:
+    """The contrast as a contract says it: its name, and of the settings those that it uses.
+
+    >>> terms(Prepare(contrast="clahe"))
+    {'name': 'clahe', 'clip': 2.0, 'tiles': 8}
+    """
+    used: dict[str, dict[str, Any]] = {
+        "percentile": {"low": settings.window_low, "high": settings.window_high},
+        "clahe": {"clip": settings.clahe_clip, "tiles": settings.clahe_tiles},
+    }
+    return {"name": settings.contrast, **used.get(settings.contrast, {})}
 
 
 def adjust(pixels: Pixels, how: Mapping[str, Any]) -> Pixels:
@@ -21,7 +37,7 @@ def adjust(pixels: Pixels, how: Mapping[str, Any]) -> Pixels:
 
     Args:
         pixels: uint8, height x width, in its own size.
-        how: see `cxr_ops.params.Prepare.contrast_terms`.
+        how: see `terms`.
 
     Returns:
         uint8, height x width.

@@ -35,7 +35,7 @@ from cxr_ops.model.machine import Machine, reproducible
 from cxr_ops.model.progress import progress
 from cxr_ops.model.step import Data, Job, feed, learn_within_memory, part_size, score_within_memory
 from cxr_ops.params import Train
-from cxr_ops.stats.auc import placements
+from cxr_ops.stats.ranking import area
 
 CHECKPOINT_SECONDS = 120.0  # the most work that a kill can cost; one is also written after every epoch
 LOOK_EVERY: Final = 10  # steps between looks at the loss: on a GPU, each look waits for the device
@@ -108,7 +108,7 @@ def mean_auc(truth_NK: npt.NDArray[np.float32], scores_NK: npt.NDArray[np.float3
     for truth_N, scores_N in zip(truth_NK.T, scores_NK.T, strict=True):
         known = ~np.isnan(truth_N)
         if 0 < (truth_N[known] == 1).sum() < known.sum():
-            areas.append(float(placements(truth_N[known], scores_N[known])[0].mean()))
+            areas.append(area(truth_N[known], scores_N[known]))
     if not areas:
         raise DataError(
             "no finding has both a positive and a negative image in the validation set",

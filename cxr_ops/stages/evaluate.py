@@ -247,7 +247,7 @@ def _split_problems(models: Mapping[str, LoadedModel], test: pd.DataFrame, salt:
     return problems
 
 
-# How a contract calls the settings of contrast; see `Prepare.contrast_terms`.
+# How a contract calls the settings of contrast; see `cxr_ops.data.contrast.terms`.
 _CONTRAST: Final = {
     "name": "contrast",
     "low": "window_low",

@@ -22,6 +22,7 @@ import yaml
 
 from cxr_ops import contract
 from cxr_ops import plan as plans
+from cxr_ops import recipe as recipes
 from cxr_ops.audit.state import open_epoch, reference_after, state_after
 from cxr_ops.edges import dvc, pipeline, supervisor
 from cxr_ops.edges.home import Home
@@ -196,7 +197,7 @@ def plan(home: Home, overrides: Mapping[str, Any] | None = None) -> Forecast:
     elif champion.recipe is None or (old := repository.read_recipe(home, champion.recipe)) is None:
         reasons = ("what the champion was trained from is not known here",)
     else:
-        reasons = tuple(explain_change(old, parts))
+        reasons = tuple(explain_change(old, parts, recipes.introduced(home.project)))
     return Forecast(data=data, champion=champion, no_change=not reasons, reasons=reasons)
 
 
@@ -236,38 +237,63 @@ def params_of(folder: Path, overrides: Mapping[str, Any]) -> Params:
 
 
 def recipe_parts(folder: Path, params: Params, data: DataRevision, image: str | None) -> dict[str, Any]:
-    """All that the challenger is made from: code, settings, data and image, but not who is champion nor the plan."""
+    """All that the challenger is made from: code, settings, data and image, but not who is champion nor the plan.
+
+    Code is what `dvc.yaml` lists, which `cxr_ops.recipe` decides. Of the settings those are named whose values are not
+    the defaults that they were introduced with.
+
+    Raises:
+        SettingsError: `dvc.yaml` or `params.yaml` cannot be read, or a default was changed without `make deps`.
+        DataError: a file that `dvc.yaml` lists is missing.
+    """
+    recipes.check_defaults(folder)
     stages = dvc.read_pipeline(folder)
     making = [stages[name] for name in dvc.upstream(stages, "train")]
-    sources = {dep for stage in making for dep in stage.deps if dvc.maker_of(stages, dep) is None} - set(_STATE)
+    sources = {dep for stage in making for dep in stage.deps if dvc.maker_of(stages, dep) is None}
+    sources -= {*_STATE, recipes.CHANGED}  # the values themselves are named
     settings = params.model_dump(mode="json", by_alias=True)
+    sections = {section: settings[section] for stage in making for section in stage.params}
     return {
+        "format": recipes.FORMAT,
         "code": {source: dvc.source_digest(folder, source) for source in sorted(sources)},
-        "params": {section: settings[section] for stage in making for section in stage.params},
+        "params": recipes.differing(sections, recipes.introduced(folder)),
         "batches": data.batches,
         "image": image,
     }
 
 
-def explain_change(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+def explain_change(
+    old: Mapping[str, Any], new: Mapping[str, Any], introduced: Mapping[str, Mapping[str, Any]] | None = None
+) -> list[str]:
     """Say, a sentence each, what differs between two recipes.
 
-    >>> explain_change({"params": {"train": {"epochs": 9}}}, {"params": {"train": {"epochs": 3}}})
-    ['train.epochs was 9 and is now 3']
+    Args:
+        old: as `recipe_parts` gave it, in this version or an earlier one.
+        new: as `recipe_parts` gives it.
+        introduced: the value of each setting that a recipe does not name, by section.
+
+    >>> explain_change({"params": {"train": {"epochs": 9}}}, {"params": {}}, {"train": {"epochs": 6}})
+    ['train.epochs was 9 and is now 6']
     """
     reasons: list[str] = []
+    redefined = old.get("format", 1) != new.get("format", 1)
+    if redefined:
+        reasons.append("what training depends on is defined in another way than then, so it is trained once more")
     before, after = old.get("batches", {}), new.get("batches", {})
     reasons += [f"batch {name} is new" for name in sorted(after.keys() - before)]
     reasons += [f"batch {name} is gone" for name in sorted(before.keys() - after)]
     reasons += [f"batch {name} has changed" for name in sorted(after) if before.get(name, after[name]) != after[name]]
-    was, now = _flat(old.get("params", {})), _flat(new.get("params", {}))
+    unnamed = _flat(introduced or {})
+    was, now = unnamed | _flat(old.get("params", {})), unnamed | _flat(new.get("params", {}))
     reasons += [
         f"{key} was {was.get(key, 'not set')} and is now {now.get(key, 'not set')}"
         for key in sorted(was.keys() | now)
         if was.get(key) != now.get(key)
     ]
     code, recent = old.get("code", {}), new.get("code", {})
-    files = [path for path in sorted(code.keys() | recent) if code.get(path) != recent.get(path)]
+    # Under another definition, a file that only one of the two names need not have changed.
+    both = code.keys() & recent if redefined else code.keys() | recent
+    files = [path for path in sorted(both) if code.get(path) != recent.get(path)]
     if files:
         more = f" and {len(files) - 3} more" if len(files) > 3 else ""
         reasons.append(f"code that training depends on has changed: {', '.join(files[:3])}{more}")

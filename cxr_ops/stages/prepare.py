@@ -15,7 +15,7 @@ from pathlib import Path
 import pandas as pd
 
 from cxr_ops import contract
-from cxr_ops.data import cache, manifest
+from cxr_ops.data import cache, contrast, manifest
 from cxr_ops.data.checking import isolate
 from cxr_ops.data.shards import ShardReader
 from cxr_ops.errors import StorageError
@@ -70,13 +70,13 @@ def pack(out: Path, frame: pd.DataFrame, read: Callable[[str], bytes], settings:
                 size,
                 measured=(frame["split"] == "train").tolist(),
                 threads=isolate.processors(),
-                adjusted=settings.contrast_terms,
+                adjusted=contrast.terms(settings),
                 progress=partial(_tell, show),
             )
         write_atomic(out / "index.csv", manifest.to_csv(frame, ("image_id", "patient_id", "split", *FINDINGS)))
         record = {
             "image_size": size,
-            "contrast": settings.contrast_terms,
+            "contrast": contrast.terms(settings),
             "rows": len(frame),
             "train_mean": pixels.mean,
             "train_std": pixels.std,

@@ -24,42 +24,16 @@ import numpy.typing as npt
 import pandas as pd
 import yaml
 
+from cxr_ops import recipe
 from cxr_ops.audit.package import patient_key
 from cxr_ops.contract import PACKAGE
+from cxr_ops.data import contrast
 from cxr_ops.errors import DataError
 from cxr_ops.labels import FINDINGS, UNCERTAIN
-from cxr_ops.model import (
-    augment,
-    batches,
-    calibration,
-    checkpoint,
-    distributed,
-    loss,
-    machine,
-    network,
-    optimization,
-    package,
-    pretrained,
-    step,
-    training,
-)
+from cxr_ops.model import checkpoint, distributed, machine, package, pretrained, step, training
 from cxr_ops.params import Params, Prepare
 from cxr_ops.records.base import canonical_json, sha256_bytes, sha256_file, write_atomic
 
-# The code that decides the weights, besides data and settings.
-_OF_THE_WEIGHTS = (
-    augment,
-    batches,
-    calibration,
-    distributed,
-    loss,
-    machine,
-    network,
-    optimization,
-    pretrained,
-    step,
-    training,
-)
 _PARTS = "CXR_PARTS"  # tells processes that are started again into how many parts a batch is cut at least
 HISTORY = ("epoch", "train_loss", "validation_loss", "validation_auc", "learning_rate")
 
@@ -145,11 +119,11 @@ def _train(root: Path, params: Params, ranks: distributed.Ranks) -> None:
         head=settings.head,
         head_width=settings.head_width,
         dropout=settings.dropout,
-        contrast=params.prepare.contrast_terms,
+        contrast=contrast.terms(params.prepare),
     )
     inputs = {
         "contract": sha256_bytes(canonical_json(terms)),
-        "code": _code_digest(),
+        "code": recipe.code_digest(),
         "processor": machine.processor(given),
     }
     named = os.environ.get("CXR_CHECKPOINTS")
@@ -201,7 +175,7 @@ def _read_prepared(folder: Path, wanted: Prepare) -> tuple[pd.DataFrame, step.Da
             raise DataError(f"prepare/{path.name} is missing", where=path, fix="cxr-ops stage prepare")
     recorded = json.loads(record_path.read_bytes())
     made = {"image_size": recorded["image_size"], "contrast": recorded.get("contrast", {"name": "none"})}
-    if made != {"image_size": wanted.image_size, "contrast": wanted.contrast_terms}:
+    if made != {"image_size": wanted.image_size, "contrast": contrast.terms(wanted)}:
         raise DataError(
             f"the pictures were prepared with other settings than params.yaml has now: {made}",
             where=record_path,
@@ -238,9 +212,3 @@ def _versions() -> dict[str, str]:
     import torchvision
 
     return {"torch": str(torch.__version__), "torchvision": str(torchvision.__version__)}
-
-
-def _code_digest() -> str:
-    """A checkpoint of other code is not gone on from."""
-    files = [Path(str(module.__file__)) for module in _OF_THE_WEIGHTS]
-    return sha256_bytes(canonical_json({file.name: sha256_file(file) for file in files}))

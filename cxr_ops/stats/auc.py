@@ -98,28 +98,6 @@ class Ranking:
 # ------------------------------------------------------------------------------------------------- values
 
 
-def placements(truth: npt.ArrayLike, scores: npt.ArrayLike) -> tuple[Floats, Floats]:
-    """For each positive the share of negatives that it outranks, for each negative the share of positives above it.
-
-    Ties count one half. The mean of either array is the AUC.
-
-    Args:
-        truth: (N,) 1 or 0, at least one of each.
-        scores: (N,) finite.
-
-    Returns:
-        (positives,) and (negatives,), each in [0, 1], in the order of the rows.
-
-    >>> placements([1, 1, 0, 0], [0.9, 0.5, 0.5, 0.1])
-    (array([1.  , 0.75]), array([0.75, 1.  ]))
-    """
-    is_positive = np.asarray(truth) == 1
-    ordered = Sorted.of(_numbers(scores), is_positive)
-    wins = ordered.back(ordered.wins())
-    m = np.count_nonzero(is_positive)
-    return wins[is_positive] / (2.0 * (wins.size - m)), wins[~is_positive] / (2.0 * m)
-
-
 def midranks(scores: npt.ArrayLike) -> Floats:
     """Ranks from 1, in the order of the rows; equal scores share their mean rank.
 

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from cxr_ops.data.contrast import adjust
+from cxr_ops.data.contrast import adjust, terms
 from cxr_ops.params import Prepare
 
 PIXELS = np.random.default_rng(0).poisson(80, (60, 45)).astype(np.uint8)
@@ -14,7 +14,7 @@ PIXELS = np.random.default_rng(0).poisson(80, (60, 45)).astype(np.uint8)
 
 def test_none_gives_the_very_array() -> None:
     """Without a contrast nothing is computed or copied."""
-    assert adjust(PIXELS, Prepare().contrast_terms) is PIXELS
+    assert adjust(PIXELS, terms(Prepare())) is PIXELS
 
 
 @pytest.mark.parametrize("contrast", ["percentile", "equalize", "clahe"])
@@ -27,5 +27,5 @@ def test_settings_reach_the_pixels(contrast: str) -> None:
         "equalize": cv2.equalizeHist(PIXELS),
         "clahe": cv2.createCLAHE(3, (5, 5)).apply(PIXELS),
     }
-    assert np.array_equal(adjust(PIXELS, settings.contrast_terms), expected[contrast])
-    assert np.array_equal(adjust(np.full((9, 7), 40, np.uint8), settings.contrast_terms), np.full((9, 7), 40))
+    assert np.array_equal(adjust(PIXELS, terms(settings)), expected[contrast])
+    assert np.array_equal(adjust(np.full((9, 7), 40, np.uint8), terms(settings)), np.full((9, 7), 40))

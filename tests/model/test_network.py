@@ -20,14 +20,14 @@ from cxr_ops.model import network, package
 from cxr_ops.params import Prepare
 
 CONTRASTS = [
-    Prepare().contrast_terms,
-    Prepare(contrast="percentile").contrast_terms,
-    Prepare(contrast="percentile", window_low=0, window_high=100).contrast_terms,
-    Prepare(contrast="percentile", window_low=20, window_high=60).contrast_terms,
-    Prepare(contrast="equalize").contrast_terms,
-    Prepare(contrast="clahe").contrast_terms,
-    Prepare(contrast="clahe", clahe_clip=40, clahe_tiles=32).contrast_terms,
-    Prepare(contrast="clahe", clahe_clip=0.1, clahe_tiles=1).contrast_terms,
+    contrast.terms(Prepare()),
+    contrast.terms(Prepare(contrast="percentile")),
+    contrast.terms(Prepare(contrast="percentile", window_low=0, window_high=100)),
+    contrast.terms(Prepare(contrast="percentile", window_low=20, window_high=60)),
+    contrast.terms(Prepare(contrast="equalize")),
+    contrast.terms(Prepare(contrast="clahe")),
+    contrast.terms(Prepare(contrast="clahe", clahe_clip=40, clahe_tiles=32)),
+    contrast.terms(Prepare(contrast="clahe", clahe_clip=0.1, clahe_tiles=1)),
 ]
 
 

@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from cxr_ops.data import contrast as contrasts
 from cxr_ops.data import manifest
 from cxr_ops.data.checking.decode import to_square
 from cxr_ops.errors import DataError, StorageError
@@ -57,7 +58,7 @@ def test_training_sees_what_the_package_will_see(divided: Path, small_params: Pa
     index = pd.read_csv(divided / "prepare" / "index.csv")
     images = np.load(divided / "prepare" / "images.npy", mmap_mode="r", allow_pickle=False)
     record = json.loads((divided / "prepare" / "prepare.json").read_bytes())
-    assert (record["image_size"], record["contrast"]) == (32, settings.contrast_terms)
+    assert (record["image_size"], record["contrast"]) == (32, contrasts.terms(settings))
     terms = package.contract(image_size=32, mean=0, std=1.0, training={}, contrast=record["contrast"])
     differ = 0
     for row, image_id in enumerate(index["image_id"]):

@@ -19,6 +19,7 @@ import torch
 
 from cxr_ops.audit.package import patient_key
 from cxr_ops.contract import EXIT_FAILED, EXIT_STOPPED
+from cxr_ops.data import contrast
 from cxr_ops.errors import DataError, SettingsError, StoppedError
 from cxr_ops.labels import FINDINGS
 from cxr_ops.model import checkpoint, distributed, loss, network, package, pretrained, training
@@ -205,7 +206,7 @@ def test_contrast_and_head_reach_the_contract(tmp_path: Path, monkeypatch: pytes
     """The contract that is trained by has the contrast of prepare and the head of train."""
     root = prepare(tmp_path / "workspace")
     settings = PARAMS.model_copy(update={"prepare": PARAMS.prepare.model_copy(update={"contrast": "clahe"})})
-    record(root / "prepare", contrast=settings.prepare.contrast_terms)
+    record(root / "prepare", contrast=contrast.terms(settings.prepare))
     given = {}
     monkeypatch.setattr(training, "train", lambda *_, contract, **__: given.update(contract) or stop())
     with pytest.raises(StoppedError):
