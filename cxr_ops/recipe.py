@@ -74,10 +74,10 @@ INERT: Final[Mapping[str, str]] = {
     "params.py": "names, ranges and defaults of settings; their values count",
     "recipe.py": "these lists; a file that enters or leaves them changes the recipe by itself",
     "records/": "the shape of files; what a stage writes into them comes from its own code",
-    "report/": "what a person is told",
     "stages/__init__.py": "a docstring",
     "stages/__main__.py": "starts a stage and says how it ended",
     "stats/__init__.py": "a docstring",
+    "voice.py": "what a person is told",
 }
 
 
