@@ -31,6 +31,9 @@ NOT_OF_THE_MODEL: Final = frozenset(
 )
 
 
+_SHOWN: Final = 60  # characters of a wrong value; a whole part of a plan would hide what is wrong with it
+
+
 class Section(BaseModel):
     """A section of `params.yaml`."""
 
@@ -278,16 +281,34 @@ class Params(BaseModel):
 
 
 def explain_validation(error: ValidationError, model: type[BaseModel], where: object) -> SettingsError:
-    """Say in one error what is wrong with every setting, and name the nearest known key for each unknown one."""
+    """Say in one error what is wrong with every setting, and name the nearest known key for each unknown one.
+
+    A key that is missing because it was spelled wrongly is told once, by the wrong spelling.
+    """
     lines: list[str] = []
+    meant: set[tuple[int | str, ...]] = set()
     for problem in error.errors():
-        key = ".".join(str(part) for part in problem["loc"])
         if problem["type"] == "extra_forbidden":
-            guess = nearest(str(problem["loc"][-1]), known_keys(model, problem["loc"][:-1]))
-            lines.append(f"{key} is not a setting" + (f"; did you mean {guess!r}?" if guess else ""))
-        else:
-            lines.append(f"{key or 'the file'}: {problem['msg']} (found {problem['input']!r})")
+            *place, wrong = problem["loc"]
+            guess = nearest(str(wrong), known_keys(model, tuple(place)))
+            if guess:
+                meant.add((*place, guess))
+            lines.append(
+                f"{_dotted(problem['loc'])} is not a setting" + (f"; did you mean {guess!r}?" if guess else "")
+            )
+    for problem in error.errors():
+        if problem["type"] == "missing":
+            if problem["loc"] not in meant:
+                lines.append(f"{_dotted(problem['loc'])} is missing")
+        elif problem["type"] != "extra_forbidden":
+            found = repr(problem["input"])
+            shown = found if len(found) <= _SHOWN else f"{found[:_SHOWN]}..."
+            lines.append(f"{_dotted(problem['loc']) or 'the file'}: {problem['msg']} (found {shown})")
     return SettingsError("; ".join(lines), where=where, fix=f"edit {where}")
+
+
+def _dotted(loc: tuple[int | str, ...]) -> str:
+    return ".".join(map(str, loc))
 
 
 def known_keys(model: type[BaseModel], loc: tuple[int | str, ...]) -> list[str]:

@@ -227,4 +227,4 @@ def _print_summary(home: Home, run: str) -> None:
 
     from cxr_ops.report import summary
 
-    Console().print(summary.render(home.run(run)))
+    Console().print(summary.render(home.run(run)), crop=False)

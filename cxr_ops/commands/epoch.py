@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from cxr_ops.commands.help import group
-from cxr_ops.commands.output import find_home, say
+from cxr_ops.commands.output import AsJson, find_home, say, say_json
 
 app = group("Count looks on patients never scored.")
 
@@ -28,8 +28,14 @@ def epoch_open(
 
 
 @app.command("show")
-def epoch_show() -> None:
+def epoch_show(as_json: AsJson = False) -> None:
     """Show the open test epoch, the looks spent of those that the plan allows, and the closed batches."""
+    from dataclasses import asdict
+
     from cxr_ops.stages import epoch as stage
 
-    say(stage.show(find_home()))
+    found = stage.describe(find_home())
+    if as_json:
+        say_json(asdict(found))
+    else:
+        say(str(found))

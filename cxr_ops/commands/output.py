@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
@@ -11,6 +11,10 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from cxr_ops.edges.home import Home
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+# Columns where nobody looks: in a file or a pipe a line of a table may be long, and is neither folded nor cut.
+_UNBOUNDED: Final = 4000
 
 
 def find_home() -> Home:
@@ -25,15 +29,26 @@ def say(text: str) -> None:
     typer.echo(text)
 
 
+def say_json(value: Any) -> None:
+    """Print a result for machines: JSON with sorted keys, in lines that people can read as well."""
+    typer.echo(json.dumps(value, sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False))
+
+
 def result_line(values: dict[str, Any]) -> None:
     """Print identifiers and digests as the last line of standard output, for Airflow's XCom."""
     typer.echo(json.dumps(values, sort_keys=True))
 
 
-def show(what: RenderableType) -> None:
-    """Print a table or a text with rich; without a terminal, wide enough that nothing is cut."""
+def show(what: RenderableType, *, wide: bool = False) -> None:
+    """Print a table or a text with rich.
+
+    Args:
+        what: what to print.
+        wide: whether, without a terminal, lines are as long as they come; else they are folded at 120 columns.
+    """
     from rich.console import Console
 
     console = Console(highlight=False)
-    console.width = console.width if console.is_terminal else 120
+    if not console.is_terminal:
+        console.width = _UNBOUNDED if wide else 120
     console.print(what)

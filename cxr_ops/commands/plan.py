@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from cxr_ops.commands.help import group
 from cxr_ops.commands.options import PlanFile, SplitTest, TruthFile
-from cxr_ops.commands.output import say, show
+from cxr_ops.commands.output import AsJson, say, say_json, show
 from cxr_ops.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -21,53 +20,87 @@ if TYPE_CHECKING:
 app = group("Read, compare and size change-control plans.")
 
 
-def _plan(path: Path | None) -> tuple[Path, ChangePlan, Params]:
-    from cxr_ops import plan as plans
+def _params() -> Params | None:
+    """The settings of the current folder; None where it holds none, as on an outsider's machine."""
     from cxr_ops.params import Params
 
-    params = Params.load(Path("params.yaml"))
-    path = path or Path(params.gate.plan)
-    return path, plans.load(path), params
+    path = Path("params.yaml")
+    return Params.load(path) if path.is_file() else None
 
 
-def _truth(path: Path, plan: ChangePlan, params: Params, *, split_test: bool) -> Truth:
+def _plan(path: Path | None, params: Params | None) -> tuple[Path, ChangePlan]:
+    """Read the plan that was named, or else the one that the settings name."""
+    from cxr_ops import plan as plans
+
+    if path is None and params is None:
+        raise SettingsError(
+            "no plan is named, and no params.yaml is here to name one",
+            where=Path.cwd(),
+            fix="name a plan, or make one: cxr-ops plan template clinical > pccp.yaml",
+        )
+    path = path or Path(params.gate.plan if params else "")
+    return path, plans.load(path)
+
+
+def _truth(path: Path, plan: ChangePlan, params: Params | None, *, split_test: bool) -> Truth:
     from cxr_ops.data import score_files
 
     truth = score_files.read_truth(path)
     if not split_test:
         return truth
+    from cxr_ops.params import Params
+
     bounds = plan.description_of_modifications.bounds.settings
-    split = params.split.model_dump()
+    split = (params or Params()).split.model_dump()
     for key in split:
         bound = bounds.get(f"split.{key}")
         split[key] = bound.equals if bound is not None and bound.equals is not None else split[key]
     return score_files.test_side(truth, **split)
 
 
+def _labels_of(labels: Truth) -> dict[str, int]:
+    from cxr_ops.data import score_files
+
+    return {"images": len(labels.image_ids), "patients": len(set(score_files.owned(labels)))}
+
+
 @app.command("check")
-def plan_check(plan: PlanFile = None, truth: TruthFile = None, split_test: SplitTest = False) -> None:
+def plan_check(
+    plan: PlanFile = None, truth: TruthFile = None, split_test: SplitTest = False, as_json: AsJson = False
+) -> None:
     """Check a plan, and say what it holds and what a reviewer would object to.
 
     With --truth the margins are compared with those that the positive patients of each finding propose.
     """
+    from dataclasses import asdict
+
     from cxr_ops.records.base import sha256_file
     from cxr_ops.report import plans
 
-    path, loaded, params = _plan(plan)
+    params = _params()
+    path, loaded = _plan(plan, params)
     plans.check_bounds(loaded)
-    for name, value in plans.facts(loaded, sha256_file(path)):
-        say(f"{name:<24}{value}")
-    for warning in plans.warnings(loaded, params):
-        say(f"warning: {warning}")
-    if truth is None:
-        return
-    from cxr_ops.data import score_files
+    facts, warnings = plans.facts(loaded, sha256_file(path)), plans.warnings(loaded, params)
+    labels, tiers = None, []
+    if truth is not None:
+        from cxr_ops.data import score_files
 
-    labels = _truth(truth, loaded, params, split_test=split_test)
-    tiers = plans.tiers(loaded.performance, score_files.positive_patients(labels))
-    patients = len(set(score_files.owned(labels)))
+        labels = _truth(truth, loaded, params, split_test=split_test)
+        tiers = plans.tiers(loaded.performance, score_files.positive_patients(labels))
+    if as_json:
+        found: dict[str, Any] = {"facts": dict(facts), "warnings": warnings}
+        if labels is not None:
+            found |= {"labels": {**_labels_of(labels), "test_side": split_test}, "tiers": [*map(asdict, tiers)]}
+        say_json(found)
+        return
+    for name, value in facts:
+        say(f"{name:<24}{value}")
+    for warning in warnings:
+        say(f"warning: {warning}")
+    if labels is None:
+        return
     side = ", the test side of the plan's split" if split_test else ""
-    say(f"{'labels':<24}{len(labels.image_ids)} images of {patients} patients{side}")
+    say("{:<24}{images} images of {patients} patients{side}".format("labels", **_labels_of(labels), side=side))
     for tier in tiers:
         say(f"{'  ' if tier.margin == tier.proposed else '! '}{tier}")
     other = sum(tier.margin != tier.proposed for tier in tiers)
@@ -78,12 +111,17 @@ def plan_check(plan: PlanFile = None, truth: TruthFile = None, split_test: Split
 def plan_explain(
     plan: PlanFile = None,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Say in plain words what a plan lets change, what it asks for, and what follows."""
+    from dataclasses import asdict
+
     from cxr_ops.report import plans
 
-    sections = plans.explain(_plan(plan)[1])
-    if markdown:
+    sections = plans.explain(_plan(plan, None if plan else _params())[1])
+    if as_json:
+        say_json([asdict(section) for section in sections])
+    elif markdown:
         say(plans.markdown(sections))
     else:
         show(plans.render(sections))
@@ -93,7 +131,7 @@ def plan_explain(
 def plan_diff(
     old: Annotated[Path, typer.Argument(help="A plan.")],
     new: Annotated[Path, typer.Argument(help="The plan that it became.")],
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Say what changed between two plans, and whether each change asks for less (looser) or for more (stricter)."""
     from dataclasses import asdict
@@ -103,7 +141,7 @@ def plan_diff(
 
     changes = diff(plans.load(old), plans.load(new))
     if as_json:
-        say(json.dumps([asdict(change) for change in changes], indent=2))
+        say_json([asdict(change) for change in changes])
         return
     for change in changes:
         say(str(change))
@@ -126,13 +164,17 @@ def plan_power(
     reference: Annotated[
         bool, typer.Option("--reference", help="The reference is another model than the champion.")
     ] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Say how probable it is that a challenger meets each check and all of them, and how many patients that takes."""
+    from dataclasses import asdict
+
     from cxr_ops.data import score_files
     from cxr_ops.report import plans
     from cxr_ops.stats import power
 
-    _, loaded, params = _plan(plan)
+    params = _params()
+    _, loaded = _plan(plan, params)
     try:
         assumed = power.Assumptions(
             auc=auc, difference=difference, correlation=correlation, within_patient=within_patient
@@ -152,6 +194,9 @@ def plan_power(
         assumed,
         others=("champion", "reference") if reference else ("champion",),
     )
+    if as_json:
+        say_json({"labels": {**_labels_of(labels), "drawn": not truth}, "assumed": asdict(assumed), **asdict(expected)})
+        return
     drawn = "" if truth else " (drawn: the NIH's prevalences and co-occurrence, one to ten images a patient)"
     say(f"labels   {len(owners)} images of {len(set(owners))} patients{drawn}")
     say(f"assumed  {assumed}")

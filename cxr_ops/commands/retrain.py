@@ -18,7 +18,7 @@ app = verbs()
 def retrain(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would run and why, and run nothing.")] = False,
     overrides: Overrides = None,
-    force: Annotated[bool, typer.Option(help="Retrain even when nothing has changed.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Retrain even when nothing has changed.")] = False,
 ) -> None:
     """Retrain once in the embedded Airflow, and say what came of it."""
     from cxr_ops import retrain as driver

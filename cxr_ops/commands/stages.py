@@ -79,7 +79,8 @@ def train(
 
 @app.command("open")
 def open_(
-    overrides: Overrides = None,
+    # Hidden, and refused by the stage with what to do instead: people expect it here, as `retrain` has it.
+    overrides: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", hidden=True)] = None,
 ) -> None:
     """Make this checkout ready for `dvc repro`: the data set, the champion and inputs.json."""
     from cxr_ops.stages import open as stage
@@ -106,11 +107,11 @@ def stage_ingest(
 
 @stage_app.command("open")
 def stage_open(
-    run: Run,
+    run: Annotated[str, typer.Option("--run", help="A name for the run: small letters, digits, single hyphens.")],
     airflow_run_id: Annotated[str | None, typer.Option(help="Airflow's id of the run.")] = None,
     requested_by: Annotated[str | None, typer.Option(help="Who asked for the run.")] = None,
     overrides: Overrides = None,
-    force: Annotated[bool, typer.Option(help="Go on even when nothing has changed.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Go on even when nothing has changed.")] = False,
 ) -> None:
     """Make the workspace of a run."""
     from cxr_ops.stages import open as stage
@@ -129,8 +130,10 @@ def stage_open(
 def _supervised(verb: str) -> Callable[[str], None]:
     def command(run: Run) -> None:
         from cxr_ops.edges.pipeline import run_stage
+        from cxr_ops.edges.run_names import find_run
 
-        result_line(run_stage(find_home(), run, verb))
+        home = find_home()
+        result_line(run_stage(home, find_run(home, run), verb))
 
     return command
 
@@ -143,9 +146,11 @@ for _verb in contract.DETERMINISTIC:
 @app.command()
 def publish(run: Run) -> None:
     """Put a finished run on record: MLflow, report, run commit, decision in the ledger."""
+    from cxr_ops.edges.run_names import find_run
     from cxr_ops.stages import publish as stage
 
-    result_line(stage.run(find_home(), run))
+    home = find_home()
+    result_line(stage.run(home, find_run(home, run)))
 
 
 @stage_app.command("promote")
@@ -155,6 +160,8 @@ def promote(
     approved_by: Annotated[list[str] | None, typer.Option(help="Who approved; once for each person.")] = None,
 ) -> None:
     """Make a run's challenger the champion, if its decision, the plan and the ledger allow it."""
+    from cxr_ops.edges.run_names import find_run
     from cxr_ops.stages import promote as stage
 
-    result_line(stage.run(find_home(), run, approvals=approved_by or []))
+    home = find_home()
+    result_line(stage.run(home, find_run(home, run), approvals=approved_by or []))

@@ -1,42 +1,53 @@
-"""From any one identifier of a published run to all the others, read from the ledger alone."""
+"""From any one identifier of a run to all the others, read from the ledger.
+
+A run that ended NO_CHANGE or was not published has no decision there; what its folder says of it is used.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Final
 
 from cxr_ops.audit.entries import Entry
-from cxr_ops.audit.state import find_promotion, last_promotion
-from cxr_ops.contract import MODEL_NAME
+from cxr_ops.audit.state import find_decision, find_promotion, last_decision, last_promotion, reference_after
+from cxr_ops.contract import CHAMPION, MODEL_NAME, REFERENCE
 from cxr_ops.edges.home import Home
 from cxr_ops.edges.ledger import open_ledger
+from cxr_ops.edges.mlflow.aliases import CHALLENGER
+from cxr_ops.edges.run_names import known_runs
 from cxr_ops.errors import DataError
 from cxr_ops.records.base import Record
+from cxr_ops.records.run import Result
 
 # Shorter beginnings of a digest are too likely to be meant for something else.
-MIN_PREFIX = 7
+MIN_PREFIX: Final = 7
 
 
 class Lineage(Record):
-    """All that belongs to one published run.
+    """All that belongs to one run.
 
     `run_commit` is the DVC revision of the run: `dvc get` and `dvc repro` work there. `decision` and `promotion` are
     digests of the ledger's entries. `also` names other runs to which the identifier belongs as well: a version that was
     judged twice, a data revision that many runs used.
+
+    A run that ended NO_CHANGE has made nothing: version and package are the champion's, `made_by` is the run that made
+    it, and what comes with a decision is None.
     """
 
     run: str
     airflow_run_id: str | None
-    mlflow_run_id: str
-    model_version: str
-    package: str
-    run_commit: str
-    data_revision: str
-    code_commit: str
+    mlflow_run_id: str | None
+    model_version: str | None
+    package: str | None
+    made_by: str | None = None
+    run_commit: str | None
+    data_revision: str | None
+    code_commit: str | None
     image: str | None
-    report: str
+    report: str | None
     report_page: str | None
     verdict: str
-    decision: str
+    decision: str | None
     promotion: str | None
     champion: bool
     also: list[str]
@@ -46,19 +57,21 @@ class Lineage(Record):
         names = {
             "run": self.run,
             "Airflow run": self.airflow_run_id or "none",
-            "MLflow run": self.mlflow_run_id,
-            "model version": self.model_version + (", the champion" if self.champion else ""),
-            "package": self.package,
-            "DVC revision": self.run_commit,
-            "data revision": self.data_revision,
-            "code": self.code_commit,
+            "MLflow run": self.mlflow_run_id or "none",
+            "model version": (self.model_version or "none") + (", the champion" if self.champion else ""),
+            "package": self.package or "none",
+            "DVC revision": self.run_commit or "none",
+            "data revision": self.data_revision or "none",
+            "code": self.code_commit or "none",
             "image": self.image or "none",
-            "report": self.report_page or "not on this machine",
-            "report sha256": self.report,
+            "report": self.report_page or ("not on this machine" if self.report else "none"),
+            "report sha256": self.report or "none",
             "verdict": self.verdict,
-            "decision": self.decision,
+            "decision": self.decision or "none",
             "promotion": self.promotion or "none",
         }
+        if self.made_by:
+            names["made by"] = f"{self.made_by}; next: cxr-ops lineage {self.made_by}"
         if self.also:
             names["also in"] = ", ".join(self.also)
         return "\n".join(f"{name:<14} {value}" for name, value in names.items())
@@ -69,27 +82,28 @@ def trace(home: Home, identifier: str) -> Lineage:
 
     Args:
         home: the installation.
-        identifier: the name of a run, an Airflow run id, a model version (`cxr-densenet121/3`), or at least the first
-            7 characters of an MLflow run id, a commit (of the run, the data or the code) or a digest (of the package,
-            the report or a ledger entry).
+        identifier: the name of a run, an Airflow run id, a model version (`3`, `cxr-densenet121/3`, or MLflow's
+            `models:/cxr-densenet121/3`), an alias (`champion`, `reference`, `challenger`, also as
+            `cxr-densenet121@champion`), or at least the first 7 characters of an MLflow run id, a commit (of the run,
+            the data or the code) or a digest (of the package, the report or a ledger entry).
 
     Returns:
         The run; where several have the identifier, the one that was promoted last, or else decided on last.
 
     Raises:
-        DataError: no published run has the identifier, or a beginning fits several different digests.
+        DataError: no run has the identifier, the run that has it is not published, or a beginning fits several
+            different digests.
+        StorageError: the ledger is damaged.
     """
     entries = open_ledger(home).entries()
-    wanted = identifier.strip()
+    wanted = _plain(identifier)
+    if (alias := _alias(entries, wanted)) is not None:
+        return _lineage(home, entries, alias, [])
     decisions = [entry for entry in entries if entry.kind == "decision"]
     hits = {entry.seq: _matches(entry, find_promotion(entries, entry.decision.run), wanted) for entry in decisions}
     values = {value for found in hits.values() for value in found}
     if not values:
-        raise DataError(
-            f"no published run has the identifier {wanted!r}",
-            where=home.ledger,
-            fix="cxr-ops ledger show lists what there is; a run that was opened and not published is in CXR_HOME/runs",
-        )
+        return _undecided(home, entries, wanted)
     if len(values) > 1:
         raise DataError(
             f"{wanted!r} is the beginning of several: {', '.join(sorted(values))}", fix="give more characters"
@@ -97,6 +111,72 @@ def trace(home: Home, identifier: str) -> Lineage:
     found = [entry for entry in decisions if hits[entry.seq]]
     chosen = max(found, key=lambda entry: (_promoted_at(entries, entry), entry.seq))
     return _lineage(home, entries, chosen, [entry.decision.run for entry in found if entry is not chosen])
+
+
+def _plain(identifier: str) -> str:
+    """What stays of an identifier without the names that MLflow puts before a version or an alias."""
+    plain = identifier.strip().removeprefix("models:/")
+    for mark in "/@":
+        plain = plain.removeprefix(f"{MODEL_NAME}{mark}")
+    return plain
+
+
+def _alias(entries: list[Entry], wanted: str) -> Entry | None:
+    """The decision on the model that has an alias; None where the word is none, or no model has it.
+
+    MLflow's aliases follow the ledger, so the ledger is asked.
+    """
+    if wanted == CHALLENGER:
+        return last_decision(entries)
+    if wanted == CHAMPION:
+        promotion = last_promotion(entries)
+        return promotion and find_decision(entries, promotion.promotion.run)
+    if wanted == REFERENCE and (reference := reference_after(entries)) is not None:
+        promotions = [entry.promotion for entry in entries if entry.kind == "promotion"]
+        run = next(one.run for one in reversed(promotions) if one.package == reference.package)
+        return find_decision(entries, run)
+    return None
+
+
+def _undecided(home: Home, entries: list[Entry], wanted: str) -> Lineage:
+    """The lineage of a run without a decision."""
+    names = [name for name, airflow_run_id in known_runs(home).items() if wanted in (name, airflow_run_id)]
+    if not names:
+        raise DataError(
+            f"no run has the identifier {wanted!r}",
+            where=home.ledger,
+            fix="cxr-ops ledger show lists what there is, and `cxr-ops lineage champion` shows the model in use",
+        )
+    run, *also = names
+    path = home.run(run) / "result.json"
+    if not path.is_file():
+        raise DataError(
+            f"the run {run} has not ended, or failed: nothing of it is on record",
+            where=home.run(run),
+            fix=f"when its stages have ended: cxr-ops publish --run {run}",
+        )
+    result = Result.read(path)
+    made = next((entry for entry in entries if entry.digest() == result.champion.entry), None)
+    current = last_promotion(entries)
+    return Lineage(
+        run=run,
+        airflow_run_id=result.airflow_run_id,
+        mlflow_run_id=result.mlflow_run_id,
+        model_version=f"{MODEL_NAME}/{result.model_version}" if result.model_version else None,
+        package=result.package,
+        made_by=made.promotion.run if made else None,
+        run_commit=result.run_commit,
+        data_revision=result.data_revision,
+        code_commit=result.code_commit,
+        image=None,
+        report=None,
+        report_page=None,
+        verdict=result.verdict,
+        decision=result.decision,
+        promotion=result.promotion,
+        champion=made is not None and made == current,
+        also=also,
+    )
 
 
 def _lineage(home: Home, entries: list[Entry], entry: Entry, also: list[str]) -> Lineage:
@@ -125,7 +205,7 @@ def _lineage(home: Home, entries: list[Entry], entry: Entry, also: list[str]) ->
 def _matches(entry: Entry, promotion: Entry | None, wanted: str) -> set[str]:
     """The identifiers of a decision's run that are what is wanted, or begin with it."""
     body = entry.decision
-    names = (body.run, body.airflow_run_id, f"{MODEL_NAME}/{body.model_version}")
+    names = (body.run, body.airflow_run_id, body.model_version)
     digests: Iterable[str | None] = (
         body.mlflow_run_id,
         body.run_commit,

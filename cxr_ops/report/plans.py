@@ -80,8 +80,8 @@ def check_bounds(plan: ChangePlan) -> None:
         raise SettingsError("; ".join(wrong), where="bounds.settings", fix="name keys of params.yaml, as train.epochs")
 
 
-def warnings(plan: ChangePlan, params: Params) -> list[str]:
-    """What a reviewer would object to, in sentences."""
+def warnings(plan: ChangePlan, params: Params | None) -> list[str]:
+    """What a reviewer would object to, in sentences; with settings, also which of them lie outside the plan."""
     rules, updates = plan.performance, plan.modification_protocol.update_procedures
     bounds = plan.description_of_modifications.bounds
     wide = [
@@ -91,7 +91,7 @@ def warnings(plan: ChangePlan, params: Params) -> list[str]:
     ]
     outside = {
         key: value
-        for key, value in settings(params).items()
+        for key, value in (settings(params) if params else {}).items()
         if (key in bounds.settings and not bounds.settings[key].allows(value))
         or (key not in bounds.settings and bounds.other_settings == "none")
     }

@@ -51,7 +51,7 @@ def read(run_folder: Path) -> tuple[Result, Evaluation | None, Verdict | None]:
 
 
 def render(run_folder: Path) -> Group:
-    """Make the summary of a finished run, to be printed with rich.
+    """Make the summary of a finished run, to be printed with rich and `crop=False`: a path is longer than a line.
 
     Args:
         run_folder: `$CXR_HOME/runs/<run>`.
@@ -241,11 +241,24 @@ def _places(result: Result, run_folder: Path) -> Text:
         rows.append(("", "dvc metrics show, in the run's workspace/"))
         rows.append(("run", _near(run_folder)))
     rows.append(("lineage", f"cxr-ops lineage {result.run}"))
-    text = Text("\n", overflow="fold")  # never cut: it must be possible to copy them
+    rows += _next_step(result)
+    text = Text("\n", no_wrap=True, overflow="ignore")  # never folded: it must be possible to copy them
     text.append("where to look\n", "bold")
     for name, place in rows:
         text.append(f"  {name:<9}{place}\n")
     return text
+
+
+def _next_step(result: Result) -> list[tuple[str, str]]:
+    """What a person types where the gate decided PROMOTE and the model is not in use yet."""
+    if result.verdict != contract.PROMOTE or result.promotion:
+        return []
+    if not result.approvals:
+        return [("promote", f"cxr-ops promote --run {result.run}")]
+    return [
+        ("approve", f"cxr-ops promote --run {result.run} --approved-by NAME"),
+        ("", "or make ui, and answer the request there"),
+    ]
 
 
 def _near(path: Path) -> str:

@@ -8,6 +8,7 @@ no look; this does, at the cost of those patients.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 from cxr_ops import plan as plans
 from cxr_ops.audit.entries import Entry, EpochOpened, Look
@@ -64,7 +65,36 @@ def begin(home: Home, *, by: str, reason: str) -> EpochOpened:
     return open_ledger(home).append_if("epoch", decide).epoch
 
 
-def show(home: Home) -> str:
+@dataclass(frozen=True, kw_only=True)
+class OpenEpoch:
+    """The open test epoch, and what is spent of it.
+
+    Attributes:
+        number: of the epoch, from 1.
+        looks: looks spent in it.
+        max_looks: how many the plan of `params.yaml` allows.
+        plan: that plan's name.
+        closed_batches: batches whose test patients are retired.
+    """
+
+    number: int
+    looks: int
+    max_looks: int
+    plan: str
+    closed_batches: tuple[str, ...]
+
+    def __str__(self) -> str:
+        """Three lines for people."""
+        return "\n".join(
+            [
+                f"test epoch      {self.number}",
+                f"looks           {self.looks} of {self.max_looks} spent, under the plan {self.plan}",
+                f"closed batches  {', '.join(self.closed_batches) or 'none'}",
+            ]
+        )
+
+
+def describe(home: Home) -> OpenEpoch:
     """Say which test epoch is open, what is spent of its looks, and which batches are closed.
 
     Raises:
@@ -74,13 +104,12 @@ def show(home: Home) -> str:
     plan = plans.load(home.project / Params.load(home.project / dvc.PARAMS).gate.plan)
     entries = open_ledger(home).entries()
     epoch = open_epoch(entries)
-    spent = len(spent_looks(entries, epoch.number))
-    return "\n".join(
-        [
-            f"test epoch      {epoch.number}",
-            f"looks           {spent} of {plan.performance.max_looks} spent, under the plan {plan.name}",
-            f"closed batches  {', '.join(epoch.closed_batches) or 'none'}",
-        ]
+    return OpenEpoch(
+        number=epoch.number,
+        looks=len(spent_looks(entries, epoch.number)),
+        max_looks=plan.performance.max_looks,
+        plan=plan.name,
+        closed_batches=tuple(epoch.closed_batches),
     )
 
 

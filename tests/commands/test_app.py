@@ -17,8 +17,12 @@ import typer
 from typer.testing import CliRunner
 
 from cxr_ops import contract
+from cxr_ops.audit.entries import Approval, Decision, Entry, EpochOpened, Look, Promotion
 from cxr_ops.commands import app as command
 from cxr_ops.commands.help import EXIT_CODES
+from cxr_ops.edges.home import Home
+from cxr_ops.edges.ledger import open_ledger
+from cxr_ops.edges.lineage import trace
 from cxr_ops.errors import CxrError
 
 HEAVY = {
@@ -199,10 +203,6 @@ def test_generated_data_are_described(project: Path, tmp_path: Path) -> None:
 
 def test_whole_ledger_is_said_to_be_whole_and_an_altered_one_is_not(project: Path, tmp_path: Path) -> None:
     """`ledger verify` counts the entries of an intact chain, and names the entry that was altered."""
-    from cxr_ops.audit.entries import Look
-    from cxr_ops.edges.home import Home
-    from cxr_ops.edges.ledger import open_ledger
-
     home = Home.find({"CXR_HOME": str(tmp_path), "CXR_PROJECT": str(project)})
     for test in ("a" * 64, "b" * 64):
         open_ledger(home).record_look(Look(model="c" * 64, test_digest=test, run="run"))
@@ -214,6 +214,79 @@ def test_whole_ledger_is_said_to_be_whole_and_an_altered_one_is_not(project: Pat
     bad = _cxr("ledger", "verify", cwd=project, CXR_HOME=str(tmp_path))
     assert bad.returncode == contract.EXIT_STORAGE
     assert entry.stem in bad.stderr
+
+
+def _filled(home: Home) -> list[Entry]:
+    """A ledger with an entry of each kind."""
+    look = Look(model="c" * 64, test_digest="a" * 64, run="run-1", batches=("batch-1",))
+    ledger = open_ledger(home)
+    ledger.record_look(look)
+    facts = dict.fromkeys(Decision.model_fields, "f" * 64) | {"approvals": 1, "code_dirty": False, "epoch": 1}
+    facts |= {"run": "run-1", "verdict": "PROMOTE", "plan": "nih", "model_version": "3", "requested_by": "dr_ruiz"}
+    decision = ledger.append("decision", Decision.model_validate(facts | {"limited_findings": (), "holds": ()}))
+    consent = Approval(run="run-1", decision=decision.digest(), by="dr_lee", at="2026-03-01T00:00:00+00:00")
+    approval = ledger.append("approval", consent)
+    promotion = Promotion(
+        run="run-1",
+        decision=decision.digest(),
+        approvals=[approval.digest()],
+        package="c" * 64,
+        recipe=None,
+        model_version="3",
+        run_commit="e" * 40,
+        replaces=None,
+    )
+    ledger.append("promotion", promotion)
+    ledger.append("epoch", EpochOpened(number=2, closed_batches=["batch-1"], by="dr_ruiz", reason="new patients"))
+    return ledger.entries()
+
+
+def test_the_ledger_is_a_table_for_people_and_json_for_machines(project: Path, tmp_path: Path) -> None:
+    """`ledger show` has a line an entry with time, kind, what, who, run and short digest; --json has all of it."""
+    home = Home.find({"CXR_HOME": str(tmp_path), "CXR_PROJECT": str(project)})
+    entries = _filled(home)
+    shown = _cxr("ledger", "show", cwd=project, CXR_HOME=str(tmp_path)).stdout.splitlines()
+    assert len(shown) == 2 + len(entries)
+    for line, entry in zip(shown[2:], entries, strict=True):
+        assert line.split()[0] == str(entry.seq)
+        assert entry.at[:19].replace("T", " ") in line
+        assert entry.digest()[:8] in line
+    for line, words in zip(
+        shown[2:],
+        (
+            ("look", "challenger cccccccc on test set aaaaaaaa, epoch 1", "run-1"),
+            ("decision", "PROMOTE: version 3, plan nih, 1 must agree", "dr_ruiz", "run-1"),
+            ("approval", f"of decision {entries[1].digest()[:8]}", "dr_lee"),
+            ("promotion", "version 3 is the champion, package cccccccc", "dr_lee"),
+            ("epoch", "test epoch 2: new patients; closed batch-1", "dr_ruiz"),
+        ),
+        strict=True,
+    ):
+        assert all(word in line for word in words), line
+    listed = json.loads(_cxr("ledger", "show", "--json", cwd=project, CXR_HOME=str(tmp_path)).stdout)
+    assert [{**entry.model_dump(mode="json"), "digest": entry.digest()} for entry in entries] == listed
+    verified = json.loads(_cxr("ledger", "verify", "--json", cwd=project, CXR_HOME=str(tmp_path)).stdout)
+    assert verified == {"entries": 5, "head": entries[-1].digest()}
+    epoch = json.loads(_cxr("epoch", "show", "--json", cwd=project, CXR_HOME=str(tmp_path)).stdout)
+    assert (epoch["number"], epoch["looks"], epoch["closed_batches"]) == (2, 0, ["batch-1"])
+
+
+def test_lineage_is_json_for_machines(project: Path, tmp_path: Path) -> None:
+    """`lineage --json` has the fields of the lineage that it prints for people."""
+    home = Home.find({"CXR_HOME": str(tmp_path), "CXR_PROJECT": str(project)})
+    _filled(home)
+    found = json.loads(_cxr("lineage", "champion", "--json", cwd=project, CXR_HOME=str(tmp_path)).stdout)
+    assert found == trace(home, "run-1").model_dump(mode="json")
+
+
+@pytest.mark.parametrize("arguments", [("promote",), ("publish",), ("stage", "train")])
+def test_a_run_that_does_not_exist_is_told_which_do(project: Path, tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    """`promote --run nope`, and every other command on a run, ends with the runs that exist."""
+    (tmp_path / "runs" / "manual-1").mkdir(parents=True)
+    done = _cxr(*arguments, "--run", "nope", cwd=project, CXR_HOME=str(tmp_path))
+    assert done.returncode == contract.EXIT_SETTINGS
+    assert "there is no run 'nope'" in done.stderr
+    assert "the runs are, newest first: manual-1" in done.stderr
 
 
 # ----------------------------------------------------------------------------------------------------- plans
@@ -282,6 +355,48 @@ def test_plan_check_refuses_a_bound_on_no_setting(project: Path, tmp_path: Path)
     done = _plan("check", str(tmp_path / "plan.yaml"))
     assert done.exit_code == contract.EXIT_SETTINGS
     assert "train.patiense is not a setting; did you mean 'train.patience'?" in done.stderr
+
+
+@pytest.mark.usefixtures("_in_project")
+@pytest.mark.parametrize("key", ["min_test_patients", "macro", "alpha"])
+def test_one_wrong_key_of_a_plan_is_one_line(project: Path, tmp_path: Path, key: str) -> None:
+    """A key that is spelled wrongly is told once, by name and with the nearest one, and nothing of the plan with it."""
+    text = (project / "pccp.yaml").read_text(encoding="utf-8")
+    wrong = re.sub(rf"^(    {key})(:)", r"\1s\2", text, flags=re.MULTILINE)
+    assert wrong != text
+    (tmp_path / "plan.yaml").write_text(wrong, encoding="utf-8")
+    first, *rest = _plan("check", str(tmp_path / "plan.yaml")).stderr.splitlines()
+    assert first == f"modification_protocol.performance_evaluation.{key}s is not a setting; did you mean {key!r}?"
+    assert [line.split(":")[0].strip() for line in rest] == ["where", "next"]
+
+
+@pytest.mark.usefixtures("_in_project")
+def test_plan_commands_print_json(tmp_path: Path) -> None:
+    """`plan check`, `explain` and `power` say with --json what they say in words."""
+    labels = str(_labels(tmp_path / "labels.csv"))
+    checked = json.loads(_plan("check", "pccp.yaml", "--truth", labels, "--json").stdout)
+    assert checked["labels"] == {"images": 799, "patients": 400, "test_side": False}
+    assert {tier["finding"]: tier["proposed"] for tier in checked["tiers"]}["Mass"] == 0.1
+    assert f"warning: {checked['warnings'][0]}" in _plan("check", "pccp.yaml").stdout
+    sections = json.loads(_plan("explain", "pccp.yaml", "--json").stdout)
+    assert sections[-1]["title"] == "Part 3: impact assessment"
+    expected = json.loads(_plan("power", "pccp.demo.yaml", "--truth", labels, "--json").stdout)
+    assert expected["labels"] == {"drawn": False, "images": 799, "patients": 400}
+    assert {check["finding"] for check in expected["checks"] if check["kind"] == "margin"} >= {"Mass"}
+
+
+def test_plans_are_read_outside_a_project(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A plan that is named needs no params.yaml; without both, the command says what to name."""
+    monkeypatch.chdir(tmp_path)
+    plan = str(project / "pccp.yaml")
+    done = _plan("check", plan)
+    assert done.exit_code == 0
+    assert "params.yaml" not in done.stdout
+    assert _plan("explain", plan).exit_code == 0
+    for verb in ("check", "explain", "power"):
+        lost = _plan(verb)
+        assert lost.exit_code == contract.EXIT_SETTINGS
+        assert "no plan is named, and no params.yaml is here" in lost.stderr
 
 
 @pytest.mark.usefixtures("_in_project")

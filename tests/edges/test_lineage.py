@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from finished import AIRFLOW, RUN
 
@@ -10,7 +12,9 @@ from cxr_ops.contract import MODEL_NAME
 from cxr_ops.edges.home import Home
 from cxr_ops.edges.ledger import open_ledger
 from cxr_ops.edges.lineage import trace
+from cxr_ops.edges.pipeline import record_no_change
 from cxr_ops.errors import DataError
+from cxr_ops.records.inputs import Champion
 
 FIRST, SECOND = RUN["first"], RUN["second"]
 
@@ -33,6 +37,11 @@ def test_every_identifier_leads_to_every_other(champion: Home) -> None:
         body.run_commit,
         body.run_commit[:7],
         f"{MODEL_NAME}/1",
+        "1",
+        f"models:/{MODEL_NAME}/1",
+        "champion",
+        "reference",
+        f"{MODEL_NAME}@champion",
         body.package,
         f"  {body.package[:12]}\n",
         entry.digest(),
@@ -45,6 +54,41 @@ def test_other_run_is_not_the_champion(champion: Home) -> None:
     """A run that was decided on and not promoted says so."""
     found = trace(champion, f"{MODEL_NAME}/2")
     assert (found.run, found.champion, found.promotion) == (SECOND, False, None)
+
+
+def test_the_challenger_is_the_run_that_was_decided_on_last(champion: Home) -> None:
+    """The alias `challenger` leads to the same run as in MLflow: the one that was decided on last."""
+    assert trace(champion, "challenger") == trace(champion, SECOND)
+
+
+def test_run_without_a_change_leads_to_the_run_that_made_the_champion(champion: Home) -> None:
+    """A run that ended NO_CHANGE is found by its name and by Airflow's id, and names the champion and its maker."""
+    entry = open_ledger(champion).champion()
+    champion_then = Champion(
+        package=entry.promotion.package, version="1", entry=entry.digest(), recipe=entry.promotion.recipe
+    )
+    facts = {"airflow_run_id": AIRFLOW["third"], "champion": champion_then.model_dump(mode="json")}
+    facts |= {"data": {"revision": "d" * 40}, "code": {"commit": "c" * 40}}
+    folder = champion.run(RUN["third"])
+    folder.mkdir(parents=True)
+    (folder / "run.json").write_text(json.dumps(facts))
+    record_no_change(champion, RUN["third"])
+    found = trace(champion, RUN["third"])
+    assert found == trace(champion, AIRFLOW["third"])
+    assert (found.verdict, found.made_by, found.champion) == ("NO_CHANGE", FIRST, True)
+    assert (found.model_version, found.package) == (f"{MODEL_NAME}/1", champion_then.package)
+    assert (found.decision, found.run_commit, found.report) == (None, None, None)
+    assert f"cxr-ops lineage {FIRST}" in str(found)
+
+
+def test_run_that_has_not_ended_is_told_apart_from_none(published: Home) -> None:
+    """A run that was opened and is not published is known, and what is missing is said."""
+    folder = published.run(RUN["third"])
+    folder.mkdir(parents=True)
+    (folder / "run.json").write_text("{}")
+    with pytest.raises(DataError, match="has not ended, or failed") as caught:
+        trace(published, RUN["third"])
+    assert f"cxr-ops publish --run {RUN['third']}" in str(caught.value)
 
 
 def test_identifier_of_several_runs_gives_the_promoted_one_and_names_the_others(champion: Home) -> None:
@@ -65,10 +109,12 @@ def test_beginning_of_several_digests_is_asked_for_more(published: Home) -> None
         trace(published, "abcdef0")
 
 
-@pytest.mark.parametrize("identifier", ["nobody-knows-this", "", "d" * 6, f"{MODEL_NAME}/99", RUN["third"]])
+@pytest.mark.parametrize(
+    "identifier", ["nobody-knows-this", "", "d" * 6, f"{MODEL_NAME}/99", RUN["third"], "reference"]
+)
 def test_unknown_identifier_is_said_so(published: Home, identifier: str) -> None:
     """What belongs to no published run, or is too short to tell, is a DataError with a next step."""
-    with pytest.raises(DataError, match="no published run") as caught:
+    with pytest.raises(DataError, match="no run has the identifier") as caught:
         trace(published, identifier)
     assert "ledger show" in str(caught.value)
 

@@ -49,7 +49,7 @@ def finished(tmp_path, evidence, decision) -> Callable[..., Path]:
 
 def printed(folder: Path, width: int = 80) -> str:
     out = io.StringIO()
-    Console(file=out, width=width, color_system=None).print(summary.render(folder))
+    Console(file=out, width=width, color_system=None).print(summary.render(folder), crop=False)
     return out.getvalue()
 
 
@@ -71,9 +71,9 @@ def test_every_finding_has_its_line_with_both_models_interval_difference_and_cou
 
 @pytest.mark.parametrize("champion", [True, False])
 def test_it_fits_80_columns_and_cuts_nothing(finished, champion):
-    """At 80 columns no line is longer, and nothing was shortened to fit."""
+    """At 80 columns no line is longer but that of a path, and nothing was shortened to fit."""
     text = printed(finished("INSUFFICIENT EVIDENCE", champion=champion))
-    assert max(len(line) for line in text.splitlines()) <= 80
+    assert max(len(line) for line in text.partition("where to look")[0].splitlines()) <= 80
     assert "…" not in text
     heads = ["challenger", "positive"] + (["champion", "difference"] if champion else [])
     assert all(head in text for head in heads)
@@ -103,6 +103,27 @@ def test_it_says_where_to_look(finished, tmp_path):
         "make ui",
     ):
         assert place in text
+
+
+def test_a_long_path_stands_on_one_line(finished, tmp_path):
+    """A path that is longer than the terminal is wide is neither folded nor cut, so that it can be copied."""
+    report = str(tmp_path / ("long-" * 20) / "manual-1.html")
+    assert f"  report   {report}\n" in printed(finished(report=report))
+
+
+@pytest.mark.parametrize(
+    ("changes", "commands"),
+    [
+        ({"approvals": 2}, ["promote --run manual-1 --approved-by NAME"]),
+        ({}, ["promote --run manual-1"]),
+        ({"promotion": "ee" * 32, "approvals": 1}, []),
+        ({"word": "REJECT", "approvals": 1}, []),
+    ],
+)
+def test_where_a_verdict_waits_the_command_to_type_is_told(finished, changes, commands):
+    """A PROMOTE that is not carried out yet names the command that carries it out, and nothing else does."""
+    lines = [line.split("cxr-ops ", 1)[1] for line in printed(finished(**changes)).splitlines() if "cxr-ops " in line]
+    assert lines == ["lineage manual-1", *commands]
 
 
 def test_paths_below_the_current_folder_are_short(finished, tmp_path, monkeypatch):

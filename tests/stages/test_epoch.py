@@ -127,7 +127,7 @@ def test_epoch_is_shown(home: Home) -> None:
     """`show` gives the number, the looks spent of the plan's, and the closed batches."""
     plan = yaml.safe_load((home.project / "pccp.demo.yaml").read_text())
     allowed = plan["modification_protocol"]["performance_evaluation"]["max_looks"]
-    assert stage.show(home).splitlines() == [
+    assert str(stage.describe(home)).splitlines() == [
         "test epoch      1",
         f"looks           0 of {allowed} spent, under the plan {plan['name']}",
         "closed batches  none",
@@ -135,7 +135,7 @@ def test_epoch_is_shown(home: Home) -> None:
     look(home, "a", "one")
     stage.begin(home, by="dr_lee", reason="spent")
     look(home, "b", "two", epoch=2)
-    shown = stage.show(home)
+    shown = str(stage.describe(home))
     assert "test epoch      2" in shown
     assert f"looks           1 of {allowed} spent" in shown
     assert "closed batches  one" in shown

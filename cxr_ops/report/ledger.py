@@ -1,0 +1,99 @@
+"""The ledger for people: a line an entry, what happened and who had a part in it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from cxr_ops import contract
+from cxr_ops.audit.entries import Entry
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+DIGITS: Final = 8  # of a digest: enough to tell those of one ledger apart, and `cxr-ops lineage` understands it
+
+
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    """An entry in words.
+
+    Attributes:
+        seq: its number, from 1.
+        at: when it was made, in UTC, to the second.
+        kind: the kind of the entry.
+        what: what happened, in a clause.
+        who: the people who had a part in it, with commas between; empty where nobody is named.
+        run: the run that it is about; empty for a new test epoch.
+        digest: the first characters of its digest.
+    """
+
+    seq: int
+    at: str
+    kind: str
+    what: str
+    who: str
+    run: str
+    digest: str
+
+
+def lines(entries: Sequence[Entry]) -> list[Line]:
+    """Put entries into words, in their order; people are named by the names that stand in them."""
+    approved = {entry.digest(): entry.approval.by for entry in entries if entry.kind == "approval"}
+    return [_line(entry, approved) for entry in entries]
+
+
+def table(found: Sequence[Line]) -> Table:
+    """Tabulate lines, to be printed with rich."""
+    from rich import box
+    from rich.table import Table
+
+    made = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 2, 0, 0), pad_edge=False)
+    made.add_column("", justify="right", no_wrap=True)
+    made.add_column("time (UTC)", no_wrap=True)
+    made.add_column("kind", no_wrap=True)
+    for name in ("what", "who", "run"):
+        made.add_column(name, overflow="fold")  # never cut: it must be possible to copy them
+    made.add_column("digest", no_wrap=True)
+    for line in found:
+        made.add_row(str(line.seq), line.at, line.kind, line.what, line.who or "-", line.run or "-", line.digest)
+    return made
+
+
+def _line(entry: Entry, approved: dict[str, str]) -> Line:
+    run, what, who = "", "", ""
+    match entry.kind:
+        case "look":
+            look = entry.look
+            run = look.run
+            what = f"{look.role} {_short(look.model)} on test set {_short(look.test_digest)}, epoch {look.epoch}"
+        case "decision":
+            decision = entry.decision
+            run, who = decision.run, decision.requested_by or ""
+            asks = f", {decision.approvals} must agree" if decision.verdict == contract.PROMOTE else ""
+            what = f"{decision.verdict}: version {decision.model_version}, plan {decision.plan}{asks}"
+        case "approval":
+            approval = entry.approval
+            run, who, what = approval.run, approval.by, f"of decision {_short(approval.decision)}"
+        case "promotion":
+            promotion = entry.promotion
+            run, who = promotion.run, ", ".join(approved.get(digest, "?") for digest in promotion.approvals)
+            what = f"version {promotion.model_version} is the champion, package {_short(promotion.package)}"
+        case "epoch":
+            opened = entry.epoch
+            who = opened.by
+            what = f"test epoch {opened.number}: {opened.reason}; closed {', '.join(opened.closed_batches)}"
+    return Line(
+        seq=entry.seq,
+        at=entry.at[:19].replace("T", " "),
+        kind=entry.kind,
+        what=what,
+        who=who,
+        run=run,
+        digest=_short(entry.digest()),
+    )
+
+
+def _short(digest: str) -> str:
+    return digest[:DIGITS]
