@@ -25,7 +25,7 @@ import numpy.typing as npt
 
 from cxr_ops.data import splits, tables
 from cxr_ops.data.manifest import read_rows
-from cxr_ops.data.synthetic import synth
+from cxr_ops.data.synthetic import entries as generated
 from cxr_ops.errors import DataError
 from cxr_ops.labels import FINDINGS, UNCERTAIN, UnknownLabelError, nearest, parse_labels
 from cxr_ops.plan import ATTRIBUTES
@@ -251,13 +251,13 @@ def positive_patients(truth: Truth) -> tuple[int, ...]:
 
 
 def drawn_truth(patients: int) -> Truth:
-    """Labels of patients who do not exist, like those of `cxr_ops.data.synthetic.synth`, always the same.
+    """Labels of patients who do not exist, like those of `cxr_ops.data.synthetic.entries`, always the same.
 
     Args:
         patients: how many, at least 1. Each has one to ten images.
     """
     # A patient has 2.2 images in the mean: so many hold the last patient's too.
-    entries = synth.draw_entries(images=3 * patients + 100, seed=0, min_prevalence=0.0)
+    entries = generated.draw_entries(images=3 * patients + 100, seed=0, min_prevalence=0.0)
     entries = [entry for entry in entries if entry.patient <= patients]
     return Truth(
         image_ids=tuple(entry.name for entry in entries),

@@ -14,7 +14,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from cxr_ops.data.sources import nih
-from cxr_ops.data.synthetic import synth
+from cxr_ops.data.synthetic import entries, synth
 from cxr_ops.errors import SettingsError, StorageError
 from cxr_ops.labels import FINDINGS, parse_labels
 
@@ -183,14 +183,14 @@ def test_a_second_batch_has_new_patients(tmp_path):
 def test_each_finding_reaches_the_least_prevalence(images, least):
     """No finding is rarer than was asked for, whatever the number of images and the luck of the draw."""
     for seed in range(3):
-        labels = labels_of(synth.draw_entries(images=images, seed=seed, min_prevalence=least))
+        labels = labels_of(entries.draw_entries(images=images, seed=seed, min_prevalence=least))
         assert (labels.mean(axis=0) >= least).all()
 
 
 @pytest.fixture(scope="module")
 def natural():
     """The labels of 25,000 images with the NIH's own prevalences."""
-    return synth.draw_entries(images=25_000, seed=1, min_prevalence=0)
+    return entries.draw_entries(images=25_000, seed=1, min_prevalence=0)
 
 
 def test_without_a_least_prevalence_it_is_the_nihs_own(natural):
@@ -213,7 +213,7 @@ def test_findings_occur_together_as_often_as_the_nihs(natural):
 def test_the_correlations_are_those_of_the_counts():
     """SciPy's bivariate normal probability of each pair is the share of images that was counted in the release."""
     cuts = norm.isf([row[-1] / RELEASED for row in TOGETHER])
-    matrix = synth._MIX @ synth._MIX.T
+    matrix = entries._MIX @ entries._MIX.T
     for row, counts in enumerate(TOGETHER):
         for column, count in enumerate(counts[:-1]):
             both = multivariate_normal.cdf(
