@@ -27,7 +27,7 @@ from pydantic import ValidationError
 from cxr_ops.audit.package import patient_key
 from cxr_ops.contract import PACKAGE, START
 from cxr_ops.errors import DataError, SettingsError
-from cxr_ops.model import package
+from cxr_ops.model import network, package
 from cxr_ops.params import Split, Train
 from cxr_ops.records.base import sha256_bytes
 from cxr_ops.records.training import Start, StartingWeights
@@ -42,6 +42,10 @@ IMAGENET_FILE: Final = IMAGENET_URL.rsplit("/", 1)[1]
 IMAGENET_SHA256: Final = IMAGENET_FILE.removesuffix(".pth").rsplit("-", 1)[1]
 
 IMAGENET_DATA: Final = "ImageNet-1k"
+
+_STEM: Final = "conv0.weight"
+_HEADS: Final = ("classifier.", "fc.")  # beside the layers, in a file whose names do not begin with features
+_SAVE: Final = "save the state_dict of a torchvision.models.densenet121 by safetensors.torch.save_file"
 
 State = dict[str, torch.Tensor]
 
@@ -165,7 +169,9 @@ def _read_file(path: Path, settings: Train) -> tuple[bytes, State]:
         raise SettingsError(
             "train.weights must be none, imagenet, champion or the path of a .safetensors file",
             where=where,
-            fix="edit params.yaml",
+            fix="write it anew with safetensors.torch.save_file, and name that file"
+            if path.suffix in (".pth", ".pt", ".tar", ".ckpt", ".bin")
+            else "edit params.yaml",
         )
     try:
         data = path.read_bytes()
@@ -187,12 +193,73 @@ def _read_file(path: Path, settings: Train) -> tuple[bytes, State]:
 
 
 def _grey_layers(state: State, path: Path) -> State:
-    """Keep the layers before the head, under today's names, with the first kernels summed over colour."""
+    """Keep the layers before the head, under torchvision's names, with the first kernels summed over colour.
+
+    What stands before the names of the layers, as wrappers write it (`module.`, `densenet121.features.`), is found by
+    where the first layer is, and taken off.
+    """
     # Files older than torchvision 0.3 write norm.1 where the layer is named norm1.
-    layers = {re.sub(r"\.(norm|relu|conv)\.([12])\.", r".\1\2.", name): tensor for name, tensor in state.items()}
-    layers = {name: tensor for name, tensor in layers.items() if name.startswith("features.")}
-    stem = layers.get("features.conv0.weight")
-    if stem is None or stem.ndim != 4 or stem.shape[1] not in (1, 3):
-        raise SettingsError("the weights are not those of a DenseNet121 of torchvision", where=path)
-    layers["features.conv0.weight"] = stem.sum(dim=1, keepdim=True)
+    named = {re.sub(r"\.(norm|relu|conv)\.([12])\.", r".\1\2.", name): tensor for name, tensor in state.items()}
+    prefix = _prefix(named, path)
+    layers = {
+        f"features.{inner}": tensor
+        for name, tensor in named.items()
+        if name.startswith(prefix) and not (inner := name.removeprefix(prefix)).startswith(_HEADS)
+    }
+    stem = layers["features.conv0.weight"]
+    if stem.ndim == 4 and stem.shape[1] == 3:
+        layers["features.conv0.weight"] = stem.sum(dim=1, keepdim=True)
+    _check_layers(layers, prefix, path)
     return layers
+
+
+def _prefix(state: State, path: Path) -> str:
+    """What stands before the name of each layer, such as `features.` or `module.densenet121.features.`."""
+    stems = [name for name in state if re.search(rf"(^|\.){re.escape(_STEM)}$", name)]
+    if not stems:
+        example = f"; its first is {min(state)}" if state else ""
+        raise SettingsError(
+            f"the weights are not those of a DenseNet121 of torchvision: none of the {len(state)} names in the file "
+            f"ends in {_STEM}{example}",
+            where=path,
+            fix=_SAVE,
+        )
+    if len(stems) > 1:
+        raise SettingsError(
+            f"the file holds more than one network: {', '.join(sorted(stems))}", where=path, fix=f"leave one; {_SAVE}"
+        )
+    return stems[0].removesuffix(_STEM)
+
+
+def _check_layers(layers: State, prefix: str, path: Path) -> None:
+    """Compare the layers with the network's own: names, shapes, and that every number is one."""
+    with torch.device("meta"):  # names and shapes alone
+        wanted = {f"features.{name}": tensor for name, tensor in network.ChestNet(1).features.state_dict().items()}
+    # Files of torch before 0.4 do not count batches, and torch does without.
+    lacking = [name for name in wanted.keys() - layers.keys() if not name.endswith("num_batches_tracked")]
+    odd = sorted(layers.keys() - wanted.keys())
+    other = [name for name in sorted(wanted.keys() & layers.keys()) if wanted[name].shape != layers[name].shape]
+    problem = None
+    if lacking:
+        problem = f"the file lacks {len(lacking)} of its layers, such as {_as_given(min(lacking), prefix)}"
+    elif odd:
+        problem = f"the file has {len(odd)} layers that it does not have, such as {_as_given(odd[0], prefix)}"
+    elif other:
+        found, asked = (list(tensors[other[0]].shape) for tensors in (layers, wanted))
+        problem = f"{_as_given(other[0], prefix)} is {found}, and there it is {asked}"
+    if problem:
+        raise SettingsError(
+            f"the weights are not those of a DenseNet121 of torchvision: {problem}", where=path, fix=_SAVE
+        )
+    for name, tensor in layers.items():
+        if tensor.is_floating_point() and (bad := int((~torch.isfinite(tensor)).sum())):
+            raise SettingsError(
+                f"the weights to start from are damaged: {bad} of the {tensor.numel()} numbers of "
+                f"{_as_given(name, prefix)} are NaN or infinite",
+                where=path,
+                fix="take the file from its source again, or an earlier checkpoint of that training",
+            )
+
+
+def _as_given(name: str, prefix: str) -> str:
+    return f"{prefix}{name.removeprefix('features.')}"

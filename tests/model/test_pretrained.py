@@ -52,6 +52,74 @@ def test_old_names_are_understood(colour: tuple[torch.nn.Module, Path], tmp_path
     assert pretrained.read(settings, tmp_path).state.keys() == new.state.keys()
 
 
+def file_of(state: dict[str, torch.Tensor], folder: Path) -> Train:
+    """Settings that start from a state, which is written into a folder."""
+    path = folder / "given.safetensors"
+    safetensors.torch.save_file(state, path)
+    return Train(weights=str(path), weights_sha256=sha256_file(path))
+
+
+@pytest.mark.parametrize("prefix", ["module.densenet121.", "_orig_mod.", "bare"])
+def test_a_wrappers_prefix_is_taken_off(colour: tuple[torch.nn.Module, Path], tmp_path: Path, prefix: str) -> None:
+    """Names as DataParallel, CheXNet and torch.compile write them, and those of the layers alone, are the same."""
+    net, path = colour
+    state = net.features.state_dict() if prefix == "bare" else net.state_dict()
+    given = {name if prefix == "bare" else prefix + name: tensor for name, tensor in state.items()}
+    if prefix == "module.densenet121.":  # CheXNet's file has torch 0.3's names and a head of its own
+        given = {
+            name.replace("norm1", "norm.1").replace("conv2", "conv.2").replace("classifier", "classifier.0"): tensor
+            for name, tensor in given.items()
+            if not name.endswith("num_batches_tracked")
+        }
+
+    found = pretrained.read(file_of(given, tmp_path), tmp_path).state
+
+    expected = pretrained.read(Train(weights=str(path), weights_sha256=sha256_file(path)), tmp_path).state
+    assert all(torch.equal(found[name], expected[name]) for name in found)
+    assert {name for name in expected.keys() - found.keys() if not name.endswith("num_batches_tracked")} == set()
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        ("nan", r"damaged: 1024 of the 1024 numbers of module\.features\.norm5\.weight are NaN or infinite"),
+        ("infinite", r"damaged: 1 of the 1024 numbers of module\.features\.norm5\.weight are NaN or infinite"),
+        ("lacks", r"lacks 1 of its layers, such as module\.features\.norm5\.weight"),
+        ("more", r"1 layers that it does not have, such as module\.features\.norm6\.weight"),
+        ("shape", r"module\.features\.norm5\.weight is \[3\], and there it is \[1024\]"),
+        ("two", r"more than one network: ema\.features\.conv0\.weight, module\.features\.conv0\.weight"),
+        ("none", r"none of the 1 names in the file ends in conv0\.weight; its first is stem\.weight"),
+    ],
+)
+def test_weights_that_do_not_fit_are_named_with_a_next_step(
+    colour: tuple[torch.nn.Module, Path], tmp_path: Path, change: str, what: str
+) -> None:
+    """What is wrong in a file is said by the file's own names, and never as a matter of the learning rate."""
+    state = {f"module.{name}": tensor.clone() for name, tensor in colour[0].state_dict().items()}
+    last = "module.features.norm5.weight"
+    if change == "nan":
+        state[last] *= float("nan")
+    elif change == "infinite":
+        state[last][7] = float("-inf")
+    elif change == "lacks":
+        del state[last]
+    elif change == "more":
+        state["module.features.norm6.weight"] = torch.zeros(3)
+    elif change == "shape":
+        state[last] = torch.zeros(3)
+    elif change == "two":
+        state["ema.features.conv0.weight"] = torch.zeros(3)
+    else:
+        state = {"stem.weight": torch.zeros(3)}
+
+    with pytest.raises(SettingsError, match=what) as caught:
+        pretrained.read(file_of(state, tmp_path), tmp_path)
+
+    assert caught.value.where == str(tmp_path / "given.safetensors")
+    assert caught.value.fix
+    assert "learning_rate" not in caught.value.fix
+
+
 def test_none_starts_afresh(tmp_path: Path) -> None:
     """`none` reads nothing."""
     nothing = pretrained.Weights(state={}, origin=StartingWeights(start="none", patients="none"))
