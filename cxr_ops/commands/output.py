@@ -18,9 +18,15 @@ _UNBOUNDED: Final = 4000
 
 
 def find_home() -> Home:
-    """Find the installation that the environment and the current folder name; see `Home.find` for the errors."""
-    from cxr_ops.edges.home import Home
+    """Find the installation that the environment and the current folder name; see `Home.find` for the errors.
 
+    A variable `CXR_*` that nothing reads is told: who misspells `CXR_HOME` works in another installation.
+    """
+    from cxr_ops.edges.home import Home
+    from cxr_ops.settings import unknown
+
+    for name, near in unknown().items():
+        typer.echo(f"warning: nothing reads {name}; the nearest setting is {near} (docs/settings.md)", err=True)
     return Home.find()
 
 

@@ -97,7 +97,7 @@ def _explain(home: Home, verb: str, stderr: str) -> CxrError:
     said = " ".join(lines[first:] if first is not None else lines[-5:]).removeprefix("ERROR:").strip()
     where = f"the DVC remote {home.dvc_remote}"
     lost = any(words in said for words in ("Checkout failed", "No such file", "NoSuchKey", "Not Found"))
-    if verb == "pull" and lost and (home.dvc_remote.startswith("s3://") or Path(_remote(home)).is_dir()):
+    if verb == "pull" and lost and (home.remote_folder is None or home.remote_folder.is_dir()):
         return DataError(
             f"an object of the data is missing from the store, or is not what its digest says ({said})",
             where=where,
@@ -129,11 +129,11 @@ def _write_config(home: Home) -> None:
         f"dir = {_quoted(str(home.dvc_cache))}",
         'type = "hardlink,copy"',
         "['remote \"store\"']",
-        f"url = {_quoted(_remote(home))}",
+        f"url = {_quoted(home.dvc_remote)}",
         # Without it DVC takes an altered object for a good one.
         "verify = true",
     ]
-    if home.dvc_remote.startswith("s3://") and home.s3_endpoint:
+    if home.remote_folder is None and home.s3_endpoint:
         lines.append(f"endpointurl = {_quoted(home.s3_endpoint)}")
     text = "\n".join(lines) + "\n"
     path = home.dvc_config / "config"
@@ -142,16 +142,15 @@ def _write_config(home: Home) -> None:
         write_atomic(path, text.encode())
 
 
-def _remote(home: Home) -> str:
-    """The remote's address; a relative folder is one of the project."""
-    on_s3 = home.dvc_remote.startswith("s3://")
-    return home.dvc_remote if on_s3 else str((home.project / home.dvc_remote).resolve())
-
-
 def _quoted(value: str) -> str:
-    if '"' in value or "\n" in value:
-        raise SettingsError('a path or an address holds " or a line break, which DVC cannot take', where=value)
-    return f'"{value}"'
+    quote = "'" if '"' in value else '"'
+    if quote in value or "\n" in value:
+        raise SettingsError(
+            "a path holds both kinds of quotes, or a line break, which DVC cannot take",
+            where=value,
+            fix="rename the folder, or choose another in CXR_HOME or CXR_DVC_REMOTE",
+        )
+    return f"{quote}{value}{quote}"
 
 
 def write_local_config(home: Home, project: Path) -> bool:

@@ -12,6 +12,7 @@ import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
+from cxr_ops.edges import loopback
 from cxr_ops.edges.home import Home
 from cxr_ops.errors import StorageError
 from cxr_ops.records.base import write_atomic
@@ -56,7 +57,7 @@ def environment(home: Home) -> dict[str, str]:
         write_atomic(config, _CONFIG.encode())
     # GIT_DIR, GIT_INDEX_FILE and the like stand in the environment of whatever a git hook starts.
     env = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
-    return env | {
+    return loopback.environment(env) | {
         "GIT_CONFIG_GLOBAL": str(config),
         "GIT_CONFIG_NOSYSTEM": "1",
         "GIT_TERMINAL_PROMPT": "0",

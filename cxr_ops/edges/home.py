@@ -15,19 +15,19 @@
       restricted/<run>.html full reports that a plan withholds while a test epoch is open; mode 0700
       quarantine/<batch> what ingestion refused, with reasons
 
-Environment: CXR_HOME, CXR_PROJECT, CXR_DVC_REMOTE (a folder or s3://...), CXR_S3_ENDPOINT, CXR_MLFLOW_ARTIFACTS (a
-folder or s3://...), MLFLOW_TRACKING_URI, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, CXR_LAUNCHER, CXR_IMAGE.
+The environment says where an installation is and which stores it uses: see `cxr_ops.settings`.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from cxr_ops import contract
+from cxr_ops import addresses, contract
 from cxr_ops.errors import RefusedError, SettingsError, StorageError
+from cxr_ops.settings import Settings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,36 +41,48 @@ class Home:
     mlflow_artifacts: str
     s3_endpoint: str | None = None
     image: str | None = None
+    settings: Settings = field(default_factory=Settings)
 
     @classmethod
     def find(cls, environ: Mapping[str, str] | None = None, start: Path | None = None) -> Home:
         """Read the environment; the project is `CXR_PROJECT` or the nearest folder above `start` with a `dvc.yaml`.
 
         Raises:
-            SettingsError: no project is found.
+            SettingsError: no project is found, or a setting is of no use: an address that nobody here understands, a
+                store in the midst of the project's code.
             StorageError: `CXR_HOME` cannot be written.
         """
-        env = os.environ if environ is None else environ
-        project = Path(env["CXR_PROJECT"]).resolve() if env.get("CXR_PROJECT") else _project_above(start or Path.cwd())
-        root = Path(env.get("CXR_HOME") or project / ".cxr").resolve()
-        try:
-            root.mkdir(parents=True, exist_ok=True)
-            usable = os.access(root, os.W_OK | os.X_OK)
-        except OSError as error:
-            raise StorageError(
-                f"CXR_HOME cannot be made: {error.strerror}", where=root, fix="set CXR_HOME to a folder of yours"
-            ) from error
-        if not usable:
-            raise StorageError("CXR_HOME cannot be written", where=root, fix="set CXR_HOME to a folder of yours")
+        settings = Settings.read(environ)
+        project = settings.project or _project_above(start or Path.cwd())
+        root = settings.home or (project / ".cxr").resolve()
+        _check_places(root, project)
+        _make_root(root)
         return cls(
             root=root,
             project=project,
-            dvc_remote=env.get("CXR_DVC_REMOTE") or str(root / "dvc-remote"),
-            mlflow_uri=env.get("MLFLOW_TRACKING_URI") or f"sqlite:///{root / 'mlflow' / 'mlflow.db'}",
-            mlflow_artifacts=env.get("CXR_MLFLOW_ARTIFACTS") or str(root / "mlflow" / "artifacts"),
-            s3_endpoint=env.get("CXR_S3_ENDPOINT") or None,
-            image=env.get("CXR_IMAGE") or None,
+            dvc_remote=_store(settings.dvc_remote, "CXR_DVC_REMOTE", root / "dvc-remote", root, project),
+            mlflow_uri=_tracking(settings.mlflow_uri, root, project),
+            mlflow_artifacts=_artifacts(settings.mlflow_artifacts, root, project),
+            s3_endpoint=settings.s3_endpoint,
+            image=settings.image,
+            settings=settings,
         )
+
+    @property
+    def remote_folder(self) -> Path | None:
+        """The folder of the DVC remote, None where it is a bucket."""
+        return None if self.dvc_remote.startswith("s3://") else Path(self.dvc_remote)
+
+    def environment(self) -> dict[str, str]:
+        """The settings that name places, as what a process started elsewhere must find in its environment."""
+        given = {
+            "CXR_DVC_REMOTE": self.dvc_remote,
+            "CXR_MLFLOW_ARTIFACTS": self.mlflow_artifacts,
+            "MLFLOW_TRACKING_URI": self.mlflow_uri,
+            "CXR_S3_ENDPOINT": self.s3_endpoint,
+        }
+        kept = {name: value for name, value in given.items() if name in self.settings.given and value}
+        return {"CXR_HOME": str(self.root), "CXR_PROJECT": str(self.project), **kept}
 
     @property
     def store(self) -> Path:
@@ -165,3 +177,56 @@ def _project_above(start: Path) -> Path:
         where=start,
         fix="cd into the folder that holds dvc.yaml, or set CXR_PROJECT to it",
     )
+
+
+def _check_places(root: Path, project: Path) -> None:
+    if os.pathsep in str(project):
+        raise SettingsError(
+            f"the project's path holds {os.pathsep!r}, which ends a folder's name in PATH and PYTHONPATH",
+            where=project,
+            fix="rename the folder",
+        )
+    if root == project:
+        raise SettingsError(
+            "CXR_HOME is the project itself, whose code would drown in what runs leave",
+            where=root,
+            fix="leave it out: it is then .cxr in the project",
+        )
+
+
+def _make_root(root: Path) -> None:
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        usable = os.access(root, os.W_OK | os.X_OK)
+    except OSError as error:
+        raise StorageError(
+            f"CXR_HOME cannot be made: {error.strerror}", where=root, fix="set CXR_HOME to a folder of yours"
+        ) from error
+    if not usable:
+        raise StorageError("CXR_HOME cannot be written", where=root, fix="set CXR_HOME to a folder of yours")
+
+
+def _store(text: str | None, name: str, default: Path, root: Path, project: Path) -> str:
+    """The address of a store: a folder, absolute, or a bucket's."""
+    if text is None:
+        return str(default)
+    found = addresses.store(text, name, project)
+    if isinstance(found, Path) and found.is_relative_to(project) and not (found != root and found.is_relative_to(root)):
+        raise SettingsError(
+            f"{name} is a folder in the project, and would enter the snapshots of its code",
+            where=found,
+            fix=f"{name}=s3://bucket/path, or a folder outside {project}",
+        )
+    return str(found)
+
+
+def _artifacts(text: str | None, root: Path, project: Path) -> str:
+    """The address of MLflow's artifacts, as MLflow takes it."""
+    found = _store(text, "CXR_MLFLOW_ARTIFACTS", root / "mlflow" / "artifacts", root, project)
+    return found if found.startswith("s3://") else addresses.folder_address(Path(found))
+
+
+def _tracking(text: str | None, root: Path, project: Path) -> str:
+    if text is None:
+        return addresses.sqlite_url(root / "mlflow" / "mlflow.db")
+    return addresses.tracking(text, "MLFLOW_TRACKING_URI", project)

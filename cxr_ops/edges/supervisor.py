@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import secrets
 import shutil
 import signal
@@ -36,7 +35,6 @@ from cxr_ops.edges.locks import Lock
 from cxr_ops.errors import BusyError, CxrError, DataError, SettingsError, StoppedError, StorageError
 from cxr_ops.records.base import canonical_json, sha256_bytes
 
-GRACE = "CXR_GRACE_SECONDS"
 OPENED = "run.json"  # `open` writes it last: without it, a run's workspace is not whole
 _TOKEN = "CXR_SUPERVISED"  # noqa: S105 - a mark on processes, no secret
 _POLL = 0.2  # seconds
@@ -69,13 +67,13 @@ def supervise(home: Home, run: str, stage: str, *, before: Callable[[], None] | 
     workspace = home.workspace(run)
     if not (home.run(run) / OPENED).is_file():
         raise DataError(f"the run {run} has not been opened", where=workspace, fix=f"cxr-ops stage open --run {run}")
-    grace = _grace()
+    grace = home.settings.grace_seconds
     with _Signals() as signals, hold_workspace(home, run, signals.check) as lock:
         stages = dvc.read_pipeline(workspace)
         if stage not in stages:
             raise SettingsError(f"{dvc.PIPELINE} has no stage {stage!r}", where=workspace)
         digest = dvc.stage_digest(workspace, stages, stage)
-        with _locked(home.locks / f"{digest}.lock", signals.check, "the same inputs") as shared:
+        with _locked(home.locks / f"{digest}.lock", signals.check, "the same inputs", grace) as shared:
             if before is not None:
                 before()
             ran = _repro(home, run, stage, digest, signals, (lock, shared), grace)
@@ -97,7 +95,9 @@ def hold_workspace(home: Home, run: str, meanwhile: Callable[[], None] | None = 
     """
     workspace = home.workspace(run)
     name = hashlib.sha256(str(workspace).encode()).hexdigest()[:16]
-    with _locked(home.locks / f"workspace-{name}.lock", meanwhile, f"the run {run}") as lock:
+    with _locked(
+        home.locks / f"workspace-{name}.lock", meanwhile, f"the run {run}", home.settings.grace_seconds
+    ) as lock:
         # DVC believes a lock whose process id lives on in another process. Nobody but the owner may be at work here.
         (workspace / ".dvc" / "tmp" / "rwlock").unlink(missing_ok=True)
         yield lock
@@ -224,15 +224,6 @@ def _failure(home: Home, stage: str, word: dict[str, Any] | None) -> CxrError:
     return error
 
 
-def _grace() -> float:
-    text = os.environ.get(GRACE) or "120"
-    try:
-        seconds = float(text)
-    except ValueError as error:
-        raise SettingsError(f"{GRACE} must be a number of seconds, not {text!r}", where="the environment") from error
-    return max(0.0, seconds)
-
-
 class _Signals:
     """Remembers that the supervisor was asked to end, instead of ending at once."""
 
@@ -263,13 +254,14 @@ class _Signals:
 
 
 @contextmanager
-def _locked(path: Path, meanwhile: Callable[[], None] | None, what: str) -> Iterator[Lock]:
+def _locked(path: Path, meanwhile: Callable[[], None] | None, what: str, grace: float) -> Iterator[Lock]:
     """Hold a lock, and end what its last owner left running.
 
     Args:
         path: the file.
         meanwhile: called while waiting for the lock; None: do not wait.
         what: what the lock is on, for the message.
+        grace: seconds that what the last owner left running is given.
     """
     with Lock(path, mode=0o666) as lock:
         said = False
@@ -282,6 +274,6 @@ def _locked(path: Path, meanwhile: Callable[[], None] | None, what: str) -> Iter
             meanwhile()
             time.sleep(_POLL)
         if token := lock.recorded():
-            _end(token, _grace())
+            _end(token, grace)
             lock.record("")
         yield lock

@@ -327,12 +327,3 @@ def test_what_comes_before_runs_under_the_locks_and_may_refuse(home: Home) -> No
 
     assert owned
     assert not (home.workspace(RUN) / "validate").exists()
-
-
-def test_grace_that_is_no_number_is_a_settings_error(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
-    """CXR_GRACE_SECONDS must be a number."""
-    open_run(home)
-    monkeypatch.setenv("CXR_GRACE_SECONDS", "soon")
-
-    with pytest.raises(SettingsError, match="CXR_GRACE_SECONDS"):
-        supervise(home, RUN, "validate")

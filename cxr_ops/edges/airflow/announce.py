@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
 from cxr_ops import contract
 from cxr_ops.edges.airflow.client import AirflowError, Api
 from cxr_ops.edges.airflow.processes import running_instance
@@ -16,9 +14,8 @@ def announce_dataset(home: Home, revision: str) -> str:
     Returns:
         A sentence that says what came of it.
     """
-    url = os.environ.get("CXR_AIRFLOW_URL")
-    if url:
-        api = Api(url, os.environ.get("CXR_AIRFLOW_TOKEN"))
+    if home.settings.airflow_url:
+        api = Api(home.settings.airflow_url, home.settings.airflow_token)
     else:
         instance = running_instance(home)
         if instance is None:

@@ -9,6 +9,7 @@ import urllib.request
 from datetime import UTC, datetime
 from typing import Any, Final
 
+from cxr_ops.edges.loopback import opener
 from cxr_ops.errors import CxrError, SettingsError
 from cxr_ops.records.task import TaskState
 
@@ -36,6 +37,7 @@ class Api:
         self.url = url.rstrip("/")
         self._given = token
         self._token = token
+        self._opener = opener(self.url)
 
     def health(self) -> dict[str, Any]:
         """What each part says of itself.
@@ -160,7 +162,7 @@ class Api:
         if token is not None:
             request.add_header("Authorization", f"Bearer {token}")
         try:
-            with urllib.request.urlopen(request, timeout=ANSWER_SECONDS) as answer:  # noqa: S310
+            with self._opener.open(request, timeout=ANSWER_SECONDS) as answer:
                 text = answer.read()
         except urllib.error.HTTPError as error:
             raise AirflowError(_detail(error.read()) or str(error), where=self.url + path, status=error.code) from error

@@ -15,13 +15,14 @@ uses it holds a shared OS lock; the last one to let go stops it, however the oth
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -30,12 +31,13 @@ from typing import Any, Final, Literal
 
 import psutil
 
-from cxr_ops import contract
+from cxr_ops import addresses, contract
+from cxr_ops.edges import loopback
 from cxr_ops.edges.airflow.client import AirflowError, Api, seconds
 from cxr_ops.edges.home import Home
 from cxr_ops.edges.locks import Lock, locked
 from cxr_ops.edges.ports import free_port, listens
-from cxr_ops.errors import BusyError, StorageError
+from cxr_ops.errors import BusyError, SettingsError, StorageError
 from cxr_ops.records.base import Record, canonical_json, sha256_bytes, write_atomic
 
 PARTS: Final = ("api-server", "scheduler", "dag-processor")
@@ -156,7 +158,7 @@ def environment(home: Home, port: int) -> dict[str, str]:
         "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"{url}/execution/",
         "AIRFLOW__CORE__AUTH_MANAGER": "airflow.api_fastapi.auth.managers.simple.simple_auth_manager.SimpleAuthManager",
         "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "True",
-        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{folder / 'airflow.db'}",
+        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": addresses.sqlite_url(folder / "airflow.db", driver=False),
         "AIRFLOW__API__HOST": "127.0.0.1",
         "AIRFLOW__API__PORT": str(port),
         "AIRFLOW__API__BASE_URL": url,
@@ -169,8 +171,7 @@ def environment(home: Home, port: int) -> dict[str, str]:
         "AIRFLOW__USAGE_DATA_COLLECTION__ENABLED": "False",
     }
     ours = {
-        "CXR_HOME": str(home.root),
-        "CXR_PROJECT": str(home.project),
+        **home.environment(),
         "CXR_MAX_ACTIVE_RUNS": "1",  # two trainings would fight for the cores of one machine
         # The project's own modules, and the tools beside this interpreter, whatever the caller's shell finds first.
         "PYTHONPATH": _joined(str(home.project), os.environ.get("PYTHONPATH")),
@@ -180,7 +181,21 @@ def environment(home: Home, port: int) -> dict[str, str]:
         "GX_ANALYTICS_ENABLED": "False",
     }
     theirs = {name: value for name, value in os.environ.items() if not name.startswith(("AIRFLOW_", "CXR_PROGRESS"))}
-    return theirs | airflow | ours
+    found = loopback.without_socks(loopback.environment(theirs)) | airflow | ours
+    _refuse_expanded(found, folder, home.project)
+    return found
+
+
+def _refuse_expanded(environ: Mapping[str, str], *folders: Path) -> None:
+    """Refuse folders in whose names Airflow would put the value of a variable: it knows no way to write a `$`."""
+    for folder in folders:
+        names = [one.strip("${}") for one in re.findall(r"\$\w+|\$\{\w+\}", str(folder))]
+        if named := next((name for name in names if name in environ), None):
+            raise SettingsError(
+                f"Airflow reads ${named} in the name of a folder as the variable {named}, which is set",
+                where=folder,
+                fix=f"rename the folder, or unset {named}",
+            )
 
 
 def log_folder(home: Home) -> Path:
@@ -375,7 +390,7 @@ def _settings(home: Home) -> str:
         for name, value in os.environ.items()
         if name.startswith(_SETTINGS) and not name.startswith(_NOT_SETTINGS)
     }
-    chosen |= {"CXR_HOME": str(home.root), "CXR_PROJECT": str(home.project), "airflow": version("apache-airflow-core")}
+    chosen |= {**home.environment(), "airflow": version("apache-airflow-core")}
     return sha256_bytes(canonical_json({**chosen, "python": sys.executable}))
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from cxr_ops.addresses import sqlite_path, sqlite_url, without_password
+from cxr_ops.edges import loopback
 from cxr_ops.edges.home import Home
 from cxr_ops.errors import CxrError, StorageError
 
@@ -30,13 +31,8 @@ _SETTINGS: Final = {
 
 def has_store(home: Home) -> bool:
     """Whether there is an MLflow store to ask; a database that was never made holds nothing."""
-    path = _sqlite_path(home)
+    path = sqlite_path(home.mlflow_uri)
     return path is None or path.is_file()
-
-
-def _sqlite_path(home: Home) -> Path | None:
-    prefix = "sqlite:///"
-    return Path(home.mlflow_uri.removeprefix(prefix)) if home.mlflow_uri.startswith(prefix) else None
 
 
 @contextmanager
@@ -47,6 +43,7 @@ def connected(home: Home) -> Iterator[MlflowClient]:
     """
     for key, value in _SETTINGS.items():
         os.environ.setdefault(key, value)
+    loopback.shield()
     if home.s3_endpoint:
         os.environ["MLFLOW_S3_ENDPOINT_URL"] = home.s3_endpoint
     import mlflow
@@ -56,7 +53,7 @@ def connected(home: Home) -> Iterator[MlflowClient]:
     from sqlalchemy.exc import SQLAlchemyError
 
     try:
-        if (database := _sqlite_path(home)) is not None and not database.is_file():
+        if (database := sqlite_path(home.mlflow_uri)) is not None and not database.is_file():
             _make_database(home, database)
         mlflow.set_tracking_uri(home.mlflow_uri)
         mlflow.set_registry_uri(home.mlflow_uri)
@@ -77,14 +74,9 @@ def _make_database(home: Home, path: Path) -> None:
 
     with tempfile.TemporaryDirectory(dir=made(path.parent), prefix=".new-") as aside:
         fresh = Path(aside) / path.name
-        SqlAlchemyStore(f"sqlite:///{fresh}", home.mlflow_artifacts).engine.dispose()
+        SqlAlchemyStore(sqlite_url(fresh), home.mlflow_artifacts).engine.dispose()
         with suppress(FileExistsError):  # somebody was faster
             os.link(fresh, path)
-
-
-def without_password(text: str) -> str:
-    """A text in which the addresses name no user and no password."""
-    return re.sub(r"://[^/@\s]*@", "://", text)
 
 
 def made(folder: Path) -> Path:

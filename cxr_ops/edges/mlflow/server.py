@@ -14,6 +14,7 @@ from typing import Final
 
 import psutil
 
+from cxr_ops.edges import loopback
 from cxr_ops.edges.home import Home
 from cxr_ops.edges.ports import free_port, listens
 from cxr_ops.errors import CxrError
@@ -45,7 +46,12 @@ def serving(home: Home, say: Callable[[str], None]) -> Iterator[str]:
             ],
             cwd=folder,
             # Without its runner of jobs, which nothing here uses, it starts in a quarter of the time.
-            env={**os.environ, **s3, "MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
+            env={
+                **loopback.environment(os.environ),
+                **s3,
+                "MLFLOW_DISABLE_TELEMETRY": "true",
+                "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+            },
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=subprocess.STDOUT,

@@ -10,11 +10,12 @@ from importlib.metadata import version as installed
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from cxr_ops.addresses import without_password
 from cxr_ops.audit.package import digest as package_digest
 from cxr_ops.contract import CHAMPION, MODEL_NAME, PACKAGE, PACKAGE_FILES, REFERENCE
 from cxr_ops.edges.home import Home
 from cxr_ops.edges.ledger import open_ledger
-from cxr_ops.edges.mlflow.client import connected, has_store, made, without_password
+from cxr_ops.edges.mlflow.client import connected, has_store, made
 from cxr_ops.errors import DataError, StorageError
 from cxr_ops.labels import FINDINGS
 from cxr_ops.records.base import canonical_json, write_atomic
