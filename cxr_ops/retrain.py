@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -21,7 +22,8 @@ from cxr_ops.edges.airflow import client, processes
 from cxr_ops.edges.home import Home
 from cxr_ops.edges.locks import Lock
 from cxr_ops.edges.signals import stoppable
-from cxr_ops.errors import BusyError, StoppedError
+from cxr_ops.errors import BusyError, DataError, StoppedError
+from cxr_ops.records.data import GENERATED_ID
 from cxr_ops.records.task import TaskState
 from cxr_ops.report import watch
 
@@ -61,6 +63,8 @@ def retrain(
     from cxr_ops.stages import open as opening
 
     forecast = opening.plan(home, overrides)
+    if forecast.data is None:
+        _refuse_to_replace(home)
     if dry_run:
         for line in _forecast_lines(forecast, force=force):
             print(line)  # noqa: T201 - the command's result
@@ -90,6 +94,25 @@ def retrain(
     return 0
 
 
+def _refuse_to_replace(home: Home) -> None:
+    """See that no data are drawn where somebody tried to bring their own.
+
+    Raises:
+        DataError: the first batch was refused.
+    """
+    from cxr_ops.stages import ingest
+
+    refused = [batch for batch in ingest.refused_batches(home) if batch != BATCH]
+    if refused:
+        folder = home.quarantine / refused[0]
+        raise DataError(
+            f"there is no data set: the batch {refused[0]} was refused, and nothing is drawn in its place",
+            where=folder,
+            fix="mend what is told there and ingest it again; or, to try with generated radiographs after all, "
+            f"rm -r {shlex.quote(str(folder))}",
+        )
+
+
 def make_data(home: Home, say: Callable[[str], None]) -> None:
     """Draw the demonstration's radiographs and ingest them.
 
@@ -101,8 +124,9 @@ def make_data(home: Home, say: Callable[[str], None]) -> None:
 
     folder = home.root / "synth"
     say(f"no data set has been ingested: drawing {IMAGES} radiographs into {folder} (not for clinical use)")
-    if not (folder / "synth.json").is_file():
-        if folder.is_dir():  # what a killed drawing left
+    sheet = folder / synth.SHEET
+    if not sheet.is_file() or synth.SynthSummary.read(sheet).ids != GENERATED_ID:
+        if folder.is_dir():  # what a killed drawing left, or an earlier version drew
             shutil.rmtree(folder)
         with voice.steps("drawing radiographs") as progress:
             synth.synthesize(folder, images=IMAGES, seed=SEED, progress=progress)

@@ -1,8 +1,36 @@
-"""Records of the data set: batches, and the states that it goes through."""
+"""Records of the data set: batches, and the states that it goes through; and what marks generated data as such."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import Final
+
 from cxr_ops.records.base import Record
+
+# Data of people who do not exist. Their source and the start of their ids are no real source's, so that they cannot be
+# taken for real ones, nor for the same people as real ones.
+GENERATED: Final = "generated"
+GENERATED_ID: Final = "generated-"
+# What `make retrain` drew under version 0.1, when generated data still had the source and the ids of the NIH's.
+_EARLIER_BATCH: Final = "synthetic-1"
+NOTICE: Final = (
+    "Generated pictures of people who do not exist. For trying software only: not for clinical use, and no ground for "
+    "any statement about patients."
+)
+
+
+def is_generated(source: str, batch: str = "") -> bool:
+    """Whether the images of a source, or a batch that an earlier version made, are of people who do not exist.
+
+    >>> is_generated("generated"), is_generated("nih", "2026-03"), is_generated("nih", "synthetic-1")
+    (True, False, True)
+    """
+    return source == GENERATED or batch == _EARLIER_BATCH
+
+
+def data_notice(sources: Iterable[str], batches: Iterable[str] = ()) -> str:
+    """The sentence that a report or a model on generated data carries, "" for real ones."""
+    return NOTICE if GENERATED in sources or _EARLIER_BATCH in batches else ""
 
 
 class Batch(Record):

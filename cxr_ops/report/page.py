@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from cxr_ops.labels import FINDINGS
+from cxr_ops.records.data import data_notice
 from cxr_ops.records.evidence import Estimate, Evaluation, Evidence, Facts, Figure, FindingEvidence, Performance
 from cxr_ops.records.explanation import Explanation, HeatMap
 from cxr_ops.records.inputs import Inputs, Plan
@@ -136,6 +137,7 @@ class Disclosed:
         settings: which settings lie outside the plan, in sentences.
         plan: which plan governs.
         clinical_use: whether it covers use on patients; notice: the plan's own sentence.
+        data_notice: what generated data may not be used for; "" for real ones.
         epoch: the test epoch and how many looks it has had, in words.
         validation: (model, macro-AUC on the validation set).
         facts: what the challenger is.
@@ -152,6 +154,7 @@ class Disclosed:
     plan: Plan
     clinical_use: bool
     notice: str
+    data_notice: str
     epoch: str
     validation: Sequence[tuple[str, float]]
     facts: Facts | None
@@ -187,6 +190,7 @@ def disclose(material: Material) -> Disclosed:
         plan=verdict.plan,
         clinical_use=verdict.clinical_use,
         notice=_notice(verdict),
+        data_notice=_data_notice(material),
         epoch=words.epoch_text(verdict),
         validation=[(model, macros[model]) for model in MODELS if model in macros],
         facts=evaluation.facts,
@@ -215,6 +219,7 @@ def render(material: Material) -> str:
         against=words.compared_with(evaluation),
         outcome=words.outcome_sentence(verdict),
         notice=_notice(verdict),
+        data_notice=_data_notice(material),
         level=_level(evaluation),
         drawings=draw(material),
         holds=[reason for reason in reasons if reason.code in HOLDS],
@@ -424,6 +429,11 @@ def draw_training(history: History) -> str:
         description="Left: loss on training and validation patients by epoch. Right: mean AUC on validation "
         "patients. The vertical line marks the epoch whose weights were kept.",
     )
+
+
+def _data_notice(material: Material) -> str:
+    facts = material.evaluation.facts
+    return data_notice(facts.sources if facts else (), material.inputs.data.batches)
 
 
 def _notice(verdict: Verdict) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from cxr_ops import contract
+from cxr_ops.records.data import is_generated
 from cxr_ops.records.evidence import Estimate, Evaluation, Figure
 from cxr_ops.records.run import Result
 from cxr_ops.records.verdict import Check, Verdict
@@ -62,7 +63,7 @@ def render(run_folder: Path) -> Group:
     from rich.console import Group
 
     result, evaluation, verdict = read(run_folder)
-    parts: list[Table | Text] = [_headline(result, verdict)]
+    parts: list[Table | Text] = [_headline(result, verdict, generated=_generated(evaluation))]
     if evaluation is not None and result.restricted:
         parts.append(_validation(evaluation))
     elif evaluation is not None:
@@ -113,7 +114,11 @@ def _champion(result: Result) -> str:
     return f"version {result.champion.version}" if result.champion.version else "the champion"
 
 
-def _headline(result: Result, verdict: Verdict | None) -> Text:
+def _generated(evaluation: Evaluation | None) -> bool:
+    return evaluation is not None and evaluation.facts is not None and any(map(is_generated, evaluation.facts.sources))
+
+
+def _headline(result: Result, verdict: Verdict | None, *, generated: bool) -> Text:
     from rich.text import Text
 
     text = Text("\n")
@@ -122,6 +127,8 @@ def _headline(result: Result, verdict: Verdict | None) -> Text:
     if verdict is not None:
         marked = "" if verdict.clinical_use else ", NOT FOR CLINICAL USE"
         text.append(f"plan {verdict.plan.name}{marked}; test {words.epoch_text(verdict)}\n")
+    if generated:
+        text.append("data: generated pictures of people who do not exist\n")
     if result.limited_findings:
         text.append(f"judged by the widest margin: {', '.join(result.limited_findings).replace('_', ' ')}\n")
     if result.holds:

@@ -31,12 +31,13 @@ from cxr_ops.errors import BusyError, DataError, SettingsError, StorageError
 from cxr_ops.labels import FINDINGS
 from cxr_ops.params import Params
 from cxr_ops.records.base import sha256_bytes, write_atomic
-from cxr_ops.records.data import Batch
+from cxr_ops.records.data import Batch, is_generated
 
 # The batch is built aside, enters DVC's cache and is pushed to the remote: three copies, where all stand on one disk.
 COPIES: Final = 3
 _TOLD: Final = 20  # problems that an error lists; the file has all
 _BATCH: Final = re.compile(r"(?=.{1,63}\Z)[a-z0-9]+(-[a-z0-9]+)*")
+REFUSAL: Final = "refusal.txt"  # in a batch's quarantine: why it did not enter
 _FILES: Final = ("batch.json", "manifest.csv", "pixels.csv")
 
 
@@ -94,8 +95,8 @@ def run(
 
     Raises:
         SettingsError: the batch's name is not one, or there is no such source.
-        DataError: the folder is missing or empty, something in it is wrong, or the data set has a batch of this name
-            with other content.
+        DataError: the folder is missing or empty, something in it is wrong, the data set has a batch of this name with
+            other content, or generated and real patients would mix.
         BusyError: another ingestion is going on.
         StorageError: the folder cannot be read, or there is no room, or no way to write, where the data set stands.
     """
@@ -106,9 +107,11 @@ def run(
         )
     source = registry.find(kind)
     quarantine = home.quarantine / batch
-    with _storage_errors(home.root), _alone(home) as aside:
+    with _storage_errors(home.root), _alone(home) as aside, _refusal_kept(quarantine):
         held = batches.batch_files(home, names=_FILES)
-        checked = building.check(source.read(folder), batch, held, progress=progress)
+        listing = source.read(folder)
+        _refuse_mixing(listing.source, kind, folder, batch, held, home)
+        checked = building.check(listing, batch, held, progress=progress)
         listed = _list_problems(quarantine, checked.problems) if checked.problems else None
         if checked.problems and (on_bad == "refuse" or checked.frame.empty):
             raise _refusal(checked, folder, listed)
@@ -120,7 +123,43 @@ def run(
         revision = batches.add_batch(home, aside / batch)
     if listed is None:
         shutil.rmtree(quarantine, ignore_errors=True)  # an earlier attempt's list would contradict this success
+    (quarantine / REFUSAL).unlink(missing_ok=True)
     return _result(checked, record.name, revision, listed, already=False)
+
+
+def refused_batches(home: Home) -> list[str]:
+    """Names of batches that were refused, and have not entered since."""
+    # An earlier version left the reasons of some refusals, and not the sentence.
+    told = (REFUSAL, "validation.html", "problems.csv")
+    return sorted({path.parent.name for name in told for path in home.quarantine.glob(f"*/{name}")})
+
+
+def _refuse_mixing(source: str, kind: str, folder: Path, batch: str, held: dict[str, Path], home: Home) -> None:
+    """See that people who do not exist and real ones never stand in one data set.
+
+    Raises:
+        DataError: they would.
+        SettingsError: real patients would have the name that generated ones had under an earlier version.
+    """
+    generated = is_generated(source)
+    if is_generated(source, batch) != generated:
+        raise SettingsError(
+            f"{batch!r} is the name of a batch that an earlier version drew, and these patients are real",
+            where="--batch",
+            fix="give another name",
+        )
+    records = [Batch.read(path / "batch.json") for path in held.values()]
+    others = sorted(one.name for one in records if is_generated(one.source, one.name) != generated)
+    if not others:
+        return
+    this, that = ("generated", "real") if generated else ("real", "generated")
+    own = home.root.with_name(f"{home.root.name}-{this}")
+    raise DataError(
+        f"the data set holds {that} patients ({', '.join(others)}), and these are {this}: the two never mix",
+        where=home.root,
+        fix=f"give the {this} ones an installation of their own, and name it in every later command: "
+        f"CXR_HOME={own} cxr-ops ingest {kind} {folder} --batch {batch}",
+    )
 
 
 def _check_expectations(checked: Checked, held: dict[str, Path], home: Home, quarantine: Path) -> None:
@@ -224,6 +263,17 @@ def _storage_errors(root: Path) -> Iterator[None]:
             where=error.filename or root,
             fix="free some room" if full else "check who may write there",
         ) from error
+
+
+@contextmanager
+def _refusal_kept(quarantine: Path) -> Iterator[None]:
+    """Keep the reason of a refusal, so that nothing is put in the batch's place and the reason can be read again."""
+    try:
+        yield
+    except DataError as error:
+        quarantine.mkdir(parents=True, exist_ok=True)
+        write_atomic(quarantine / REFUSAL, f"{error}\n".encode())
+        raise
 
 
 @contextmanager

@@ -33,6 +33,7 @@ from cxr_ops.labels import FINDINGS, UNCERTAIN
 from cxr_ops.model import checkpoint, distributed, machine, package, pretrained, step, training
 from cxr_ops.params import Params, Prepare
 from cxr_ops.records.base import canonical_json, sha256_bytes, sha256_file, write_atomic
+from cxr_ops.records.data import GENERATED_ID, NOTICE
 
 _PARTS = "CXR_PARTS"  # tells processes that are started again into how many parts a batch is cut at least
 HISTORY = ("epoch", "train_loss", "validation_loss", "validation_auc", "learning_rate")
@@ -111,6 +112,8 @@ def _train(root: Path, params: Params, ranks: distributed.Ranks) -> None:
         "machine": asdict(given),
         "software": _versions(),
     }
+    if index["patient_id"].str.startswith(GENERATED_ID).any():
+        provenance["notice"] = NOTICE
     terms = package.contract(
         image_size=params.prepare.image_size,
         mean=pretrained.MEAN,

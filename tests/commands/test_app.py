@@ -188,6 +188,20 @@ def test_dry_run_without_data_says_what_would_be_made(project: Path, tmp_path: P
     assert not (tmp_path / "store.git").exists()
 
 
+def test_nothing_is_drawn_in_the_place_of_a_refused_first_batch(project: Path, tmp_path: Path) -> None:
+    """After a first batch was refused, `retrain` says which and what to do, and draws nothing."""
+    home = tmp_path / "home"
+    done = _cxr("ingest", "nih", str(tmp_path / "mine"), "--batch", "mine", cwd=project, CXR_HOME=str(home))
+    assert done.returncode == contract.EXIT_DATA
+    for arguments in (("retrain", "--dry-run"), ("retrain",)):
+        done = _cxr(*arguments, cwd=project, CXR_HOME=str(home))
+        assert done.returncode == contract.EXIT_DATA
+        assert "the batch mine was refused, and nothing is drawn in its place" in done.stderr
+        assert f"rm -r {home / 'quarantine' / 'mine'}" in done.stderr
+    assert not (home / "synth").exists()
+    assert not (home / "airflow").exists()
+
+
 def test_generated_data_are_described(project: Path, tmp_path: Path) -> None:
     """`data synth` says what it drew and what to type next, and refuses a folder that is not empty."""
     out = tmp_path / "made"

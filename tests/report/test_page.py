@@ -300,6 +300,26 @@ def test_a_demonstration_is_marked_and_a_clinical_plan_is_not(material, decision
     assert "only after approval by 2 persons" in html
 
 
+def test_generated_data_are_marked_whatever_the_plan(material, decision, evidence):
+    """Report and summary say so under any plan, also on what an earlier version drew; those on real data do not."""
+    evaluation = evidence()
+    clinical = decision(evaluation, clinical_use=True, approvals=2)
+    facts = evaluation.facts
+
+    def rendered(source: str, batch: str) -> list[str]:
+        told = evaluation.model_copy(update={"facts": facts.model_copy(update={"sources": [source]})})
+        inputs = material().inputs
+        inputs = inputs.model_copy(update={"data": inputs.data.model_copy(update={"batches": {batch: "0" * 64}})})
+        case = material(evaluation=told, verdict=clinical, inputs=inputs, batches=[], proofs=[])
+        return [page.render(case), page.render_summary(case)]
+
+    for html in (*rendered("generated", "drawn"), *rendered("nih", "synthetic-1")):
+        assert "GENERATED DATA." in html
+        assert "people who do not exist" in html
+    for html in rendered("nih", "2026-03"):
+        assert "GENERATED DATA" not in html
+
+
 @pytest.mark.parametrize("word", ["PROMOTE", "REJECT", "INSUFFICIENT EVIDENCE"])
 def test_the_verdict_stands_first_with_every_reason(material, word):
     """The verdict comes before any number, and each reason's sentence and code are on the page."""

@@ -12,6 +12,9 @@ import pytest
 from PIL import Image
 
 from cxr_ops.data import manifest
+from cxr_ops.data.checking import batch as building
+from cxr_ops.data.sources import nih
+from cxr_ops.data.synthetic import synth
 from cxr_ops.edges.home import Home
 from cxr_ops.edges.store import batches
 from cxr_ops.errors import BusyError, DataError, SettingsError, StorageError
@@ -215,3 +218,59 @@ def test_one_ingestion_at_a_time(make_nih: MakeNih, home: Home) -> None:
     (folder / ENTRIES).unlink()
     refused(folder, home)
     assert not left.exists()
+
+
+# ------------------------------------------------------------------------------------------- generated patients
+
+
+def draw(out: Path, images: int = 40, first_patient: int = 1) -> Path:
+    """A folder as `cxr-ops data synth` draws it."""
+    synth.synthesize(out, images=images, seed=0, size=64, first_patient=first_patient, processes=1)
+    return out
+
+
+def as_drawn_by_an_earlier_version(home: Home, folder: Path) -> None:
+    """A data set of one batch under the NIH's name, as version 0.1 left it."""
+    ingest.run("nih", folder, batch="other", home=home)
+    with_name = building.check(nih.read_folder(folder), "synthetic-1", processes=1)
+    building.build(home.root / "aside" / "synthetic-1", with_name)
+    shutil.rmtree(home.store)
+    batches.add_batch(home, home.root / "aside" / "synthetic-1")
+
+
+def test_generated_and_real_patients_never_mix(make_nih: MakeNih, home: Home, tmp_path: Path) -> None:
+    """Real patients are refused beside generated ones, before anything is decoded, with the command to type instead."""
+    result = ingest.run("nih", draw(tmp_path / "drawn"), batch="drawn", home=home)
+    held = manifest.read_manifest(batches.batch_files(home)["drawn"] / "manifest.csv")
+    assert set(held["source"]) == {"generated"}
+    assert all(name.startswith("generated-") for name in (*held["image_id"], *held["patient_id"]))
+    folder = make_nih()
+    _altered(image(folder, "00000003_000.png"))
+    message = refused(folder, home)
+    assert "the data set holds generated patients (drawn), and these are real: the two never mix" in message
+    assert f"CXR_HOME={home.root}-real cxr-ops ingest nih {folder} --batch first" in message
+    assert "00000003" not in message
+    assert result.patients == held["patient_id"].nunique()
+
+
+def test_what_an_earlier_version_drew_is_generated_too(make_nih: MakeNih, home: Home, tmp_path: Path) -> None:
+    """A batch that version 0.1 drew opens, takes no real patients, and takes generated ones, whose ids are others."""
+    as_drawn_by_an_earlier_version(home, make_nih("earlier"))
+    assert "holds generated patients (synthetic-1)" in refused(make_nih("own", first=500), home)
+    ingest.run("nih", draw(tmp_path / "drawn"), batch="drawn", home=home)
+    assert set(batches.batch_files(home)) == {"synthetic-1", "drawn"}
+    with pytest.raises(SettingsError, match="is the name of a batch that an earlier version drew"):
+        ingest.run("nih", make_nih("named"), batch="synthetic-1", home=home)
+
+
+def test_a_refused_batch_is_remembered_until_it_enters(make_nih: MakeNih, home: Home) -> None:
+    """Whatever it was refused for, a batch is among those refused, with its reason, until it has entered."""
+    folder = make_nih()
+    assert ingest.refused_batches(home) == []
+    (folder / ENTRIES).rename(folder / "table.csv")
+    message = refused(folder, home)
+    assert ingest.refused_batches(home) == ["first"]
+    assert (home.quarantine / "first" / ingest.REFUSAL).read_text(encoding="utf-8") == message + "\n"
+    (folder / "table.csv").rename(folder / ENTRIES)
+    ingest.run("nih", folder, batch="first", home=home)
+    assert ingest.refused_batches(home) == []

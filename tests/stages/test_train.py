@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
@@ -61,7 +62,7 @@ def params(**changes: object) -> Params:
 PARAMS = params()
 
 
-def prepare(root: Path, images: int = 64, side: int = 32, unknown: str = "") -> Path:
+def prepare(root: Path, images: int = 64, side: int = 32, unknown: str = "", ids: str = "") -> Path:
     """What `prepare` leaves: noise, two images a patient, some labels missing, or uncertain."""
     rng = np.random.default_rng(0)
     folder = root / "prepare"
@@ -72,7 +73,7 @@ def prepare(root: Path, images: int = 64, side: int = 32, unknown: str = "") -> 
         patient = row // 2
         labels = rng.choice(["1", "0", "0", unknown], len(FINDINGS))
         side_of = "validation" if patient % 4 == 3 else "train"
-        lines.append(",".join([f"{patient:08d}_{row % 2:03d}.png", str(patient), side_of, *labels]))
+        lines.append(",".join([f"{ids}{patient:08d}_{row % 2:03d}.png", f"{ids}{patient}", side_of, *labels]))
     (folder / "index.csv").write_text("\n".join(lines) + "\n")
     record(folder)
     return root
@@ -133,6 +134,23 @@ def test_an_uncertain_label_trains_as_a_missing_one(tmp_path: Path, monkeypatch:
             train.run(prepare(tmp_path / f"workspace{unknown}", unknown=unknown), PARAMS)
     assert np.isnan(given[0]).any()
     assert np.array_equal(*given, equal_nan=True)
+
+
+def test_a_model_of_generated_patients_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The contract of a model that generated patients trained carries their notice; any other carries none."""
+    contracts = []
+
+    def look(*_: object, contract: dict[str, Any], **__: object) -> None:
+        contracts.append(contract)
+        raise StoppedError("seen enough")
+
+    monkeypatch.setattr(training, "train", look)
+    for ids in ("generated-", ""):
+        with pytest.raises(StoppedError):
+            train.run(prepare(tmp_path / f"workspace{ids}", ids=ids), PARAMS)
+    generated, real = (contract["training"] for contract in contracts)
+    assert "people who do not exist" in generated["notice"]
+    assert real.keys() == generated.keys() - {"notice"}
 
 
 def test_weights_of_unknown_origin_are_trained_and_told(

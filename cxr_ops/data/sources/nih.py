@@ -29,6 +29,7 @@ from cxr_ops.data.sources.source import Box, Listing, Problem, Row, Source, one_
 from cxr_ops.data.tables import FOLLOW_UP, IMAGE, LABELS, PATIENT
 from cxr_ops.errors import DataError, StorageError
 from cxr_ops.labels import BOX_NAMES, FINDINGS, SEXES, VIEWS, UnknownLabelError, nearest, parse_labels
+from cxr_ops.records.data import GENERATED, GENERATED_ID
 
 ENTRIES: Final = ("Data_Entry_2017.csv", "Data_Entry_2017_v2020.csv", "sample_labels.csv")
 BOXES: Final = "BBox_List_2017.csv"
@@ -47,7 +48,8 @@ BOX_COLUMNS: Final = {IMAGE: "Image Index", "finding": "Finding Label", "x": "Bb
 _BOX_ALIASES: Final = {name: ours for ours, name in BOX_COLUMNS.items()}
 
 _PATIENT: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-_NIH_NAME: Final = re.compile(r"([0-9]{8})_[0-9]{3}\.png")
+_NIH_NAME: Final = re.compile(rf"((?:{GENERATED_ID})?)([0-9]{{8}})_[0-9]{{3}}\.png")
+_SHEET: Final = "synth.json"  # `cxr-ops data synth` leaves it
 _WHOLE: Final = re.compile(r"[0-9]{1,6}")
 _NOT_IMAGES: Final = ("Thumbs.db", "desktop.ini")  # what file browsers leave behind, besides names with a leading dot
 
@@ -68,7 +70,9 @@ def read_folder(folder: Path) -> Listing:
     files, unusable = _find_images(folder)
     table = tables.read(path)
     _check_columns(table, COLUMNS)
-    result = Listing(source=SOURCE.kind, table=path.name, total=len(table) + len(table.cut), notes=list(table.notes))
+    result = Listing(
+        source=_source(table, folder), table=path.name, total=len(table) + len(table.cut), notes=list(table.notes)
+    )
     if not result.total:
         raise DataError(
             "the batch is empty: the table has a header and no rows",
@@ -164,6 +168,33 @@ def _check_columns(table: tables.Table, columns: Mapping[str, str]) -> None:
     )
 
 
+def _source(table: tables.Table, folder: Path) -> str:
+    """Where the images come from: `cxr-ops data synth` writes this layout too, under ids of its own.
+
+    Raises:
+        DataError: generated and real patients stand in one table, or generated ones have ids that real ones have.
+    """
+    generated = [
+        GENERATED_ID in (image_id.lower()[: len(GENERATED_ID)], patient.lower()[: len(GENERATED_ID)])
+        for image_id, patient in zip(table.columns[IMAGE], table.columns[PATIENT], strict=True)
+    ]
+    if all(generated) and generated:
+        return GENERATED
+    if any(generated):
+        raise DataError(
+            f"{sum(generated):,} of {len(generated):,} rows are of generated patients, who never mix with real ones",
+            where=table.at(generated.index(True)),
+            fix=f"take the rows and pictures out whose ids begin with {GENERATED_ID!r}",
+        )
+    if (folder / _SHEET).is_file():
+        raise DataError(
+            "the pictures are generated, and an earlier version gave them ids that real patients have",
+            where=folder / _SHEET,
+            fix="draw them again: cxr-ops data synth --out NEW_FOLDER",
+        )
+    return SOURCE.kind
+
+
 def _rows(
     table: tables.Table, files: Mapping[str, Path], unusable: Mapping[str, Problem], notes: list[str]
 ) -> Iterator[tuple[Row, list[str]]]:
@@ -190,8 +221,9 @@ def _rows(
         elif image_id not in files:
             found.append("the image is missing: no image folder holds a file of this name")
         named = _NIH_NAME.fullmatch(image_id)
-        if named and patient.isdecimal() and tables.canonical_patient(named[1]) != patient:
-            found.append(f"the name speaks of patient {int(named[1])}, the row of patient {patient}")
+        spoken = named and f"{named[1]}{int(named[2])}"
+        if spoken and spoken != patient and patient.removeprefix(GENERATED_ID).isdecimal():
+            found.append(f"the name speaks of patient {spoken}, the row of patient {patient}")
         if not _WHOLE.fullmatch(follow_ups[at]):
             found.append(f"the follow-up {follow_ups[at]!r} is not a whole number")
         if at in bad_ages:
@@ -234,7 +266,7 @@ def _read_boxes(path: Path, rows: Mapping[str, Row], claimed: set[str], result: 
     """Read the boxes. One whose image was refused is left out without a word; one of an absent image is counted."""
     table = tables.read(path, _BOX_ALIASES)
     _check_columns(table, BOX_COLUMNS)
-    result.boxes_from, result.boxes_size = path.name, BOXES_SIZE
+    result.boxes_from, result.boxes_size = path.name, 0 if result.source == GENERATED else BOXES_SIZE
     problems = [Problem(str(cut), path.name, cut.line, cut.first) for cut in table.cut]
     columns = (table.columns[name] for name in BOX_COLUMNS)
     unlabelled = absent = 0

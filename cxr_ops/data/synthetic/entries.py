@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cxr_ops.labels import FINDINGS, NO_FINDING
+from cxr_ops.records.data import GENERATED_ID
 
 # Counted in, or fitted to, the labels of the release's 112,120 images: `Data_Entry_2017_v2020.csv`, which the PyPI
 # package torchxrayvision 1.5.7 holds (Wang et al., CVPR 2017). Order of `FINDINGS`.
@@ -72,13 +73,18 @@ class Entry:
 
     @property
     def name(self) -> str:
-        """The file's name, as the NIH names files."""
-        return f"{self.patient:08d}_{self.follow_up:03d}.png"
+        """The file's name: as the NIH names files, after what no name of the NIH's begins with."""
+        return f"{GENERATED_ID}{self.patient:08d}_{self.follow_up:03d}.png"
+
+    @property
+    def patient_id(self) -> str:
+        """Whose image it is: no patient of any source has this id."""
+        return f"{GENERATED_ID}{self.patient}"
 
     def row(self) -> str:
         """The row of `Data_Entry_2017.csv`; several findings stand in the order of the alphabet."""
         labels = "|".join(sorted(self.findings)) or NO_FINDING
-        return f"{self.name},{labels},{self.follow_up},{self.patient},{self.age},{self.sex},{self.view},{self.scan}"
+        return f"{self.name},{labels},{self.follow_up},{self.patient_id},{self.age},{self.sex},{self.view},{self.scan}"
 
 
 def draw_entries(*, images: int, seed: int, min_prevalence: float, first_patient: int = 1) -> list[Entry]:

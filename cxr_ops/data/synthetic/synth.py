@@ -9,6 +9,9 @@ The labels come from a model of the NIH's own labels, the pictures from `cxr_ops
   thresholds its prevalences, or the least prevalence that was asked for.
 * Findings depend on neither view, age nor sex, though the NIH's do: nobody can guess them without the picture.
 
+Ids begin with `generated-`, which no source's do, and `ingest` gives the data a source of their own: they are a data
+set of their own, and never mix with real patients.
+
 Every random stream is keyed by the seed, the patient's number and the follow-up's. So a picture depends neither on how
 many are made, nor on how many processes draw.
 """
@@ -34,6 +37,7 @@ from cxr_ops.data.synthetic.entries import NIH_IMAGES, NIH_POSITIVES, Entry, dra
 from cxr_ops.errors import CxrError, SettingsError, StorageError
 from cxr_ops.labels import BOX_NAMES, FINDINGS
 from cxr_ops.records.base import Record, write_atomic
+from cxr_ops.records.data import GENERATED_ID, NOTICE
 
 ENTRIES = "Data_Entry_2017.csv"
 BOXES = "BBox_List_2017.csv"
@@ -49,11 +53,6 @@ DEFAULT_SIZE = 192  # pixels; twice the demonstration's input, and enough to loo
 MAX_PATIENTS = 99_999_999  # ids have eight digits
 _BYTES_A_PIXEL = 1.05  # of a PNG, at most: noise does not compress
 _CHUNK = 24  # images a worker draws at a time
-
-NOTICE = (
-    "Generated pictures of people who do not exist. For trying software only: not for clinical use, and no ground for "
-    "any statement about patients."
-)
 
 
 class SynthSummary(Record):
@@ -71,6 +70,7 @@ class SynthSummary(Record):
         nih_prevalence: the NIH's own.
         no_finding: share of images without any.
         boxes: rows of `BBox_List_2017.csv`.
+        ids: what every id of an image and of a patient begins with; "" in folders that version 0.1 drew.
     """
 
     notice: str = NOTICE
@@ -84,6 +84,7 @@ class SynthSummary(Record):
     nih_prevalence: dict[str, float]
     no_finding: float
     boxes: int
+    ids: str = ""
 
 
 def synthesize(
@@ -268,4 +269,5 @@ def _summarize(
         nih_prevalence={name: round(n / NIH_IMAGES, 5) for name, n in zip(FINDINGS, NIH_POSITIVES, strict=True)},
         no_finding=sum(not entry.findings for entry in entries) / count,
         boxes=boxes,
+        ids=GENERATED_ID,
     )

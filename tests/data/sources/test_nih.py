@@ -318,3 +318,41 @@ def test_boxes_are_optional(folder: Path) -> None:
     """A folder without BBox_List_2017.csv has no boxes and no problem."""
     (folder / nih.BOXES).unlink()
     assert nih.read_folder(folder).boxes == nih.read_folder(folder).problems == []
+
+
+def generate(folder: Path, rows: slice = slice(None)) -> None:
+    """Give images and patients of some rows the ids that `cxr-ops data synth` gives."""
+    path = folder / nih.ENTRIES[0]
+    header, *lines = path.read_text(encoding="utf-8").splitlines()
+    for line in lines[rows]:
+        name, *rest = line.split(",")
+        rest[2] = f"generated-{rest[2]}"
+        lines[lines.index(line)] = ",".join([f"generated-{name}", *rest])
+        (folder / "images" / name).rename(folder / "images" / f"generated-{name}")
+    path.write_text("\n".join([header, *lines]) + "\n", encoding="utf-8")
+
+
+def test_generated_patients_have_a_source_of_their_own(folder: Path) -> None:
+    """A table whose ids all begin with generated- is of people who do not exist, wherever it comes from."""
+    generate(folder)
+    read = nih.read_folder(folder)
+    assert (read.source, len(read.rows), read.problems) == ("generated", 40, [])
+    edit(folder, 2, ",generated-1,", ",generated-7,")
+    assert "speaks of patient generated-1, the row of patient generated-7" in problems(folder)[0]
+
+
+def test_generated_and_real_patients_in_one_table_are_refused(folder: Path) -> None:
+    """A table of both is refused as a whole, with the first generated row and what to take out."""
+    generate(folder, slice(4, 8))
+    with pytest.raises(DataError, match="4 of 40 rows are of generated patients") as caught:
+        nih.read_folder(folder)
+    assert "line 6" in str(caught.value)
+    assert "begin with 'generated-'" in str(caught.value)
+
+
+def test_what_an_earlier_version_drew_must_be_drawn_again(folder: Path) -> None:
+    """A generated folder whose ids real patients have is refused with the command that draws it again."""
+    (folder / "synth.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(DataError, match="an earlier version gave them ids that real patients have") as caught:
+        nih.read_folder(folder)
+    assert "cxr-ops data synth --out" in str(caught.value)

@@ -82,7 +82,8 @@ def test_the_folder_has_the_nih_layout(folder):
     for row in rows:
         name, labels, follow_up, patient, age, sex, view = row[:7]
         assert len(row) == 11
-        assert name == f"{int(patient):08d}_{int(follow_up):03d}.png"
+        number = int(patient.removeprefix("generated-"))
+        assert (patient, name) == (f"generated-{number}", f"generated-{number:08d}_{int(follow_up):03d}.png")
         assert labels.split("|") == sorted(labels.split("|"))
         parse_labels(labels)
         assert 0 < int(age) < 100
@@ -105,7 +106,7 @@ def test_headers_are_those_of_the_real_release(folder, nih_sample):
 def test_ingestion_reads_it_without_a_problem(folder):
     """The reader of real NIH folders finds every row and box and nothing to complain of."""
     found = nih.read_folder(folder)
-    assert found.problems == []
+    assert (found.source, found.problems, found.notes) == ("generated", [], [])
     assert len(found.rows) == 1200
     assert len(found.boxes) == len(rows_of(folder / "BBox_List_2017.csv")) - 1
 
