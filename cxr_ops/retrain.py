@@ -15,14 +15,15 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from cxr_ops import contract, voice
+from cxr_ops import attempt, contract, voice
 from cxr_ops.edges.airflow import client, processes
 from cxr_ops.edges.home import Home
 from cxr_ops.edges.locks import Lock
 from cxr_ops.edges.signals import stoppable
-from cxr_ops.errors import BusyError, DataError, StoppedError
+from cxr_ops.errors import BusyError, CxrError, DataError, StoppedError
 from cxr_ops.records.data import GENERATED_ID
 from cxr_ops.records.task import TaskState
 from cxr_ops.report import watch
@@ -227,23 +228,42 @@ def _forecast_lines(forecast: Any, *, force: bool) -> list[str]:
 
 
 def _tell_failure(home: Home, api: client.Api, run_id: str, tasks: list[TaskState], console: Console) -> None:
-    """Print which task failed, the end of its log, and what to do next."""
+    """Print which task failed and why, the end of its log, and what to do next."""
     failed = [task for task in tasks if task.state == "failed"]
     if not failed:
         console.print(f"the run {run_id} was ended from outside; next: make retrain", style="bold red", highlight=False)
         return
     task = min(failed, key=lambda one: one.ended or 0.0)
-    written = home.airflow / "stages" / contract.slug(run_id) / f"{task.task}-{task.attempt}.stderr"
-    if written.is_file():
-        lines = written.read_text(encoding="utf-8", errors="replace").splitlines()[-_TAIL_LINES:]
-        where = written
-    else:
-        lines = api.log_tail(contract.DAG_ID, run_id, task, _TAIL_LINES)
-        where = processes.log_folder(home)
-    console.print(f"\n{task.task} failed; the end of its log:", style="bold red", highlight=False)
-    for line in lines:
+    why, log, where = _left_by(home, contract.slug(run_id), task)
+    if log is None:
+        log, where = api.log_tail(contract.DAG_ID, run_id, task, _TAIL_LINES), processes.log_folder(home)
+    console.print(f"\n{task.task} failed", style="bold red", highlight=False)
+    for line in (f"error: {why}" if why else "it said nothing of the reason").splitlines():
         console.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)
+    if log:
+        console.print("  the end of its log:", highlight=False)
+    for line in log:
+        console.print(f"    {line}", highlight=False, markup=False, soft_wrap=True)
     console.print(f"  log:  {where}\n  next: mend the cause, then make retrain", highlight=False, soft_wrap=True)
+
+
+def _left_by(home: Home, run: str, task: TaskState) -> tuple[CxrError | None, list[str] | None, Path]:
+    """What an attempt left: its error, the end of its log without that error once more, and where its files are.
+
+    None where it left none: what was killed leaves no error, and the log of a container is Airflow's alone.
+    """
+    folder = attempt.last_folder(home.root, run, task.task, task.attempt)
+    if folder is None:
+        return None, None, home.airflow
+    try:
+        why = attempt.read(folder, task.task).why()
+    except CxrError:
+        why = None
+    try:
+        said = (folder / attempt.STDERR).read_text(encoding="utf-8", errors="replace")
+    except FileNotFoundError:
+        return why, None, folder
+    return why, said.rstrip().removesuffix(f"error: {why}").splitlines()[-_TAIL_LINES:], folder
 
 
 def _print_summary(home: Home, run: str) -> None:

@@ -13,6 +13,7 @@ import os
 import shutil
 import sys
 import threading
+import time
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from importlib import import_module
@@ -28,26 +29,35 @@ USERS = {"dr_lee": "lee's password", "dr_ito": "ito's password"}
 STAND_IN = """
 import json, os, pathlib, signal, sys, time
 
-project, verb = pathlib.Path(os.environ["CXR_PROJECT"]), sys.argv[2]
+project, verb, attempt = pathlib.Path(os.environ["CXR_PROJECT"]), sys.argv[2], pathlib.Path(sys.argv.pop())
+assert sys.argv.pop() == "--attempt"
 told = json.loads((project / "scenario.json").read_text()).get(verb, {})
 earlier = [json.loads(line)["verb"] for line in (project / "calls.jsonl").read_text().splitlines()]
 secrets = [name for name in os.environ if name.startswith("AIRFLOW__")]
 with (project / "calls.jsonl").open("a") as file:
-    file.write(json.dumps({"verb": verb, "arguments": sys.argv[3:], "pid": os.getpid(), "secrets": secrets}) + "\\n")
+    call = {"verb": verb, "arguments": sys.argv[3:], "pid": os.getpid(), "secrets": secrets}
+    file.write(json.dumps(call | {"home": os.environ["CXR_HOME"]}) + "\\n")
+
+def leave(code, result=None, **error):
+    ended = {"format": 1, "verb": verb, "exit_code": code, "result": result, "error": error or None}
+    (attempt / "result.json").write_text(json.dumps(ended))
+    sys.exit(code)
 
 def stop(*_):
     time.sleep(told.get("checkpoint", 0))
     print("checkpoint saved", file=sys.stderr, flush=True)
     (project / f"{verb}.stopped").touch()
-    sys.exit(143)
+    leave(143, kind="StoppedError", what="stopped by SIGTERM", where=None, fix=None)
 
 signal.signal(signal.SIGTERM, stop)
+if told.get("killed"):
+    os.kill(os.getpid(), signal.SIGKILL)
 print("a line that is no result")
 time.sleep(told.get("seconds", 0))
 code = dict(enumerate(told.get("exit_codes", []))).get(earlier.count(verb), 0)
 if code:
-    print(f"error: {verb} was told to fail", file=sys.stderr)
-    sys.exit(code)
+    print(f"error: {verb} was told to fail, says its log", file=sys.stderr)
+    leave(code, kind="CxrError", what=f"{verb} was told to fail", where="scenario.json", fix=None)
 result = {"open": {"no_change": False}, "train": {"no_change": False}}.get(verb, {})
 if verb == "publish":
     result = {"verdict": "PROMOTE", "approvals": 0, "model_version": "1", "mlflow_run_id": "ab12", "report": "r.html"}
@@ -58,8 +68,9 @@ if verb == "open" and result["no_change"]:
     folder = pathlib.Path(os.environ["CXR_HOME"], "runs", run)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "result.json").write_text(json.dumps({"run": run, "verdict": "NO_CHANGE"}))
-print(told.get("last_line") or json.dumps(result))
+print(json.dumps(result), "and a line after it", sep="\\n")
 print("a warning after the result", file=sys.stderr)
+leave(0, result)
 """
 
 
@@ -75,7 +86,7 @@ def make_project(folder: Path) -> Path:
 
 
 def script(project: Path, scenario: dict[str, Any]) -> None:
-    """Tell the stand-in what to answer, by verb: `exit_codes` by attempt, `result`, `last_line`, `seconds`."""
+    """Tell the stand-in what to answer, by verb: `exit_codes` by attempt, `result`, `seconds`, `killed`."""
     (project / "scenario.json").write_text(json.dumps(scenario), encoding="utf-8")
     (project / "calls.jsonl").write_text("", encoding="utf-8")
 
@@ -337,3 +348,37 @@ def check_params(dag_id: str, conf: dict[str, Any]) -> None:
     params = _dags()[dag_id].params
     params.update(conf)
     params.validate()
+
+
+def execute_process(environ: dict[str, str], run_id: str, try_number: int, operator: Any = None) -> dict[str, Any]:
+    """Run `train` by the process launcher as a worker does, without a database: its result, and what it logged."""
+    from types import SimpleNamespace
+    from unittest.mock import patch
+
+    from structlog.testing import capture_logs
+
+    operator = operator or process_operator()
+    with patch.dict(os.environ, environ), capture_logs() as lines:
+        ti = SimpleNamespace(try_number=try_number)
+        result = operator.execute({"run_id": run_id, "ti": ti, "outlet_events": {}})
+    return {"result": result, "log": [str(line["event"]) for line in lines]}
+
+
+def process_operator() -> Any:
+    from cxr_ops.launchers.process import ProcessStage
+
+    return ProcessStage(task_id="train", verb="train", arguments=["--run", "r-1"])
+
+
+def stop_process(environ: dict[str, str], run_id: str, try_number: int) -> dict[str, Any]:
+    """Run `train` by the process launcher, and stop it as Airflow does when its stage has started."""
+    operator, project = process_operator(), Path(environ["CXR_PROJECT"])
+
+    def stop() -> None:
+        while not calls(project):
+            time.sleep(0.05)
+        time.sleep(0.3)  # until the stage has set its handler
+        operator.on_kill()
+
+    threading.Thread(target=stop, daemon=True).start()
+    return execute_process(environ, run_id, try_number, operator)

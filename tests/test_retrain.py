@@ -17,12 +17,14 @@ import pytest
 from airflow_runs import calls, make_project, script
 from projects import make_batch, make_home
 
-from cxr_ops import contract
+from cxr_ops import attempt, contract
 from cxr_ops.edges.airflow import announce, client, processes
 from cxr_ops.edges.home import Home
 from cxr_ops.edges.store import batches
-from cxr_ops.errors import SettingsError
+from cxr_ops.errors import DataError, SettingsError, as_record
+from cxr_ops.records.task import TaskState
 from cxr_ops.report.watch import Reports
+from cxr_ops.retrain import _left_by
 
 pytestmark = [pytest.mark.airflow, pytest.mark.timeout(600)]  # Airflow starts in a minute on a busy machine
 
@@ -96,15 +98,45 @@ def test_one_at_a_time(home: Home, api: client.Api) -> None:
 
 
 def test_a_failure_is_told(home: Home, api: client.Api) -> None:
-    """When a stage fails, the command names it, quotes the end of its log, says what to do, and ends with 1."""
+    """When a stage fails, the command names it, says why, quotes its log and what to do, and ends with 1."""
     script(home.project, {"validate": {"exit_codes": [contract.EXIT_DATA]}})
     command = start(home)
     _, said = command.communicate(timeout=240)
     assert command.returncode == contract.EXIT_FAILED
-    assert "validate failed" in said
-    assert "error: validate was told to fail" in said
-    assert "next: mend the cause, then make retrain" in said
+    lines = [line.strip() for line in said.splitlines()]
+    told = lines[lines.index("validate failed") + 1 :]
+    folder = told[4].removeprefix("log:").strip()
+    assert told == [
+        *("error: validate was told to fail", "where: scenario.json"),
+        *("the end of its log:", "error: validate was told to fail, says its log"),
+        *(f"log:  {folder}", "next: mend the cause, then make retrain"),
+    ]
+    assert json.loads((Path(folder) / "result.json").read_text())["exit_code"] == contract.EXIT_DATA
     assert called(home) == ["open", "validate"]
+
+
+@pytest.mark.parametrize("left", ["an error", "nothing", "no log"])
+def test_what_an_attempt_left_is_told_once(tmp_path: Path, left: str) -> None:
+    """The error is not repeated at the end of its log; a kill leaves the log alone, a container the error alone."""
+    home = make_home(tmp_path, PROJECT)
+    folder = attempt.make_folder(home.root, "r-1", "train", 2)
+    error = DataError("a row is bad", where="row 7")
+    ended = attempt.Attempt(verb="train", exit_code=10, error=as_record(error))
+    if left != "nothing":
+        (folder / "result.json").write_bytes(ended.to_bytes())
+    if left != "no log":
+        said = f"error: {error}\n" if left == "an error" else ""
+        (folder / "stderr").write_text("epoch 1\nepoch 2\n" + said)
+    why, log, where = _left_by(
+        home, "r-1", TaskState(task="train", state="failed", attempt=2, started=None, ended=None)
+    )
+    assert str(why) == ("None" if left == "nothing" else str(error))
+    assert log == (None if left == "no log" else ["epoch 1", "epoch 2"])
+    assert where == folder
+    assert _left_by(home, "r-1", TaskState(task="train", state="failed", attempt=3, started=None, ended=None))[:2] == (
+        None,
+        None,
+    )
 
 
 def test_new_data_start_a_run(home: Home, api: client.Api) -> None:

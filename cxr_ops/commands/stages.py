@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -89,20 +89,43 @@ def open_(
     say(str(result))
 
 
+Attempt = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FOLDER", help="Leave result.json there when the end is known: the result, or what was wrong."
+    ),
+]
+
+
+def _attempt(verb: str, folder: Path | None, work: Callable[[], dict[str, Any]]) -> None:
+    """Do a stage's work and print its result; where there is a folder, leave there how it ended."""
+    from cxr_ops.edges import attempt
+
+    def told() -> dict[str, Any]:
+        result = work()
+        result_line(result)
+        return result
+
+    attempt.run(verb, folder, told)
+
+
 @stage_app.command("ingest")
 def stage_ingest(
     folder: Annotated[Path, typer.Argument(help="A folder as its kind wants it.")],
     batch: Annotated[str, typer.Option(help="Name of the batch.")],
     on_bad: Annotated[OnBad, typer.Option(help="Refuse a batch with bad rows, or leave them out.")] = OnBad.REFUSE,
     kind: Annotated[str, typer.Option(help="What the folder is: a KIND of `cxr-ops ingest`.")] = "nih",
+    attempt: Attempt = None,
 ) -> None:
     """Ingest as the DAG does: the last line is the result as JSON."""
-    from cxr_ops.stages import ingest
 
-    result = ingest.run(kind, folder, batch=batch, home=find_home(), on_bad=on_bad.value)
-    result_line(
-        {"batch": result.batch, "revision": result.revision, "images": result.images, "already": result.already}
-    )
+    def work() -> dict[str, Any]:
+        from cxr_ops.stages import ingest
+
+        done = ingest.run(kind, folder, batch=batch, home=find_home(), on_bad=on_bad.value)
+        return {"batch": done.batch, "revision": done.revision, "images": done.images, "already": done.already}
+
+    _attempt("ingest", attempt, work)
 
 
 @stage_app.command("open")
@@ -112,28 +135,36 @@ def stage_open(
     requested_by: Annotated[str | None, typer.Option(help="Who asked for the run.")] = None,
     overrides: Overrides = None,
     force: Annotated[bool, typer.Option("--force", help="Go on even when nothing has changed.")] = False,
+    attempt: Attempt = None,
 ) -> None:
     """Make the workspace of a run."""
-    from cxr_ops.stages import open as stage
 
-    result = stage.run(
-        find_home(),
-        run=run,
-        airflow_run_id=airflow_run_id,
-        requested_by=requested_by,
-        overrides=parse_overrides(overrides),
-        force=force,
-    )
-    result_line(result.as_xcom())
+    def work() -> dict[str, Any]:
+        from cxr_ops.stages import open as stage
+
+        opened = stage.run(
+            find_home(),
+            run=run,
+            airflow_run_id=airflow_run_id,
+            requested_by=requested_by,
+            overrides=parse_overrides(overrides),
+            force=force,
+        )
+        return opened.as_xcom()
+
+    _attempt("open", attempt, work)
 
 
-def _supervised(verb: str) -> Callable[[str], None]:
-    def command(run: Run) -> None:
-        from cxr_ops.edges.pipeline import run_stage
-        from cxr_ops.edges.run_names import find_run
+def _supervised(verb: str) -> Callable[[str, Path | None], None]:
+    def command(run: Run, attempt: Attempt = None) -> None:
+        def work() -> dict[str, Any]:
+            from cxr_ops.edges.pipeline import run_stage
+            from cxr_ops.edges.run_names import find_run
 
-        home = find_home()
-        result_line(run_stage(home, find_run(home, run), verb))
+            home = find_home()
+            return run_stage(home, find_run(home, run), verb)
+
+        _attempt(verb, attempt, work)
 
     return command
 
@@ -144,13 +175,17 @@ for _verb in contract.DETERMINISTIC:
 
 @stage_app.command("publish")
 @app.command()
-def publish(run: Run) -> None:
+def publish(run: Run, attempt: Attempt = None) -> None:
     """Put a finished run on record: MLflow, report, run commit, decision in the ledger."""
-    from cxr_ops.edges.run_names import find_run
-    from cxr_ops.stages import publish as stage
 
-    home = find_home()
-    result_line(stage.run(home, find_run(home, run)))
+    def work() -> dict[str, Any]:
+        from cxr_ops.edges.run_names import find_run
+        from cxr_ops.stages import publish as stage
+
+        home = find_home()
+        return stage.run(home, find_run(home, run))
+
+    _attempt("publish", attempt, work)
 
 
 @stage_app.command("promote")
@@ -158,10 +193,15 @@ def publish(run: Run) -> None:
 def promote(
     run: Run,
     approved_by: Annotated[list[str] | None, typer.Option(help="Who approved; once for each person.")] = None,
+    attempt: Attempt = None,
 ) -> None:
     """Make a run's challenger the champion, if its decision, the plan and the ledger allow it."""
-    from cxr_ops.edges.run_names import find_run
-    from cxr_ops.stages import promote as stage
 
-    home = find_home()
-    result_line(stage.run(home, find_run(home, run), approvals=approved_by or []))
+    def work() -> dict[str, Any]:
+        from cxr_ops.edges.run_names import find_run
+        from cxr_ops.stages import promote as stage
+
+        home = find_home()
+        return stage.run(home, find_run(home, run), approvals=approved_by or [])
+
+    _attempt("promote", attempt, work)

@@ -25,8 +25,17 @@ from airflow.sdk.exceptions import AirflowFailException
 from docker.errors import APIError, ImageNotFound  # noqa: TID253 - this file is imported only for this launcher
 from docker.types import DeviceRequest, Mount  # noqa: TID253
 
-from cxr_ops import contract
-from cxr_ops.launchers.protocol import Arguments, announce, rendered, required, result_of, run_id_of
+from cxr_ops import attempt, contract
+from cxr_ops.launchers.protocol import (
+    TAIL_LINES,
+    Arguments,
+    announce,
+    command_of,
+    rendered,
+    required,
+    result_of,
+    run_id_of,
+)
 
 IMAGE_USER = 10001
 SHM_BYTES = 8 * 2**30
@@ -51,10 +60,10 @@ SECRET = (
 
 
 class DockerStage(DockerOperator):
-    """DockerOperator whose result is the last line of standard output, and whose failures keep their exit code.
+    """DockerOperator whose result is the file that the stage leaves, and whose failures keep their exit code.
 
     The operator that it refines takes the last line of both streams mixed, and leaves or loses the container according
-    to the way in which the task ends. Here the container is kept until its output has been read, then removed.
+    to the way in which the task ends. Here the container is kept until its end has been read, then removed.
     """
 
     template_fields = ("arguments", "mounts")
@@ -66,10 +75,13 @@ class DockerStage(DockerOperator):
 
     def execute(self, context: Context) -> dict[str, Any]:  # type: ignore[override] # the stock one returns lines
         """Run the container to its end and return the stage's result."""
-        check_owner(Path(required("CXR_HOME")), str(self.user))
+        home, run = Path(required("CXR_HOME")), contract.slug(run_id_of(context))
+        check_owner(home, str(self.user))
+        folder = attempt.make_folder(home, run, self.verb, context["ti"].try_number)
+        give_away(folder, str(self.user))
         self._normalize_mounts()
-        self.command = ["stage", self.verb, *rendered(self.arguments)]
-        self.labels = {"cxr-ops.stage": self.verb, "cxr-ops.run": contract.slug(run_id_of(context))}
+        self.command = command_of(self.verb, rendered(self.arguments), folder)
+        self.labels = {"cxr-ops.stage": self.verb, "cxr-ops.run": run}
         try:
             if self._image_is_here():
                 self._run_image()
@@ -78,14 +90,11 @@ class DockerStage(DockerOperator):
         except DockerContainerFailedException:
             self.log.info("the container ended with an error")
         state = self.cli.inspect_container(self.container["Id"])["State"]
-        stdout, stderr = (
-            self.cli.logs(self.container["Id"], stdout=out, stderr=not out).decode(errors="replace")
-            for out in (True, False)
-        )
+        said = self.cli.logs(self.container["Id"], stdout=False, stderr=True, tail=TAIL_LINES).decode(errors="replace")
         self.cli.remove_container(self.container["Id"])
         if state["OOMKilled"]:
-            stderr += "\nthe container ran out of memory"
-        result = result_of(self.verb, state["ExitCode"], stdout, stderr)
+            said += "\nthe container ran out of memory"
+        result = result_of(self.verb, state["ExitCode"], folder, said)
         announce(self, context, result)
         return result
 
@@ -163,6 +172,19 @@ def check_owner(home: Path, user: str) -> None:
             f"CXR_HOME belongs to {owner.st_uid}:{owner.st_gid}, but containers run as {user}\n"
             f"  where: {home}\n  next:  chown -R {user} {home}"
         )
+
+
+def give_away(folder: Path, user: str) -> None:
+    """Let the container write in an attempt's folder, where root has made it for a container without rights.
+
+    Args:
+        folder: the attempt's, which stands in `CXR_HOME` in folders of its verb, its run and of all runs.
+        user: user and group of the container, as ids with a colon between.
+    """
+    if os.getuid() == 0:
+        owner, group = (int(part) for part in user.split(":"))
+        for path in (folder, *folder.parents[:3]):
+            os.chown(path, owner, group)
 
 
 def device_requests(gpus: str) -> list[DeviceRequest] | None:

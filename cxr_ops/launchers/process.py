@@ -12,8 +12,8 @@ from typing import Any
 
 from airflow.sdk import BaseOperator, Context
 
-from cxr_ops import contract
-from cxr_ops.launchers.protocol import Arguments, announce, rendered, required, result_of, run_id_of
+from cxr_ops import attempt, contract
+from cxr_ops.launchers.protocol import Arguments, announce, command_of, rendered, required, result_of, run_id_of
 
 RELAY_SECONDS = 0.2
 
@@ -36,11 +36,10 @@ class ProcessStage(BaseOperator):
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Run the command and follow its standard error in the task's log."""
-        folder = Path(required("CXR_HOME"), "airflow", "stages", contract.slug(run_id_of(context)))
-        folder.mkdir(parents=True, exist_ok=True)
-        stem = f"{self.verb}-{context['ti'].try_number}"
-        stdout, stderr = folder / f"{stem}.stdout", folder / f"{stem}.stderr"
-        command = [sys.executable, "-m", "cxr_ops", "stage", self.verb, *rendered(self.arguments)]
+        run, number = contract.slug(run_id_of(context)), context["ti"].try_number
+        folder = attempt.make_folder(Path(required("CXR_HOME")), run, self.verb, number)
+        stdout, stderr = folder / attempt.STDOUT, folder / attempt.STDERR
+        command = [sys.executable, "-m", "cxr_ops", *command_of(self.verb, rendered(self.arguments), folder)]
         # A stage has no business with Airflow's settings, which hold its secrets.
         environment = {name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW__")}
         self.log.info("running %s", command)
@@ -58,8 +57,8 @@ class ProcessStage(BaseOperator):
                 time.sleep(RELAY_SECONDS)
                 self._relay(follow.readlines())
             self._relay(follow.readlines())
-        output = stdout.read_text(errors="replace")
-        result = result_of(self.verb, self._process.returncode, output, stderr.read_text(errors="replace"))
+        said = stderr.read_text(errors="replace")
+        result = result_of(self.verb, self._process.returncode, folder, said)
         announce(self, context, result)
         return result
 

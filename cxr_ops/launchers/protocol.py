@@ -1,25 +1,29 @@
 """What all launchers agree on with the command that they start, whatever starts it.
 
-A stage's last line of standard output is a JSON object of identifiers and digests, which becomes the task's XCom, and
-its exit code says whether to try again.
+An attempt at a stage has a folder, in which the command leaves how it ended (`cxr_ops.attempt`): its result,
+identifiers and digests, becomes the task's XCom. The exit code says whether to try again.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import signal
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from airflow.sdk import BaseOperator, Context
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
-from cxr_ops import contract
+from cxr_ops import attempt, contract
+from cxr_ops.errors import CxrError
 
 # Larger values belong in files: the API server reads every XCom into memory.
 XCOM_LIMIT_BYTES = 48 * 1024
 # Lines of standard error that an error quotes.
 TAIL_LINES = 15
+_SAME_HOME = "\n  next:  see that CXR_HOME is one folder, with room left, where the stage runs and where its task runs"
 
 Arguments = Callable[[Context, Any], list[str]]
 
@@ -40,33 +44,62 @@ def run_id_of(context: Context) -> str:
     return str(context["run_id"])
 
 
-def result_of(verb: str, exit_code: int, stdout: str, stderr: str) -> dict[str, Any]:
+def command_of(verb: str, arguments: list[str], folder: Path) -> list[str]:
+    """What follows `cxr-ops` where an attempt at a stage is started."""
+    return ["stage", verb, *arguments, "--attempt", str(folder)]
+
+
+def result_of(verb: str, exit_code: int, folder: Path, said: str) -> dict[str, Any]:
     """Turn the end of a stage's command into the task's result.
 
-    Returns:
-        The JSON object on the last line of standard output.
+    Args:
+        verb: the stage.
+        exit_code: of the command; a negative number is the signal that ended it.
+        folder: the attempt's, in which the command left `result.json`.
+        said: the command's standard error. An error quotes its end where the file does not say why.
 
     Raises:
-        AirflowFailException: the exit code says that a second attempt would fail in the same way, or the command
-            succeeded without a result.
-        AirflowException: it failed in a way that may pass: Airflow tries again.
+        AirflowFailException: the exit code says that a second attempt would fail in the same way, or the result is too
+            large.
+        AirflowException: it failed in a way that may pass, or left no result, or one that does not fit its exit code:
+            Airflow tries again, and what is done already is not done twice.
     """
-    if exit_code:
-        tail = "\n".join(stderr.rstrip().splitlines()[-TAIL_LINES:])
-        message = f"stage {verb} ended with exit code {exit_code}\n{tail}"
-        raise (AirflowFailException if exit_code in contract.NEVER_RETRIED else AirflowException)(message)
-    last = stdout.rstrip().rsplit("\n", 1)[-1]
     try:
-        result = json.loads(last)
-    except json.JSONDecodeError:
-        result = None
-    if not isinstance(result, dict):
-        raise AirflowFailException(f"stage {verb} ended well but its last line is no JSON object: {last[:200]!r}")
-    if len(last.encode()) > XCOM_LIMIT_BYTES:
+        ended = attempt.read(folder, verb)
+    except CxrError as error:
+        why = f"; {error}" if exit_code else f", but {error}{_SAME_HOME}"
+    else:
+        if ended.exit_code != exit_code:
+            why = f", but its {attempt.RESULT} says exit code {ended.exit_code}\n  where: {folder / attempt.RESULT}"
+        elif ended.result is not None:
+            return _fitting(verb, ended.result)
+        else:
+            raise _failure(exit_code, f"stage {verb} {_end(exit_code)}: {ended.why()}")
+    tail = "\n".join(said.rstrip().splitlines()[-TAIL_LINES:])
+    raise _failure(exit_code, f"stage {verb} {_end(exit_code)}{why}" + (f"\n{tail}" if tail else ""))
+
+
+def _fitting(verb: str, result: dict[str, Any]) -> dict[str, Any]:
+    if (size := len(json.dumps(result).encode())) > XCOM_LIMIT_BYTES:
         raise AirflowFailException(
-            f"stage {verb} returned {len(last)} bytes: an XCom holds identifiers and digests only"
+            f"stage {verb} returned {size} bytes, more than {XCOM_LIMIT_BYTES}: an XCom holds identifiers and digests"
         )
     return result
+
+
+def _failure(exit_code: int, message: str) -> AirflowException:
+    return (AirflowFailException if exit_code in contract.NEVER_RETRIED else AirflowException)(message)
+
+
+def _end(exit_code: int) -> str:
+    """How a command ended, with the signal's name where one ended it; a container's code is then 128 more."""
+    if exit_code == 0:
+        return "ended well"
+    try:
+        name = signal.Signals(-exit_code if exit_code < 0 else exit_code - 128).name
+    except ValueError:
+        return f"ended with exit code {exit_code}"
+    return f"ended with exit code {exit_code} ({name})"
 
 
 def required(name: str) -> str:

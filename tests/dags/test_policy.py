@@ -24,7 +24,7 @@ HEAVY = {
     *("PIL", "matplotlib", "boto3", "botocore", "docker"),
 }
 OURS = {
-    *("cxr_ops", "cxr_ops.contract", "cxr_ops.launchers"),
+    *("cxr_ops", "cxr_ops.attempt", "cxr_ops.contract", "cxr_ops.errors", "cxr_ops.launchers"),
     *(f"cxr_ops.launchers.{name}" for name in ("arguments", "process", "protocol", "stage")),
 }
 IMAGE = "registry.example.org/cxr-ops@sha256:" + "0f" * 32
