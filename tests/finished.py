@@ -28,10 +28,11 @@ from cxr_ops.edges.home import Home
 from cxr_ops.edges.ledger import open_ledger
 from cxr_ops.edges.store import repository
 from cxr_ops.labels import FINDINGS
-from cxr_ops.records.base import canonical_json, sha256_bytes, tree_digest
+from cxr_ops.records.base import sha256_bytes, tree_digest
 from cxr_ops.records.data import Batch, DataRevision
 from cxr_ops.records.evidence import Estimate, Evaluation, FindingEvidence, Support, Undefined
 from cxr_ops.records.inputs import Champion, Code, Inputs, Reference
+from cxr_ops.records.run import Opened
 from cxr_ops.records.verdict import Reason, Verdict
 
 # `restore` puts another database in the place of one that is in use: no connection may outlive a call.
@@ -173,12 +174,18 @@ def finish(home: Home, packages: dict[str, Path], case: Case, *, tracked: bool =
         epoch = inputs.epoch.number
         look = Look(model=digest, test_digest=TEST_DIGEST, run=case.run, epoch=epoch, batches=("batch-1",))
         open_ledger(home).record_look(look)
-    opened = {
-        "airflow_run_id": case.airflow_run_id or AIRFLOW[case.name],
-        "recipe": sha256_bytes(case.package.encode()),
-        "requested_by": case.requested_by,
-    }
-    (home.run(case.run) / "run.json").write_bytes(canonical_json(opened))
+    Opened(
+        run=case.run,
+        airflow_run_id=case.airflow_run_id or AIRFLOW[case.name],
+        requested_by=case.requested_by,
+        opened_at="2026-03-01T04:05:06+00:00",
+        no_change=False,
+        code=inputs.code,
+        data=inputs.data,
+        champion=case.champion,
+        recipe=sha256_bytes(case.package.encode()),
+        recipe_parts={},
+    ).write(home.run(case.run) / "run.json")
     if tracked:
         _track(home, root, case.run)
     return case.run

@@ -5,7 +5,6 @@ XCom carries what is returned here: identifiers and digests, and the verdict's w
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +14,9 @@ from cxr_ops.contract import CHAMPION, INPUTS, NO_CHANGE, PACKAGE
 from cxr_ops.edges.home import Home
 from cxr_ops.edges.ledger import open_ledger
 from cxr_ops.edges.supervisor import OPENED, supervise
-from cxr_ops.errors import DataError
+from cxr_ops.records.data import Division
 from cxr_ops.records.inputs import Champion, Inputs
-from cxr_ops.records.run import Result
+from cxr_ops.records.run import Opened, Result
 from cxr_ops.records.verdict import Verdict
 
 
@@ -48,17 +47,17 @@ def run_stage(home: Home, run: str, stage: str) -> dict[str, Any]:
 
 def record_no_change(home: Home, run: str) -> None:
     """Write how a run ended that made, or would make, the champion again."""
-    opened = json.loads((home.run(run) / OPENED).read_bytes())
-    champion = Champion.model_validate(opened["champion"])
+    opened = Opened.read(home.run(run) / OPENED)
+    champion = opened.champion
     Result(
         run=run,
-        airflow_run_id=opened["airflow_run_id"],
+        airflow_run_id=opened.airflow_run_id,
         verdict=NO_CHANGE,
         champion=champion,
         package=champion.package,
         model_version=champion.version,
-        data_revision=opened["data"]["revision"],
-        code_commit=opened["code"]["commit"],
+        data_revision=opened.data.revision,
+        code_commit=opened.code.commit,
     ).write(home.run(run) / "result.json")
 
 
@@ -94,8 +93,4 @@ def _champion(workspace: Path) -> Champion:
 
 
 def _test_digest(workspace: Path) -> str:
-    path = workspace / "split" / "split.json"
-    try:
-        return str(json.loads(path.read_text(encoding="utf-8"))["test_digest"])
-    except (OSError, KeyError, ValueError) as error:
-        raise DataError("split.json does not name the test set", where=path, fix="run split") from error
+    return Division.read(workspace / "split" / "split.json").test_digest

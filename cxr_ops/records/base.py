@@ -11,9 +11,10 @@ import json
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
+from pydantic_core import PydanticCustomError
 
 from cxr_ops.errors import DataError
 
@@ -65,6 +66,11 @@ def write_atomic(path: Path, data: bytes) -> None:
         aside.unlink(missing_ok=True)
 
 
+# Of an error about a record that a later version wrote.
+NEWER = "newer_format"
+NEWER_FIX = "install the version of cxr-ops that wrote it, or a later one"
+
+
 class Record(BaseModel):
     """A frozen record with canonical bytes."""
 
@@ -96,5 +102,30 @@ class Record(BaseModel):
             raise DataError(f"{path.name} is missing", where=path) from error
         except ValidationError as error:
             first = error.errors()[0]
+            if first["type"] == NEWER:
+                raise DataError(f"{path.name}: {first['msg']}", where=path, fix=NEWER_FIX) from error
             place = ".".join(str(part) for part in first["loc"])
             raise DataError(f"{path.name} is not a {cls.__name__}: {place}: {first['msg']}", where=path) from error
+
+
+class Kept(Record):
+    """A record that outlives the run that wrote it: it says in which format it is written.
+
+    Every format up to `newest` is read for ever; a file that names none is of format 1, from before formats had
+    numbers. What a later version wrote is refused, because half of it would be misunderstood.
+    """
+
+    newest: ClassVar[int] = 1
+
+    format: int = 1
+
+    @field_validator("format")
+    @classmethod
+    def _is_known(cls, value: int) -> int:
+        if not 1 <= value <= cls.newest:
+            raise PydanticCustomError(
+                NEWER,
+                "it has format {value}, and this version of cxr-ops reads formats up to {newest}",
+                {"value": value, "newest": cls.newest},
+            )
+        return value

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
-from cxr_ops.records.base import Record
+from cxr_ops.records.base import Kept, Record
 
 # Data of people who do not exist. Their source and the start of their ids are no real source's, so that they cannot be
 # taken for real ones, nor for the same people as real ones.
@@ -51,3 +51,25 @@ class DataRevision(Record):
 
     revision: str
     batches: dict[str, str]
+
+
+class Side(Record):
+    """What stands on one side of a split: images, patients, and positive images of each finding."""
+
+    images: int
+    patients: int
+    positives: dict[str, int]
+
+
+class Division(Kept):
+    """Who is trained on and who is tested on: `split/split.json`.
+
+    `salt`, `validation` and `test` are the settings that divided the patients; `test_digest` names the test set;
+    `splits` has the sides train, validation, test and retired (tested in an earlier epoch).
+    """
+
+    salt: str
+    validation: float
+    test: float
+    test_digest: str
+    splits: dict[str, Side]

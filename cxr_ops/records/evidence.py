@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from cxr_ops.records.base import Record
+from cxr_ops.records.base import Kept, Record
 from cxr_ops.records.training import StartingWeights
 
 
@@ -162,7 +162,7 @@ class Facts(Record):
     starting_weights: StartingWeights
 
 
-class Evaluation(Evidence):
+class Evaluation(Kept, Evidence):
     """What `evaluate` found: `evaluate/evaluation.json`.
 
     `problems` are reasons, as (code, sentence), for which this evidence may not promote (permuted findings, training

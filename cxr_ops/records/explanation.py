@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cxr_ops.records.base import Record
+from cxr_ops.records.base import Kept, Record
 
 
 class HeatMap(Record):
@@ -36,7 +36,7 @@ class Pointing(Record):
     chance: float | None
 
 
-class Explanation(Record):
+class Explanation(Kept):
     """What `explain` made: `explain/explain.json`. `missing` says in sentences which cases do not exist."""
 
     package: str

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
-from cxr_ops.records.base import Record
+from cxr_ops.records.base import Kept, Record
 from cxr_ops.records.data import DataRevision
 
 
@@ -68,13 +66,12 @@ class Plan(Record):
     sha256: str
 
 
-class Inputs(Record):
+class Inputs(Kept):
     """All that DVC cannot see, in one file (`inputs.json`) that `evaluate` and `gate` depend on.
 
     `ledger` is None for a run opened without one: its look is unrecorded and it cannot promote.
     """
 
-    format: Literal[1] = 1
     code: Code
     data: DataRevision
     champion: Champion

@@ -1,15 +1,37 @@
-"""Records of a run as a whole: how it ended."""
+"""Records of a run as a whole: how it was opened, and how it ended."""
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
-from cxr_ops.records.base import Record
-from cxr_ops.records.inputs import Champion
+from cxr_ops.records.base import Kept
+from cxr_ops.records.data import DataRevision
+from cxr_ops.records.inputs import Champion, Code
 from cxr_ops.records.verdict import Reason
 
 
-class Result(Record):
+class Opened(Kept):
+    """What a run was opened with: `runs/<run>/run.json`, which stands beside the workspace and not in it.
+
+    `overrides` are settings of this run only; `force` says that it goes on though nothing has changed; `no_change` that
+    it ended there. `recipe` is the digest of `recipe_parts`, all that the challenger is made from.
+    """
+
+    run: str
+    airflow_run_id: str | None = None
+    requested_by: str | None = None
+    opened_at: str
+    overrides: dict[str, Any] = {}
+    force: bool = False
+    no_change: bool
+    code: Code
+    data: DataRevision
+    champion: Champion
+    recipe: str
+    recipe_parts: dict[str, Any]
+
+
+class Result(Kept):
     """How a run ended and where everything of it is: `runs/<run>/result.json`.
 
     Written by `publish`, and again by `promote`; for a run that ended NO_CHANGE by whoever found that out, without the

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
-from cxr_ops.records.base import Record
+from cxr_ops.records.base import Kept, Record
 
 
 class Start(Record):
@@ -31,3 +31,34 @@ class StartingWeights(Record):
     sha256: str | None = None
     training_data: list[str] = []
     patients: Literal["none", "training", "test", "unknown"]
+
+
+class Prepared(Kept):
+    """The packed pictures: `prepare/prepare.json`.
+
+    `image_size` is their side in pixels, `contrast` what was done to their grey values; `train_mean` and `train_std`
+    are of the training pixels, 0 to 1. `files` maps `images.npy` and `index.csv` to their SHA-256.
+    """
+
+    image_size: int
+    contrast: dict[str, Any] = {"name": "none"}
+    rows: int
+    train_mean: float
+    train_std: float
+    files: dict[str, str]
+
+
+class Trained(Kept):
+    """What training made: `train/train.json`. `package` is the digest of the package, `validation_auc` of its epoch."""
+
+    package: str
+    best_epoch: int
+    epochs_run: int
+    validation_auc: float
+    train_images: int
+    validation_images: int
+    patients: int
+    seed: int
+    device: str
+    precision: str
+    threads: int

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from cxr_ops.records.base import Record
+from cxr_ops.records.base import Kept, Record
 from cxr_ops.records.inputs import Champion, Plan, Reference
 
 
@@ -44,7 +44,7 @@ class Check(Record):
     needed: int | None = None
 
 
-class Verdict(Record):
+class Verdict(Kept):
     """What `gate` decided and on what grounds: `gate/verdict.json`.
 
     `evidence_says` is what the evidence alone would give; `verdict` differs from it where the record forbids a

@@ -34,6 +34,7 @@ from cxr_ops.errors import DataError
 from cxr_ops.labels import FINDINGS
 from cxr_ops.params import NOT_OF_THE_MODEL, Params
 from cxr_ops.records.base import canonical_json, write_atomic
+from cxr_ops.records.data import Division
 from cxr_ops.records.evidence import Estimate, Evaluation, Facts, Figure
 from cxr_ops.records.inputs import Epoch, Inputs, Reference
 from cxr_ops.records.training import StartingWeights
@@ -215,11 +216,7 @@ def _test_set_problems(root: Path, frame: pd.DataFrame, epoch: Epoch) -> list[Pr
     """Whether the test set is the one on record and of this epoch, and none of its patients has another side too."""
     problems: list[Problem] = []
     test = frame[frame["split"] == "test"]
-    try:
-        recorded = json.loads((root / "split" / "split.json").read_bytes())["test_digest"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError("split.json is missing or damaged", where=root / "split") from error
-    if recorded != splits.test_digest(test):
+    if Division.read(root / "split" / "split.json").test_digest != splits.test_digest(test):
         problems.append((Code.TEST_SET_MISMATCH, "The test set is not the one that the split recorded."))
     tested = set(test["patient_id"])
     if both := len(tested & set(frame.loc[frame["split"] != "test", "patient_id"])):

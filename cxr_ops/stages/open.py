@@ -34,6 +34,7 @@ from cxr_ops.params import Params
 from cxr_ops.records.base import canonical_json, write_atomic
 from cxr_ops.records.data import DataRevision
 from cxr_ops.records.inputs import Champion, Code, Inputs
+from cxr_ops.records.run import Opened
 from cxr_ops.records.training import Start
 
 # What `open` itself writes stands in a recipe under names of its own.
@@ -150,21 +151,20 @@ def run(
             champion = inputs.champion
             dvc.write_plots_template(home, workspace)
             runs.commit_workspace(home, workspace, f"Open {run}")
-        facts = {
-            "run": run,
-            "airflow_run_id": airflow_run_id,
-            "requested_by": requested_by,
-            "opened_at": datetime.now(UTC).isoformat(timespec="seconds"),
-            "overrides": dict(overrides or {}),
-            "force": force,
-            "no_change": no_change,
-            "code": code.model_dump(mode="json"),
-            "data": data.model_dump(mode="json"),
-            "champion": champion.model_dump(mode="json"),
-            "recipe": recipe,
-            "recipe_parts": parts,
-        }
-        write_atomic(opened, canonical_json(facts))
+        Opened(
+            run=run,
+            airflow_run_id=airflow_run_id,
+            requested_by=requested_by,
+            opened_at=datetime.now(UTC).isoformat(timespec="seconds"),
+            overrides=dict(overrides or {}),
+            force=force,
+            no_change=no_change,
+            code=code,
+            data=data,
+            champion=champion,
+            recipe=recipe,
+            recipe_parts=parts,
+        ).write(opened)
         if no_change:
             pipeline.record_no_change(home, run)
     return OpenResult(

@@ -21,7 +21,8 @@ from cxr_ops.data.shards import ShardReader
 from cxr_ops.errors import StorageError
 from cxr_ops.labels import FINDINGS
 from cxr_ops.params import Params, Prepare
-from cxr_ops.records.base import canonical_json, sha256_file, write_atomic
+from cxr_ops.records.base import sha256_file, write_atomic
+from cxr_ops.records.training import Prepared
 from cxr_ops.voice import steps
 
 
@@ -74,15 +75,14 @@ def pack(out: Path, frame: pd.DataFrame, read: Callable[[str], bytes], settings:
                 progress=partial(_tell, show),
             )
         write_atomic(out / "index.csv", manifest.to_csv(frame, ("image_id", "patient_id", "split", *FINDINGS)))
-        record = {
-            "image_size": size,
-            "contrast": contrast.terms(settings),
-            "rows": len(frame),
-            "train_mean": pixels.mean,
-            "train_std": pixels.std,
-            "files": {name: sha256_file(out / name) for name in ("images.npy", "index.csv")},
-        }
-        write_atomic(out / "prepare.json", canonical_json(record))
+        Prepared(
+            image_size=size,
+            contrast=contrast.terms(settings),
+            rows=len(frame),
+            train_mean=pixels.mean,
+            train_std=pixels.std,
+            files={name: sha256_file(out / name) for name in ("images.npy", "index.csv")},
+        ).write(out / "prepare.json")
     except BaseException:
         shutil.rmtree(out, ignore_errors=True)  # half an array must not pass for the stage's output
         raise

@@ -13,9 +13,7 @@ from __future__ import annotations
 
 import csv
 import html
-import json
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -30,13 +28,14 @@ from cxr_ops.edges.home import Home
 from cxr_ops.edges.ledger import open_ledger
 from cxr_ops.edges.mlflow import aliases, tracking, versions
 from cxr_ops.edges.store import runs
+from cxr_ops.edges.supervisor import OPENED
 from cxr_ops.errors import DataError, RefusedError
 from cxr_ops.params import Params
 from cxr_ops.records.base import sha256_bytes, sha256_file, write_atomic
 from cxr_ops.records.data import Batch
 from cxr_ops.records.evidence import Estimate, Evaluation, Figure
 from cxr_ops.records.inputs import Inputs
-from cxr_ops.records.run import Result
+from cxr_ops.records.run import Opened, Result
 from cxr_ops.records.verdict import Reason, Verdict
 from cxr_ops.report.page import PUBLISHED_MARK
 from cxr_ops.stats.codes import HOLDS, MEANING, Code
@@ -68,7 +67,7 @@ class Outputs:
     evaluation: Evaluation
     verdict: Verdict
     package: str
-    opened: Mapping[str, Any]
+    opened: Opened
 
     def digest(self, name: str) -> str:
         """SHA-256 of a file of the workspace."""
@@ -298,17 +297,11 @@ def publish_page(report: str, decision: Entry, promotion: Entry | None, entries:
     return f"{before}{found}{block}{after}"
 
 
-def _opened(home: Home, run: str) -> Mapping[str, Any]:
-    path = home.run(run) / "run.json"
-    try:
-        opened = json.loads(path.read_bytes())
-    except FileNotFoundError as error:
-        raise DataError(
-            f"there is no run {run}", where=path, fix="ls $CXR_HOME/runs shows the runs there are"
-        ) from error
-    except json.JSONDecodeError as error:
-        raise DataError("run.json is not JSON", where=path, fix="open a new run") from error
-    return opened if isinstance(opened, dict) else {}
+def _opened(home: Home, run: str) -> Opened:
+    path = home.run(run) / OPENED
+    if not path.is_file():
+        raise DataError(f"there is no run {run}", where=path, fix="ls $CXR_HOME/runs shows the runs there are")
+    return Opened.read(path)
 
 
 def _withholds(plan: plans.ChangePlan, epoch: int, entries: list[Entry]) -> bool:
@@ -333,14 +326,14 @@ def _decide(home: Home, run: str, outputs: Outputs, mlflow_run_id: str, version:
     inputs, verdict = outputs.inputs, outputs.verdict
     body = Decision(
         run=run,
-        airflow_run_id=outputs.opened.get("airflow_run_id"),
-        requested_by=outputs.opened.get("requested_by"),
+        airflow_run_id=outputs.opened.airflow_run_id,
+        requested_by=outputs.opened.requested_by,
         verdict=verdict.verdict,
         plan=verdict.plan.name,
         plan_sha256=verdict.plan.sha256,
         approvals=verdict.approvals,
         package=outputs.package,
-        recipe=outputs.opened.get("recipe"),
+        recipe=outputs.opened.recipe,
         champion=verdict.champion.entry,
         test_digest=verdict.test_digest,
         evaluation=outputs.digest("evaluate/evaluation.json"),
@@ -371,7 +364,7 @@ def _message(run: str, outputs: Outputs, mlflow_run_id: str, version: str) -> st
     verdict = outputs.verdict
     trailers = {
         "Run": run,
-        "Airflow-Run": outputs.opened.get("airflow_run_id"),
+        "Airflow-Run": outputs.opened.airflow_run_id,
         "MLflow-Run": mlflow_run_id,
         "Model-Version": f"{MODEL_NAME}/{version}",
         "Package": outputs.package,
@@ -407,7 +400,7 @@ def _content(home: Home, run: str, outputs: Outputs, *, withheld: bool) -> track
 def _tags(outputs: Outputs) -> dict[str, str]:
     inputs, verdict = outputs.inputs, outputs.verdict
     tags = {
-        "cxr.airflow_run_id": outputs.opened.get("airflow_run_id"),
+        "cxr.airflow_run_id": outputs.opened.airflow_run_id,
         "cxr.verdict": verdict.verdict,
         "cxr.plan": verdict.plan.name,
         "cxr.plan_sha256": verdict.plan.sha256,
@@ -506,7 +499,7 @@ def _note(run: str, outputs: Outputs, reasons: list[Reason]) -> str:
     inputs, verdict = outputs.inputs, outputs.verdict
     rows = {
         "Run": run,
-        "Airflow run": outputs.opened.get("airflow_run_id"),
+        "Airflow run": outputs.opened.airflow_run_id,
         "Plan": verdict.plan.name,
         "Data revision": inputs.data.revision,
         "Code": inputs.code.commit,

@@ -21,9 +21,11 @@ from cxr_ops import contract
 from cxr_ops.errors import DataError
 from cxr_ops.params import Params
 from cxr_ops.records.base import sha256_file, write_atomic
+from cxr_ops.records.data import Division
 from cxr_ops.records.evidence import Evaluation
 from cxr_ops.records.explanation import Explanation
 from cxr_ops.records.inputs import Inputs
+from cxr_ops.records.training import Trained
 from cxr_ops.records.verdict import Verdict
 from cxr_ops.report import page, words
 from cxr_ops.report.figures import MODELS, Floats, Model
@@ -70,12 +72,12 @@ def read(root: Path, title: str) -> page.Material:
     verdict = Verdict.read(root / "gate" / "verdict.json")
     evaluation = Evaluation.read(root / "evaluate" / "evaluation.json")
     inputs = Inputs.read(root / contract.INPUTS)
-    split = _json(root / "split" / "split.json")
+    split = Division.read(root / "split" / "split.json")
     validation = _json(root / "validate" / "validation.json")
-    training = _json(root / "train" / "train.json")
+    training = Trained.read(root / "train" / "train.json")
     explanation = Explanation.read(root / "explain" / "explain.json")
     model = _json(root / "train" / contract.PACKAGE / "model.json")
-    _check_one_run(root, verdict, evaluation, training["package"], explanation.package)
+    _check_one_run(root, verdict, evaluation, training.package, explanation.package)
     sizes = {group["name"]: group for group in validation["groups"] if group["kind"] == "batch"}
     return page.Material(
         title=title,
@@ -88,9 +90,9 @@ def read(root: Path, title: str) -> page.Material:
         ],
         checks=[(check["says"], _check_outcome(check)) for check in validation["checks"]],
         split=[
-            page.SplitRow(name=name, **{key: counts[key] for key in ("images", "patients", "positives")})
-            for name, counts in ((name, split["splits"][name]) for name in ("train", "validation", "test", "retired"))
-            if counts["images"]  # nobody has retired in the first test epoch
+            page.SplitRow(name=name, images=side.images, patients=side.patients, positives=side.positives)
+            for name, side in ((name, split.splits[name]) for name in ("train", "validation", "test", "retired"))
+            if side.images  # nobody has retired in the first test epoch
         ],
         history=_history(root / "train" / "history.csv", training, model["training"]["settings"]["epochs"]),
         training=words.facts(model["training"]),
@@ -119,7 +121,7 @@ def _check_outcome(check: dict[str, Any]) -> str:
     return f"not so, and let pass as a {check['severity']}: {check['found'] or str(check['rows']) + ' rows'}"
 
 
-def _history(path: Path, training: dict[str, Any], budget: int) -> page.History:
+def _history(path: Path, training: Trained, budget: int) -> page.History:
     rows = _rows(path)
     early = len(rows) < budget
 
@@ -131,7 +133,7 @@ def _history(path: Path, training: dict[str, Any], budget: int) -> page.History:
         train_loss=column("train_loss"),
         validation_loss=column("validation_loss"),
         validation_auc=column("validation_auc"),
-        kept=training["best_epoch"],
+        kept=training.best_epoch,
         ended=(
             f"Training stopped early, after {len(rows)} of at most {budget} epochs."
             if early

@@ -16,7 +16,8 @@ from cxr_ops.data import manifest, splits
 from cxr_ops.errors import DataError
 from cxr_ops.labels import FINDINGS
 from cxr_ops.params import Params
-from cxr_ops.records.base import canonical_json, write_atomic
+from cxr_ops.records.base import write_atomic
+from cxr_ops.records.data import Division, Side
 from cxr_ops.records.inputs import Epoch
 
 
@@ -41,13 +42,13 @@ def run(root: Path, params: Params) -> None:
         test=params.split.test,
         closed_batches=epoch.closed_batches,
     )
-    summary = {
-        "salt": params.split.salt,
-        "validation": params.split.validation,
-        "test": params.split.test,
-        "test_digest": splits.test_digest(frame[frame["split"] == "test"]),
-        "splits": {side: _count(frame[frame["split"] == side]) for side in (*splits.SIDES, splits.RETIRED)},
-    }
+    division = Division(
+        salt=params.split.salt,
+        validation=params.split.validation,
+        test=params.split.test,
+        test_digest=splits.test_digest(frame[frame["split"] == "test"]),
+        splits={side: _count(frame[frame["split"] == side]) for side in (*splits.SIDES, splits.RETIRED)},
+    )
     retired = frame.loc[frame["split"] == splits.RETIRED, "patient_id"].nunique()
     empty = [side for side in splits.SIDES if not (frame["split"] == side).any()]
     if empty == ["test"] and retired:
@@ -64,7 +65,7 @@ def run(root: Path, params: Params) -> None:
         )
     out.mkdir(parents=True)
     write_atomic(out / "split.csv", manifest.to_csv(frame, ("image_id", "patient_id", "split")))
-    write_atomic(out / "split.json", canonical_json(summary))
+    division.write(out / "split.json")
 
 
 def _epoch(root: Path) -> Epoch:
@@ -73,9 +74,9 @@ def _epoch(root: Path) -> Epoch:
     return Epoch.read(root / contract.EPOCH)
 
 
-def _count(rows: pd.DataFrame) -> dict[str, object]:
-    return {
-        "images": len(rows),
-        "patients": int(rows["patient_id"].nunique()),
-        "positives": {finding: int((rows[finding] == 1).sum()) for finding in FINDINGS},
-    }
+def _count(rows: pd.DataFrame) -> Side:
+    return Side(
+        images=len(rows),
+        patients=int(rows["patient_id"].nunique()),
+        positives={finding: int((rows[finding] == 1).sum()) for finding in FINDINGS},
+    )

@@ -10,7 +10,6 @@ With `train.devices` above 1 this process starts as many by torchrun, each of wh
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import sys
@@ -34,6 +33,7 @@ from cxr_ops.model import checkpoint, distributed, machine, package, pretrained,
 from cxr_ops.params import Params, Prepare
 from cxr_ops.records.base import canonical_json, sha256_bytes, sha256_file, write_atomic
 from cxr_ops.records.data import GENERATED_ID, NOTICE
+from cxr_ops.records.training import Prepared, Trained
 
 _PARTS = "CXR_PARTS"  # tells processes that are started again into how many parts a batch is cut at least
 HISTORY = ("epoch", "train_loss", "validation_loss", "validation_auc", "learning_rate")
@@ -155,18 +155,17 @@ def _train(root: Path, params: Params, ranks: distributed.Ranks) -> None:
     digest = package.write(out / PACKAGE, state=trained.state, contract=terms, patients=patients | start.patients)
     rows = [",".join(f"{row[column]:.6g}" for column in HISTORY) for row in trained.history]
     write_atomic(out / "history.csv", "\n".join([",".join(HISTORY), *rows, ""]).encode())
-    summary = {
-        "package": digest,
-        "best_epoch": trained.best_epoch,
-        "epochs_run": len(trained.history),
-        "validation_auc": trained.best_auc,
-        "train_images": len(data.train),
-        "validation_images": len(data.validation),
-        "patients": len(patients),
-        "seed": settings.seed,
+    Trained(
+        package=digest,
+        best_epoch=trained.best_epoch,
+        epochs_run=len(trained.history),
+        validation_auc=trained.best_auc,
+        train_images=len(data.train),
+        validation_images=len(data.validation),
+        patients=len(patients),
+        seed=settings.seed,
         **asdict(given),
-    }
-    write_atomic(out / "train.json", canonical_json(summary))
+    ).write(out / "train.json")
     checkpoint.remove(checkpoints)
 
 
@@ -176,8 +175,8 @@ def _read_prepared(folder: Path, wanted: Prepare) -> tuple[pd.DataFrame, step.Da
     for path in (index_path, pixels_path, record_path):
         if not path.is_file():
             raise DataError(f"prepare/{path.name} is missing", where=path, fix="cxr-ops stage prepare")
-    recorded = json.loads(record_path.read_bytes())
-    made = {"image_size": recorded["image_size"], "contrast": recorded.get("contrast", {"name": "none"})}
+    recorded = Prepared.read(record_path)
+    made = {"image_size": recorded.image_size, "contrast": recorded.contrast}
     if made != {"image_size": wanted.image_size, "contrast": contrast.terms(wanted)}:
         raise DataError(
             f"the pictures were prepared with other settings than params.yaml has now: {made}",
@@ -185,7 +184,7 @@ def _read_prepared(folder: Path, wanted: Prepare) -> tuple[pd.DataFrame, step.Da
             fix="cxr-ops stage prepare",
         )
     digests = {path.name: sha256_file(path) for path in (index_path, pixels_path)}
-    if recorded["files"] != digests:
+    if recorded.files != digests:
         raise DataError(
             "the files of prepare are not those that it recorded", where=folder, fix="cxr-ops stage prepare"
         )

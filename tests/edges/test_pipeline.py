@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
@@ -15,9 +14,9 @@ from cxr_ops.edges.home import Home
 from cxr_ops.edges.ledger import open_ledger
 from cxr_ops.errors import DataError, RefusedError
 from cxr_ops.records.base import tree_digest
-from cxr_ops.records.data import DataRevision
+from cxr_ops.records.data import DataRevision, Division
 from cxr_ops.records.inputs import Champion, Code, Epoch, Inputs, Plan, Reference
-from cxr_ops.records.run import Result
+from cxr_ops.records.run import Opened, Result
 
 RUN = "run-1"
 STAGES = """
@@ -59,7 +58,7 @@ def home(tmp_path: Path) -> Home:
     workspace = project.rename(home.workspace(RUN))
     (workspace / "dvc.yaml").write_text(STAGES)
     (workspace / "split").mkdir()
-    (workspace / "split" / "split.json").write_text('{"test_digest": "t1"}')
+    Division(salt="s", validation=0.1, test=0.2, test_digest="t1", splits={}).write(workspace / "split" / "split.json")
     crown(home, "c" * 64)
     return home
 
@@ -67,13 +66,17 @@ def home(tmp_path: Path) -> Home:
 def crown(home: Home, package: str | None) -> None:
     champion = Champion(package=package, version="3")
     champion.write(home.workspace(RUN) / "champion" / "champion.json")
-    opened = {
-        "airflow_run_id": "manual__1",
-        "champion": champion.model_dump(mode="json"),
-        "data": {"revision": "d" * 40},
-        "code": {"commit": "e" * 40},
-    }
-    (home.run(RUN) / "run.json").write_text(json.dumps(opened))
+    Opened(
+        run=RUN,
+        airflow_run_id="manual__1",
+        opened_at="2026-03-01T04:05:06+00:00",
+        no_change=False,
+        code=Code(commit="e" * 40, dirty=False),
+        data=DataRevision(revision="d" * 40, batches={}),
+        champion=champion,
+        recipe="r" * 64,
+        recipe_parts={},
+    ).write(home.run(RUN) / "run.json")
     Inputs(
         code=Code(commit="e" * 40, dirty=False),
         data=DataRevision(revision="d" * 40, batches={"two": "2", "one": "1", "closed": "0"}),
@@ -148,8 +151,10 @@ def test_evaluate_without_a_package_or_a_split_spends_no_look(home: Home) -> Non
     """What cannot be named cannot be looked at."""
     start_epoch(home, 2)
     pipeline.run_stage(home, RUN, "train")
-    (home.workspace(RUN) / "split" / "split.json").write_text("{}")
-    with pytest.raises(DataError, match="does not name the test set"):
+    (home.workspace(RUN) / "split" / "split.json").write_text(
+        '{"salt": "s", "validation": 0.1, "test": 0.2, "splits": {}}'
+    )
+    with pytest.raises(DataError, match="test_digest"):
         pipeline.run_stage(home, RUN, "evaluate")
     (home.workspace(RUN) / "train" / "package" / "model.json").unlink()
     with pytest.raises(DataError, match=r"lacks model\.json"):
