@@ -33,6 +33,7 @@ from cxr_ops.records.data import Batch, DataRevision
 from cxr_ops.records.evidence import Estimate, Evaluation, FindingEvidence, Support, Undefined
 from cxr_ops.records.inputs import Champion, Code, Inputs, Reference
 from cxr_ops.records.run import Opened
+from cxr_ops.records.training import Trained
 from cxr_ops.records.verdict import Reason, Verdict
 
 # `restore` puts another database in the place of one that is in use: no connection may outlive a call.
@@ -143,6 +144,22 @@ def finish(home: Home, packages: dict[str, Path], case: Case, *, tracked: bool =
     digest = tree_digest(root / "train/package")
     evaluation = make_evaluation(digest, case.champion.package)
     write(root / "evaluate/evaluation.json", evaluation)
+    write(
+        root / "train/train.json",
+        Trained(
+            package=digest,
+            best_epoch=2,
+            epochs_run=2,
+            validation_auc=0.75,
+            train_images=6,
+            validation_images=1,
+            patients=3,
+            seed=0,
+            device="cpu",
+            precision="fp32",
+            threads=1,
+        ),
+    )
     verdict = Verdict(
         verdict=case.verdict,
         evidence_says=case.verdict,

@@ -20,6 +20,7 @@ from typing import Any, Final
 
 from cxr_ops import plan as plans
 from cxr_ops.audit.entries import Decision, Entry
+from cxr_ops.audit.fit import Made, changed_since, misfits, read_made
 from cxr_ops.audit.package import digest as package_digest
 from cxr_ops.audit.state import approvals_to_leave, find_decision, find_promotion, open_epoch
 from cxr_ops.contract import DATASET, INPUTS, MODEL_NAME, PACKAGE
@@ -63,11 +64,24 @@ class Outputs:
     """
 
     root: Path
-    inputs: Inputs
-    evaluation: Evaluation
-    verdict: Verdict
+    made: Made
     package: str
     opened: Opened
+
+    @property
+    def inputs(self) -> Inputs:
+        """What the run was opened with."""
+        return self.made.inputs
+
+    @property
+    def evaluation(self) -> Evaluation:
+        """The evidence."""
+        return self.made.evaluation
+
+    @property
+    def verdict(self) -> Verdict:
+        """The gate's verdict."""
+        return self.made.verdict
 
     def digest(self, name: str) -> str:
         """SHA-256 of a file of the workspace."""
@@ -93,13 +107,11 @@ def run(home: Home, run: str) -> dict[str, Any]:
         SettingsError: the plan is not the one that the run was opened with.
         StorageError: MLflow, the store or the ledger cannot be read or written; publish again afterwards.
     """
-    outputs = read_outputs(home, run)
-    plan = plans.load_bound(outputs.root, outputs.inputs.plan.path, outputs.inputs.plan)
     entries = open_ledger(home).entries()
-    withheld = _withholds(plan, outputs.inputs.epoch.number, entries)
     decision = find_decision(entries, run)
-    if decision is not None:
-        check_unchanged(outputs, decision.decision)
+    outputs = read_outputs(home, run, decision.decision if decision else None)
+    plan = plans.load_bound(outputs.root, outputs.inputs.plan.path, outputs.inputs.plan)
+    withheld = _withholds(plan, outputs.inputs.epoch.number, entries)
     if decision is None:
         live.replay(home, run)
     if decision is None or (plan.performance.disclosure == "verdict" and not withheld):
@@ -127,45 +139,29 @@ def run(home: Home, run: str) -> dict[str, Any]:
     }
 
 
-def read_outputs(home: Home, run: str) -> Outputs:
+def read_outputs(home: Home, run: str, decision: Decision | None = None) -> Outputs:
     """Read what the stages of a run left, and check that each belongs to the next.
 
+    Args:
+        home: the installation.
+        run: the run's name.
+        decision: the decision on the run, if there is one: the outputs must then still be what it is about.
+
     Raises:
+        RefusedError: one of them is not what was decided on.
         DataError: an output is missing, is not what its record says, or stems from another input than the next one.
     """
     root = home.workspace(run)
-    package = root / "train" / PACKAGE
-    pages = (root / "report" / "report.html", root / "report" / "summary.html")
-    for path in pages:
+    for path in (root / "report" / "report.html", root / "report" / "summary.html"):
         if not path.is_file():
             raise DataError(f"{path.name} is missing", where=path, fix=_again(run, "report"))
-    outputs = Outputs(
-        root=root,
-        inputs=Inputs.read(root / INPUTS),
-        evaluation=Evaluation.read(root / "evaluate" / "evaluation.json"),
-        verdict=Verdict.read(root / "gate" / "verdict.json"),
-        package=package_digest(package),
-        opened=_opened(home, run),
-    )
-    verdict, evaluation = outputs.verdict, outputs.evaluation
-    for what, said, found in (
-        ("gate/verdict.json judges another package than train/package", verdict.challenger, outputs.package),
-        (
-            "evaluate/evaluation.json is about another package than train/package",
-            evaluation.challenger,
-            outputs.package,
-        ),
-        ("gate/verdict.json stems from another evaluation", verdict.evaluation, evaluation.digest()),
-        ("gate/verdict.json stems from another inputs.json", verdict.inputs, outputs.inputs.digest()),
-        ("gate/verdict.json names another champion than inputs.json", verdict.champion, outputs.inputs.champion),
-        ("evaluate/evaluation.json names another champion", evaluation.champion, verdict.champion.package),
-        ("gate/verdict.json names another reference than inputs.json", verdict.reference, outputs.inputs.reference),
-        ("gate/verdict.json is of another test epoch", verdict.epoch, outputs.inputs.epoch.number),
-        ("gate/verdict.json names another plan than inputs.json", verdict.plan, outputs.inputs.plan),
-        ("gate/verdict.json names another test set", verdict.test_digest, evaluation.test_digest),
-    ):
-        if said != found:
-            raise DataError(what, where=root, fix=_again(run, "evaluate, gate and report"))
+    package = package_digest(root / "train" / PACKAGE)
+    made = read_made(root, package=package)
+    outputs = Outputs(root=root, made=made, package=package, opened=_opened(home, run))
+    if decision is not None:
+        check_unchanged(outputs, decision)
+    if wrong := misfits(made):
+        raise DataError("; ".join(wrong), where=root, fix=_again(run, "evaluate, gate and report"))
     return outputs
 
 
@@ -175,20 +171,18 @@ def check_unchanged(outputs: Outputs, decision: Decision) -> None:
     Raises:
         RefusedError: one of them is not what was decided on.
     """
-    for name, said, found in (
-        ("train/package", decision.package, outputs.package),
-        ("evaluate/evaluation.json", decision.evaluation, outputs.digest("evaluate/evaluation.json")),
-        ("gate/verdict.json", decision.verdict_digest, outputs.digest("gate/verdict.json")),
-        (INPUTS, decision.inputs, outputs.digest(INPUTS)),
-        ("report/report.html", decision.report, outputs.digest("report/report.html")),
-        ("the verdict", decision.verdict, outputs.verdict.verdict),
-    ):
-        if said != found:
-            raise RefusedError(
-                f"{name} is not what the ledger's decision on {decision.run} is about",
-                where=outputs.root,
-                fix=f"retrain in a new run; what was decided on is commit {decision.run_commit[:12]} of the store",
-            )
+    changed = changed_since(
+        decision,
+        outputs.made,
+        verdict_sha256=outputs.digest("gate/verdict.json"),
+        report_sha256=outputs.digest("report/report.html"),
+    )
+    for name in changed:
+        raise RefusedError(
+            f"{name} is not what the ledger's decision on {decision.run} is about",
+            where=outputs.root,
+            fix=f"retrain in a new run; what was decided on is commit {decision.run_commit[:12]} of the store",
+        )
 
 
 def finish(home: Home, run: str) -> Result:

@@ -18,6 +18,7 @@ from typing import Any, Final
 import numpy as np
 
 from cxr_ops import contract
+from cxr_ops.audit.fit import misfits, read_made
 from cxr_ops.errors import DataError
 from cxr_ops.params import Params
 from cxr_ops.records.base import sha256_file, write_atomic
@@ -69,15 +70,15 @@ def run(root: Path, params: Params) -> None:
 
 def read(root: Path, title: str) -> page.Material:
     """Read what the page shows and check that it belongs together; see `run`."""
-    verdict = Verdict.read(root / "gate" / "verdict.json")
-    evaluation = Evaluation.read(root / "evaluate" / "evaluation.json")
-    inputs = Inputs.read(root / contract.INPUTS)
+    explanation = Explanation.read(root / "explain" / "explain.json")
+    made = read_made(root, explained=explanation.package)
+    if wrong := misfits(made):
+        raise DataError("; ".join(wrong), where=root, fix="run the stages that are stale: dvc repro")
+    verdict, evaluation, inputs = made.verdict, made.evaluation, made.inputs
     split = Division.read(root / "split" / "split.json")
     validation = _json(root / "validate" / "validation.json")
     training = Trained.read(root / "train" / "train.json")
-    explanation = Explanation.read(root / "explain" / "explain.json")
     model = _json(root / "train" / contract.PACKAGE / "model.json")
-    _check_one_run(root, verdict, evaluation, training.package, explanation.package)
     sizes = {group["name"]: group for group in validation["groups"] if group["kind"] == "batch"}
     return page.Material(
         title=title,
@@ -102,17 +103,6 @@ def read(root: Path, title: str) -> page.Material:
         pictures={case.picture: _picture(root / "explain" / case.picture) for case in explanation.cases},
         proofs=_proofs(root, verdict, evaluation, inputs),
     )
-
-
-def _check_one_run(root: Path, verdict: Verdict, evaluation: Evaluation, package: str, explained: str) -> None:
-    for what, said, found in (
-        ("the verdict is on other evidence than evaluate/evaluation.json", verdict.evaluation, evaluation.digest()),
-        ("the verdict is on other inputs than inputs.json", verdict.inputs, sha256_file(root / contract.INPUTS)),
-        ("the evidence is on another model than train/train.json", evaluation.challenger, package),
-        ("the heat maps are of another model than train/train.json", explained, package),
-    ):
-        if said != found:
-            raise DataError(what, where=root, fix="run the stages that are stale: dvc repro")
 
 
 def _check_outcome(check: dict[str, Any]) -> str:

@@ -335,10 +335,10 @@ def test_a_first_release_has_no_champion_to_verify(tmp_path):
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        ("evaluate/evaluation.json", "the verdict is on other evidence"),
-        ("inputs.json", "the verdict is on other inputs"),
-        ("train/train.json", "the evidence is on another model"),
-        ("explain/explain.json", "the heat maps are of another model"),
+        ("evaluate/evaluation.json", "stems from another evaluation"),
+        ("inputs.json", "stems from another inputs"),
+        ("train/train.json", "about another package than train/train"),
+        ("explain/explain.json", "explain.json is about another package"),
     ],
 )
 def test_files_of_different_runs_are_not_mixed(copy, spoil, message):
