@@ -1,16 +1,19 @@
-"""`cxr-ops data`: make data."""
+"""`cxr-ops data`: make data, list what is held, take a batch out."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from cxr_ops.commands.help import group
-from cxr_ops.commands.output import say
+from cxr_ops.commands.output import AsJson, find_home, say, say_json, show
 
-app = group("Make data.")
+if TYPE_CHECKING:
+    from rich.table import Table
+
+app = group("Make data, list them, take them out.")
 
 
 @app.command()
@@ -42,3 +45,61 @@ def synth(
         f"({summary.prevalence[rare]:.1%}, the NIH's own prevalence is {summary.nih_prevalence[rare]:.1%})\n"
         f"{summary.notice}\nnext: cxr-ops ingest nih {out} --batch NAME"
     )
+
+
+@app.command("list")
+def list_(as_json: AsJson = False) -> None:
+    """List the batches of the data set: source, images, patients, when each entered, revision, size."""
+    from cxr_ops.edges.store import batches
+    from cxr_ops.records.data import Batch, is_generated
+
+    home = find_home()
+    held, removed = batches.history(home)
+    folders = batches.batch_files(home, names=(batches.BATCH,))
+    rows: list[dict[str, Any]] = []
+    for one in held:
+        record = Batch.read(folders[one.batch] / batches.BATCH)
+        known = {"source": record.source, "images": record.images, "patients": record.patients}
+        rows.append({**vars(one), **known, "generated": is_generated(record.source, record.name)})
+    revision = batches.data_revision(home)
+    if as_json:
+        gone = [vars(one) for one in removed]
+        say_json({"revision": revision and revision.revision, "batches": rows, "removed": gone})
+        return
+    if revision is None:
+        say("there is no data set yet; next: cxr-ops ingest nih FOLDER --batch NAME")
+        return
+    show(_table(rows), wide=True)
+    for one_out in removed:
+        say(f"taken out: {one_out.batch}, {one_out.when}, by {one_out.by}: {one_out.reason}")
+    say(f"data revision {revision.revision}")
+
+
+@app.command()
+def remove(
+    batch: Annotated[str, typer.Argument(help="Name of the batch, as `cxr-ops data list` shows it.")],
+    reason: Annotated[str, typer.Option(help="Why; it stands in the history of the data.")],
+    by: Annotated[str, typer.Option(help="Who decided it.")],
+) -> None:
+    """Take a batch out of the data set. The store keeps it; what follows for the test set is said."""
+    from cxr_ops.stages import remove as stage
+
+    say(str(stage.run(find_home(), batch, by=by, reason=reason)))
+
+
+def _table(rows: list[dict[str, Any]]) -> Table:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 2, 0, 0), pad_edge=False)
+    for name in ("batch", "source"):
+        table.add_column(name, overflow="fold")  # never cut: it must be possible to copy them
+    for name in ("images", "patients", "MB"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for name in ("entered (UTC)", "revision"):
+        table.add_column(name, no_wrap=True)
+    for row in rows:
+        source = f"{row['source']} (generated)" if row["generated"] and row["source"] != "generated" else row["source"]
+        counts = (f"{row['images']:,}", f"{row['patients']:,}", f"{row['size'] / 1e6:,.1f}")
+        table.add_row(row["batch"], source, *counts, row["when"].removesuffix("+00:00"), row["revision"][:12])
+    return table

@@ -2,7 +2,7 @@
 
 A pointer holds DVC's digest of the batch's folder and, in `meta.sha256`, the SHA-256 of its `batch.json`, which in turn
 holds that of every file: what is pulled is checked against it. A batch belongs to the data set from the moment that
-`refs/heads/data` moves, and not before.
+`refs/heads/data` moves, and not before; it leaves by another commit of that branch, and none of its bytes go.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ import shutil
 import tarfile
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
@@ -24,13 +26,36 @@ from cxr_ops.edges import dvc
 from cxr_ops.edges.git import git, git_bytes
 from cxr_ops.edges.home import Home
 from cxr_ops.edges.store.repository import ensure_store, move_ref, resolve_ref, temporary, write_blob, write_tree
-from cxr_ops.errors import DataError
+from cxr_ops.errors import BusyError, DataError
 from cxr_ops.records.base import sha256_file
 from cxr_ops.records.data import Batch, DataRevision
 
 DATA_REF: Final = "refs/heads/data"
 BATCH: Final = "batch.json"
+_BY: Final = "Removed-by"
+_REASON: Final = "Reason"
 _BATCH_NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Held:
+    """A batch of the data set: when it entered (UTC), the data revision that brought it, and its size in bytes."""
+
+    batch: str
+    when: str
+    revision: str
+    size: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Removed:
+    """A batch that was taken out: when (UTC), by the data revision `revision`, by whom and why."""
+
+    batch: str
+    when: str
+    revision: str
+    by: str
+    reason: str
 
 
 def data_revision(home: Home) -> DataRevision | None:
@@ -80,6 +105,63 @@ def add_batch(home: Home, batch_folder: Path) -> str:
         commit = _commit_pointers(home, before, {batch.name: pointer}, f"Add batch {batch.name}: {batch.images} images")
         if move_ref(home, DATA_REF, commit, before.revision if before else None):
             return commit
+
+
+def remove_batch(home: Home, batch: str, before: DataRevision, *, by: str, reason: str) -> str:
+    """Take a batch out of the data set: a commit of the data branch without its pointer. Nothing is deleted.
+
+    Args:
+        home: the installation.
+        batch: a batch of `before`.
+        before: the data set as it was when the removal was decided.
+        by: who decided it.
+        reason: why.
+
+    Returns:
+        The data revision without the batch.
+
+    Raises:
+        BusyError: the data set has changed since.
+    """
+    pointers = {name: pointer for name, pointer in read_pointers(home, before.revision).items() if name != batch}
+    told = [f"{name}: {' '.join(text.split())}" for name, text in ((_BY, by), (_REASON, reason))]
+    message = "\n".join([f"Remove batch {batch}", "", *told])
+    commit = _commit(home, pointers, before.revision, message)
+    if not move_ref(home, DATA_REF, commit, before.revision):
+        raise BusyError("the data set changed meanwhile", where=home.store, fix="type the command again")
+    return commit
+
+
+def history(home: Home) -> tuple[list[Held], list[Removed]]:
+    """The batches of the data set in the order in which they entered, and those that were taken out.
+
+    A batch that was taken out and entered again is held, and its removal is told as well.
+    """
+    revision = data_revision(home)
+    if revision is None:
+        return [], []
+    trailers = "%x1f".join(f"%(trailers:key={key},valueonly,separator=%x20)" for key in (_BY, _REASON))
+    log = git(
+        home,
+        home.store,
+        *("log", "--reverse", "--name-status", "--no-renames", f"--format=%x00%H%x1f%ct%x1f{trailers}%x1f"),
+        *(revision.revision, "--", contract.DATASET),
+    )
+    sizes = {name: _size(pointer) for name, pointer in read_pointers(home, revision.revision).items()}
+    held: dict[str, Held] = {}
+    removed: list[Removed] = []
+    for entry in log.split("\0")[1:]:
+        commit, seconds, by, reason, changes = entry.split("\x1f")
+        when = datetime.fromtimestamp(int(seconds), UTC).isoformat(timespec="seconds")
+        for line in changes.split("\n"):
+            kind, _, path = line.partition("\t")
+            name = Path(path).name.removesuffix(".dvc")
+            if kind == "A" and path.endswith(".dvc") and name in sizes:
+                held.pop(name, None)  # it comes last where it entered again
+                held[name] = Held(batch=name, when=when, revision=commit, size=sizes[name])
+            elif kind == "D" and path.endswith(".dvc"):
+                removed.append(Removed(batch=name, when=when, revision=commit, by=by, reason=reason))
+    return list(held.values()), removed
 
 
 def batch_files(home: Home, names: Collection[str] = (BATCH, "manifest.csv", "boxes.csv")) -> dict[str, Path]:
@@ -158,11 +240,15 @@ def _upload(home: Home, batch_folder: Path, name: str, digest: str) -> bytes:
 def _commit_pointers(home: Home, before: DataRevision | None, new: Mapping[str, bytes], message: str) -> str:
     """Write a commit of the data branch that has further pointers; no ref moves yet."""
     pointers = {**(read_pointers(home, before.revision) if before else {}), **new}
+    return _commit(home, pointers, before.revision if before else None, message)
+
+
+def _commit(home: Home, pointers: Mapping[str, bytes], parent: str | None, message: str) -> str:
     files = {f"{name}.dvc": pointer for name, pointer in pointers.items()}
     files[".gitignore"] = "".join(f"/{name}\n" for name in sorted(pointers)).encode()
     inner = write_tree(home, [("100644", "blob", write_blob(home, data), name) for name, data in files.items()])
     tree = write_tree(home, [("040000", "tree", inner, contract.DATASET)])
-    parents = ["-p", before.revision] if before else []
+    parents = ["-p", parent] if parent else []
     return git(home, home.store, "commit-tree", tree, *parents, "-m", message)
 
 
@@ -182,6 +268,11 @@ def _batch_digest(pointer: bytes, name: str) -> str:
         return str(yaml.safe_load(pointer)["meta"]["sha256"])
     except (yaml.YAMLError, KeyError, TypeError) as error:
         raise DataError(f"the pointer of batch {name} does not hold the digest of its {BATCH}", where=name) from error
+
+
+def _size(pointer: bytes) -> int:
+    """Bytes of a batch's files, as DVC counted them; 0 where the pointer does not say."""
+    return sum(int(out.get("size", 0)) for out in yaml.safe_load(pointer).get("outs", ()))
 
 
 @contextmanager

@@ -1,0 +1,150 @@
+"""remove: take a batch out of the data set, and say what follows for the test set.
+
+The data branch gets a commit that no longer points to the batch; its bytes stay in the store, and runs that were opened
+on it can be made again. What an earlier test period rests on cannot be taken out: its test patients would be tested
+again as if nobody had ever scored them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+import pandas as pd
+
+from cxr_ops.audit.entries import Entry
+from cxr_ops.audit.state import open_epoch
+from cxr_ops.data import manifest, splits
+from cxr_ops.edges import dvc
+from cxr_ops.edges.home import Home
+from cxr_ops.edges.ledger import open_ledger
+from cxr_ops.edges.locks import Lock
+from cxr_ops.edges.store import batches
+from cxr_ops.errors import BusyError, RefusedError, SettingsError
+from cxr_ops.labels import nearest
+from cxr_ops.params import Params, Split
+
+
+@dataclass(frozen=True, kw_only=True)
+class Removal:
+    """What a removal did.
+
+    Attributes:
+        batch: which batch is out.
+        revision: the data revision without it.
+        images: images that left with it.
+        patients: patients who left with it: those who have no image in another batch.
+        test_images: images of the test set before and after.
+        test_patients: patients of the test set before and after.
+        scored: whether a model was scored on the batch in the open test period.
+    """
+
+    batch: str
+    revision: str
+    images: int
+    patients: int
+    test_images: tuple[int, int]
+    test_patients: tuple[int, int]
+    scored: bool
+
+    def __str__(self) -> str:
+        """A line for what left, and one for each thing that follows."""
+        images, patients = (f"{before:,} -> {after:,}" for before, after in (self.test_images, self.test_patients))
+        left = f"{self.images:,} images, and {self.patients:,} patients who have no other"
+        lines = [f"batch {self.batch} is out of the data set: {left}"]
+        if self.test_images[0] != self.test_images[1]:
+            lines.append(f"  the test set becomes another one: images {images}, patients {patients}")
+            lines.append("  looks that were spent stay spent; the next run scores every model on it anew")
+        else:
+            lines.append("  the test set stays as it is")
+        if self.scored:
+            lines.append(
+                "  models were scored on its test patients: if they come back, then under the same batch's name, or "
+                "nobody knows that they were"
+            )
+        lines.append("  nothing is lost: the store keeps the batch; the same folder and name bring it back")
+        return "\n".join([*lines, f"  data revision {self.revision}"])
+
+
+def run(home: Home, batch: str, *, by: str, reason: str) -> Removal:
+    """Take a batch out of the data set.
+
+    Args:
+        home: the installation.
+        batch: its name.
+        by: who decided it.
+        reason: why, for those who read the history of the data later.
+
+    Raises:
+        SettingsError: there is no such batch, or `by` or `reason` is blank.
+        RefusedError: no batch would be left, or patients of it were tested in an earlier test period.
+        BusyError: an ingestion is going on.
+        DataError: a batch is missing from the store or was altered.
+        StorageError: the ledger or the store cannot be read or written.
+    """
+    if not by.strip() or not reason.strip():
+        raise SettingsError(
+            "a batch is taken out by somebody and for a reason", where="data remove", fix="--by NAME --reason TEXT"
+        )
+    with Lock(home.locks / "ingest") as lock:
+        if not lock.try_acquire():
+            raise BusyError("an ingestion is going on", where=lock.path, fix="take the batch out when it has ended")
+        revision = batches.data_revision(home)
+        held = revision.batches if revision else {}
+        if revision is None or batch not in held:
+            raise _unknown(batch, held)
+        if len(held) == 1:
+            raise RefusedError(
+                f"{batch} is the only batch: no data set would be left",
+                where=home.store,
+                fix="ingest another batch first, or begin an installation of its own: CXR_HOME=FOLDER",
+            )
+        folders = batches.batch_files(home)
+        frame = manifest.concatenate(manifest.read_manifest(path / "manifest.csv") for path in folders.values())
+        entries = open_ledger(home).entries()
+        closed = open_epoch(entries).closed_batches
+        split = Params.load(home.project / dvc.PARAMS).split
+        leaving, staying = frame[frame["batch"] == batch], frame[frame["batch"] != batch]
+        if batch in closed:
+            _refuse_retired(batch, leaving, split)
+        before, after = (_test_set(rows, split, closed) for rows in (frame, staying))
+        commit = batches.remove_batch(home, batch, revision, by=by, reason=reason)
+    return Removal(
+        batch=batch,
+        revision=commit,
+        images=len(leaving),
+        patients=len(set(leaving["patient_id"]) - set(staying["patient_id"])),
+        test_images=(len(before), len(after)),
+        test_patients=(before["patient_id"].nunique(), after["patient_id"].nunique()),
+        scored=_scored(entries, batch) and batch in set(before["batch"]),
+    )
+
+
+def _test_set(rows: pd.DataFrame, split: Split, closed: Collection[str]) -> pd.DataFrame:
+    return rows[splits.assign(rows, **split.model_dump(), closed_batches=closed) == "test"]
+
+
+def _refuse_retired(batch: str, rows: pd.DataFrame, split: Split) -> None:
+    """See that no test patient of an earlier test period has only this batch to show it."""
+    retired = _test_set(rows, split, ())["patient_id"].nunique()
+    if retired:
+        raise RefusedError(
+            f"{retired:,} patients of {batch} were tested in an earlier test period, and the batch is what shows it: "
+            "without it they would be tested again",
+            where=f"closed batch {batch}",
+            fix="leave it: its test patients are neither tested nor trained on any more",
+        )
+
+
+def _scored(entries: list[Entry], batch: str) -> bool:
+    return any(entry.kind == "look" and batch in entry.look.batches for entry in entries)
+
+
+def _unknown(batch: str, held: Collection[str]) -> SettingsError:
+    guess = nearest(batch, held)
+    known = ", ".join(sorted(held)) or "none"
+    return SettingsError(
+        f"the data set has no batch {batch!r}; it has: {known}",
+        where="data remove",
+        fix=f"cxr-ops data remove {guess} --reason TEXT --by NAME" if guess else "cxr-ops data list shows them",
+    )
