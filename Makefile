@@ -63,8 +63,8 @@ deps: $(READY) ## write each stage's code dependencies into dvc.yaml
 
 COMPILE := $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate --no-emit-index-url --python-version 3.11
 lock: $(READY) ## resolve the lock files again (UPGRADE=1 takes newer versions)
-	@$(COMPILE) $(if $(UPGRADE),--upgrade) --extra airflow --extra dev pyproject.toml -o requirements/all.lock
-	@$(COMPILE) -c requirements/all.lock pyproject.toml -o requirements/image.lock
+	@$(COMPILE) $(if $(UPGRADE),--upgrade) --extra stages --extra airflow --extra dev pyproject.toml -o requirements/all.lock
+	@$(COMPILE) -c requirements/all.lock --extra stages pyproject.toml -o requirements/image.lock
 	@echo uv | $(COMPILE) $(if $(UPGRADE),--upgrade) - -o requirements/uv.lock
 
 clean: ## remove the environment and caches; runs, models and the ledger in .cxr stay

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cxr_ops.commands.extras import require
 from cxr_ops.commands.help import group
 from cxr_ops.commands.output import AsJson, find_home, say, say_json, show
 
@@ -26,6 +27,7 @@ def synth(
     first_patient: Annotated[int, typer.Option(help="Number of the first patient: a later batch starts higher.")] = 1,
 ) -> None:
     """Write generated frontal chest radiographs in the NIH's layout. Not for clinical use."""
+    require("stages")
     from cxr_ops.data.synthetic import synth as generator
     from cxr_ops.voice import steps
 

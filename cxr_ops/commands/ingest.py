@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from cxr_ops.commands.extras import require
 from cxr_ops.commands.help import group
 from cxr_ops.commands.options import OnBad
 from cxr_ops.commands.output import find_home, say
@@ -22,6 +23,7 @@ def _ingest(kind: str) -> Callable[..., None]:
         batch: Annotated[str, typer.Option(help="Name of the batch: small letters, digits, hyphens.")],
         on_bad: Annotated[OnBad, typer.Option(help="Refuse a batch with bad rows, or leave them out.")] = OnBad.REFUSE,
     ) -> None:
+        require("stages")
         from cxr_ops.edges.airflow import announce
         from cxr_ops.stages import ingest
         from cxr_ops.voice import steps

@@ -2,18 +2,45 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
 from cxr_ops.commands.help import group
 from cxr_ops.commands.output import AsJson, find_home, say, say_json, show
+from cxr_ops.errors import StorageError
+
+if TYPE_CHECKING:
+    from cxr_ops.edges.ledger import Ledger
 
 app = group("Read the record of looks and decisions.")
 
+Folder = Annotated[
+    Path | None,
+    typer.Option("--folder", help="A copy of a ledger; this installation's own if left out."),
+]
+
+
+def _ledger(folder: Path | None) -> Ledger:
+    """The ledger that was named, or the installation's own.
+
+    Raises:
+        StorageError: no folder stands where one was named; an empty ledger would be read there otherwise.
+    """
+    from cxr_ops.edges import ledger
+
+    if folder is None:
+        return ledger.open_ledger(find_home())
+    if not folder.is_dir():
+        raise StorageError("there is no such folder", where=folder, fix="name the folder that holds 00000001.json")
+    return ledger.Ledger(ledger.Folder(folder))
+
 
 @app.command("verify")
-def ledger_verify(as_json: AsJson = False) -> None:
+def ledger_verify(folder: Folder = None, as_json: AsJson = False) -> None:
     """Check the hash chain of the ledger from its first entry to its last."""
-    from cxr_ops.edges.ledger import open_ledger
-
-    state = open_ledger(find_home()).state()  # reading it checks it
+    state = _ledger(folder).state()  # reading it checks it
     if as_json:
         say_json({"entries": state.entries, "head": state.head})
     else:
@@ -21,12 +48,11 @@ def ledger_verify(as_json: AsJson = False) -> None:
 
 
 @app.command("show")
-def ledger_show(as_json: AsJson = False) -> None:
+def ledger_show(folder: Folder = None, as_json: AsJson = False) -> None:
     """Print the entries of the ledger as a table, or with --json whole."""
-    from cxr_ops.edges.ledger import open_ledger
     from cxr_ops.report import ledger
 
-    entries = open_ledger(find_home()).entries()
+    entries = _ledger(folder).entries()
     if as_json:
         say_json([{**entry.model_dump(mode="json"), "digest": entry.digest()} for entry in entries])
     elif entries:

@@ -36,7 +36,7 @@ def _plan(path: Path | None, params: Params | None) -> tuple[Path, ChangePlan]:
         raise SettingsError(
             "no plan is named, and no params.yaml is here to name one",
             where=Path.cwd(),
-            fix="name a plan, or make one: cxr-ops plan template clinical > pccp.yaml",
+            fix="name a plan, or make one: cxr-ops plan template nih-production > pccp.yaml",
         )
     path = path or Path(params.gate.plan if params else "")
     return path, plans.load(path)
@@ -203,3 +203,19 @@ def plan_power(
     show(plans.power_table(expected))
     for line in plans.power_summary(loaded.performance, expected):
         say(line)
+
+
+@app.command("template")
+def plan_template(
+    name: Annotated[
+        str | None, typer.Argument(metavar="NAME", help="A template; if left out, they are listed.")
+    ] = None,
+) -> None:
+    """Print a plan to begin with: cxr-ops plan template nih-production > pccp.yaml. Without a name, list them."""
+    from cxr_ops import plan_templates
+
+    if name is None:
+        for known in plan_templates.FILES:
+            say(f"{known:<18}{plan_templates.purpose(known)}")
+    else:
+        say(plan_templates.path(name).read_text(encoding="utf-8").rstrip("\n"))

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from cxr_ops.commands.extras import require
 from cxr_ops.commands.help import verbs
 from cxr_ops.commands.options import Overrides, parse_overrides
 from cxr_ops.commands.output import find_home
@@ -21,6 +22,7 @@ def retrain(
     force: Annotated[bool, typer.Option("--force", help="Retrain even when nothing has changed.")] = False,
 ) -> None:
     """Retrain once in the embedded Airflow, and say what came of it."""
+    require("stages", "airflow")
     from cxr_ops import retrain as driver
 
     sys.exit(driver.retrain(find_home(), dry_run=dry_run, overrides=parse_overrides(overrides), force=force))
@@ -29,6 +31,7 @@ def retrain(
 @app.command()
 def ui() -> None:
     """Open Airflow and MLflow on the stores of this installation, until Ctrl-C."""
+    require("stages", "airflow")
     from cxr_ops import ui as driver
 
     sys.exit(driver.ui(find_home()))

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from cxr_ops import contract
+from cxr_ops.commands.extras import require
 from cxr_ops.commands.help import group, verbs
 from cxr_ops.commands.options import OnBad, Overrides, Run, parse_overrides
 from cxr_ops.commands.output import find_home, result_line, say, show
@@ -24,6 +25,7 @@ def _deterministic(verb: str) -> Callable[[], None]:
     def command() -> None:
         from importlib import import_module
 
+        require("stages")
         from cxr_ops.params import Params
 
         params = Params.load(Path("params.yaml"))  # before the stage's libraries: a wrong key is told at once
@@ -66,6 +68,7 @@ def train(
             raise SettingsError("these options need --ablate", where="train", fix="edit params.yaml")
         _deterministic("train")()
         return
+    require("stages")
     from cxr_ops import ablation
     from cxr_ops.report.ablation import table
     from cxr_ops.stages.open import params_of
@@ -83,6 +86,7 @@ def open_(
     overrides: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", hidden=True)] = None,
 ) -> None:
     """Make this checkout ready for `dvc repro`: the data set, the champion and inputs.json."""
+    require("stages")
     from cxr_ops.stages import open as stage
 
     result = stage.run(find_home(), run=None, overrides=parse_overrides(overrides))
@@ -102,6 +106,7 @@ def _attempt(verb: str, folder: Path | None, work: Callable[[], dict[str, Any]])
     from cxr_ops.edges import attempt
 
     def told() -> dict[str, Any]:
+        require("stages")
         result = work()
         result_line(result)
         return result

@@ -6,7 +6,7 @@ from cxr_ops.edges.home import Home
 from cxr_ops.edges.ledger.chain import Ledger
 from cxr_ops.edges.ledger.folder import Folder
 
-__all__ = ["Ledger", "open_ledger"]
+__all__ = ["Folder", "Ledger", "open_ledger"]
 
 
 def open_ledger(home: Home) -> Ledger:

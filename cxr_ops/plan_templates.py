@@ -1,0 +1,44 @@
+"""The change-control plans that ship with the package, to be copied, edited and owned.
+
+In a checkout they stand in the project's folder; a wheel carries them in `cxr_ops/templates/`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+from cxr_ops.errors import SettingsError
+from cxr_ops.labels import nearest
+
+# Name of each plan, as it stands in the plan -> its file.
+FILES: Final = {
+    "nih-production": "pccp.yaml",
+    "demonstration": "pccp.demo.yaml",
+    "nih-sample-demo": "pccp.nih-sample-demo.yaml",
+}
+_PACKAGE: Final = Path(__file__).parent
+
+
+def path(name: str) -> Path:
+    """Where the template of a name stands.
+
+    Raises:
+        SettingsError: no template has the name; the nearest one is named.
+    """
+    if name not in FILES:
+        guess = nearest(name, FILES)
+        raise SettingsError(
+            f"{name!r} is no template" + (f"; did you mean {guess!r}?" if guess else ""),
+            where="plan template",
+            fix=f"name one of {', '.join(FILES)}",
+        )
+    packed = _PACKAGE / "templates" / FILES[name]
+    return packed if packed.is_file() else _PACKAGE.parent / FILES[name]
+
+
+def purpose(name: str) -> str:
+    """What a template is for: the first sentence of its first comment."""
+    lines = path(name).read_text(encoding="utf-8").splitlines()
+    comment = [line.removeprefix("#").strip() for line in lines[: next(i for i, x in enumerate(lines) if x[:1] != "#")]]
+    return " ".join(comment).partition(". ")[0].rstrip(".") + "."
