@@ -382,3 +382,21 @@ def stop_process(environ: dict[str, str], run_id: str, try_number: int) -> dict[
 
     threading.Thread(target=stop, daemon=True).start()
     return execute_process(environ, run_id, try_number, operator)
+
+
+def result_with_note(verb: str, exit_code: int, folder: Path, said: str, note: str) -> dict[str, Any]:
+    from cxr_ops.launchers.protocol import result_of
+
+    return result_of(verb, exit_code, folder, said, note=note)
+
+
+def execute_docker(environ: dict[str, str], run_id: str, verb: str, arguments: list[str]) -> dict[str, Any]:
+    """Run a stage by the docker launcher as a worker does, without a database."""
+    from types import SimpleNamespace
+    from unittest.mock import patch
+
+    from cxr_ops.launchers.docker import docker_stage
+
+    with patch.dict(os.environ, environ):
+        operator = docker_stage(verb, arguments=arguments, gpu=False, reads=None)
+        return operator.execute({"run_id": run_id, "ti": SimpleNamespace(try_number=1), "outlet_events": {}})

@@ -17,6 +17,7 @@ import os
 import re
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 from airflow.providers.docker.exceptions import DockerContainerFailedException
 from airflow.providers.docker.operators.docker import DockerOperator
@@ -40,10 +41,11 @@ from cxr_ops.launchers.protocol import (
 IMAGE_USER = 10001
 SHM_BYTES = 8 * 2**30
 # What stages read. What may hold a secret goes through the private environment, which Airflow shows nowhere.
+STORES = ("CXR_DVC_REMOTE", "CXR_MLFLOW_ARTIFACTS")
 PLAIN = (
-    "CXR_DVC_REMOTE",
+    *STORES,
     "CXR_S3_ENDPOINT",
-    "CXR_MLFLOW_ARTIFACTS",
+    "CXR_GRACE_SECONDS",
     "AWS_DEFAULT_REGION",
     "AWS_REGION",
     "OMP_NUM_THREADS",
@@ -85,6 +87,11 @@ class DockerStage(DockerOperator):
         try:
             if self._image_is_here():
                 self._run_image()
+            elif self.image.startswith("sha256:"):
+                raise AirflowFailException(
+                    f"the engine has no image {self.image}, and an id alone names no registry to fetch it from\n"
+                    "  next:  build it where the engine runs, or set CXR_IMAGE to name@sha256:..."
+                )
             else:
                 super().execute(context)  # pulls first
         except DockerContainerFailedException:
@@ -92,9 +99,8 @@ class DockerStage(DockerOperator):
         state = self.cli.inspect_container(self.container["Id"])["State"]
         said = self.cli.logs(self.container["Id"], stdout=False, stderr=True, tail=TAIL_LINES).decode(errors="replace")
         self.cli.remove_container(self.container["Id"])
-        if state["OOMKilled"]:
-            said += "\nthe container ran out of memory"
-        result = result_of(self.verb, state["ExitCode"], folder, said)
+        note = "the container ran out of memory" if state["OOMKilled"] else ""
+        result = result_of(self.verb, state["ExitCode"], folder, said, note=note)
         announce(self, context, result)
         return result
 
@@ -119,7 +125,8 @@ def docker_stage(verb: str, *, arguments: Arguments, gpu: bool, reads: str | Non
     """Return the operator for a stage; see `stage.stage_operator`.
 
     Raises:
-        ValueError: `CXR_IMAGE`, `CXR_HOME`, `CXR_PROJECT` or `CXR_GPUS` is missing or of no use.
+        ValueError: `CXR_IMAGE`, `CXR_HOME`, `CXR_PROJECT` or `CXR_GPUS` is missing or of no use, or a store has an
+            address that means something else in a container.
     """
     image = os.environ.get("CXR_IMAGE", "")
     digest = re.search(r"(?:^|@)(sha256:[0-9a-f]{64})$", image)
@@ -129,7 +136,8 @@ def docker_stage(verb: str, *, arguments: Arguments, gpu: bool, reads: str | Non
     for name, folder in folders.items():
         if not Path(folder).is_absolute():
             raise ValueError(f"{name} is {folder!r}: set it to an absolute path, the same for every worker")
-    written = [folders["CXR_HOME"], *filter(_is_folder_of_ours, (os.environ.get(name, "") for name in PLAIN))]
+    _check_stores(Path(folders["CXR_HOME"]))
+    written = [folders["CXR_HOME"], *filter(_is_folder_of_ours, (os.environ.get(name, "") for name in STORES))]
     read = [folders["CXR_PROJECT"], *([reads] if reads else [])]
     return DockerStage(
         task_id=verb,
@@ -207,6 +215,20 @@ def device_requests(gpus: str) -> list[DeviceRequest] | None:
 
 def _from_environment(names: tuple[str, ...]) -> dict[str, str]:
     return {name: os.environ[name] for name in names if os.environ.get(name)}
+
+
+def _check_stores(home: Path) -> None:
+    """Refuse addresses that lead elsewhere in a container: it has another home and another file system."""
+    for name in STORES:
+        value = os.environ.get(name, "")
+        if value and not value.lower().startswith(("/", "s3://")):
+            raise ValueError(f"{name} is {value!r}: containers need the whole path of a folder, or s3://bucket/path")
+    scheme, _, path = os.environ.get("MLFLOW_TRACKING_URI", "").partition("://")
+    if scheme.startswith("sqlite") and not Path(unquote(path.removeprefix("/"))).is_relative_to(home):
+        raise ValueError(
+            "MLFLOW_TRACKING_URI names an SQLite file outside CXR_HOME, which containers do not see: name a server, or "
+            "leave it out"
+        )
 
 
 def _is_folder_of_ours(value: str) -> bool:

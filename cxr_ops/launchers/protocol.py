@@ -49,7 +49,7 @@ def command_of(verb: str, arguments: list[str], folder: Path) -> list[str]:
     return ["stage", verb, *arguments, "--attempt", str(folder)]
 
 
-def result_of(verb: str, exit_code: int, folder: Path, said: str) -> dict[str, Any]:
+def result_of(verb: str, exit_code: int, folder: Path, said: str, *, note: str = "") -> dict[str, Any]:
     """Turn the end of a stage's command into the task's result.
 
     Args:
@@ -57,6 +57,7 @@ def result_of(verb: str, exit_code: int, folder: Path, said: str) -> dict[str, A
         exit_code: of the command; a negative number is the signal that ended it.
         folder: the attempt's, in which the command left `result.json`.
         said: the command's standard error. An error quotes its end where the file does not say why.
+        note: what the launcher alone knows of a bad end; the error ends with it.
 
     Raises:
         AirflowFailException: the exit code says that a second attempt would fail in the same way, or the result is too
@@ -74,9 +75,9 @@ def result_of(verb: str, exit_code: int, folder: Path, said: str) -> dict[str, A
         elif ended.result is not None:
             return _fitting(verb, ended.result)
         else:
-            raise _failure(exit_code, f"stage {verb} {_end(exit_code)}: {ended.why()}")
-    tail = "\n".join(said.rstrip().splitlines()[-TAIL_LINES:])
-    raise _failure(exit_code, f"stage {verb} {_end(exit_code)}{why}" + (f"\n{tail}" if tail else ""))
+            why, said = f": {ended.why()}", ""
+    lines = [*said.rstrip().splitlines()[-TAIL_LINES:], *([note] if note else [])]
+    raise _failure(exit_code, "\n".join((f"stage {verb} {_end(exit_code)}{why}", *lines)))
 
 
 def _fitting(verb: str, result: dict[str, Any]) -> dict[str, Any]:

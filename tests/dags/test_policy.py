@@ -127,6 +127,18 @@ def test_containers_see_the_same_paths(runs: Runs) -> None:
         assert not task["temporary_mount"]
 
 
+def test_stores_outside_home_are_mounted_and_told(runs: Runs) -> None:
+    """A container sees a store's folder outside CXR_HOME, and is told of the stores and of the time that it has."""
+    plain = {"CXR_DVC_REMOTE": "/srv/remote", "CXR_MLFLOW_ARTIFACTS": "S3://bucket/m", "CXR_GRACE_SECONDS": "600"}
+    inside = {"MLFLOW_TRACKING_URI": "sqlite:////srv/cxr/m%201.db"}
+    declared, errors = runs.describe(**DOCKER, **plain, **inside)
+    assert not errors
+    task = declared[contract.DAG_ID]["tasks"]["train"]
+    assert ("/srv/remote", "/srv/remote", False) in task["mounts"]
+    assert {name: task["environment"][name] for name in plain} == plain
+    assert task["private"] == inside
+
+
 def test_containers_keep_secrets_out_of_sight(runs: Runs) -> None:
     """A secret reaches the container, and neither the environment that Airflow shows nor the stored DAG."""
     declared, _ = runs.describe(**DOCKER, AWS_SECRET_ACCESS_KEY="canary-5f2e")
@@ -156,11 +168,15 @@ def test_gpus_go_to_what_computes(runs: Runs, gpus: str, count: int, devices: li
         ({"CXR_IMAGE": "cxr-ops:latest"}, "by digest"),
         ({"CXR_HOME": "data"}, "absolute path"),
         ({"CXR_GPUS": "most"}, "'all'"),
+        ({"CXR_DVC_REMOTE": "~/remote"}, "whole path"),
+        ({"CXR_MLFLOW_ARTIFACTS": "file:///srv/artifacts"}, "whole path"),
+        ({"MLFLOW_TRACKING_URI": "sqlite:////srv/mlflow.db"}, "outside CXR_HOME"),
+        ({"MLFLOW_TRACKING_URI": "sqlite:///mlflow.db"}, "outside CXR_HOME"),
     ],
-    ids=["a tag", "a relative home", "words for gpus"],
+    ids=["a tag", "a relative home", "words for gpus", "a home of whom", "an address", "a file", "a relative file"],
 )
 def test_what_a_container_cannot_run_with_is_refused(runs: Runs, wrong: dict[str, str], says: str) -> None:
-    """An image that can move, a path that differs inside and an unknown GPU request fail when the DAG is read."""
+    """An image that can move, what means something else inside and an unknown GPU request fail when the DAG is read."""
     declared, errors = runs.describe(**DOCKER | wrong)
     assert contract.DAG_ID not in declared
     assert any(says in error for error in errors)

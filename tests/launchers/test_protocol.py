@@ -90,3 +90,13 @@ def test_a_result_is_small(airflow: Apart, tmp_path: Path) -> None:
     kind, message = airflow.call(RESULT_OF, "train", 0, tmp_path, "")
     assert kind == "AirflowFailException"
     assert "49153 bytes, more than 49152" in message
+
+
+@pytest.mark.parametrize("left", [True, False], ids=["with a file", "without one"])
+def test_what_the_launcher_knows_is_told(airflow: Apart, tmp_path: Path, left: bool) -> None:
+    """What a launcher alone knows of a bad end, such as a lack of memory, ends the error."""
+    if left:
+        leave(tmp_path, 1, what="train ended without giving a reason")
+    _, message = airflow.call("airflow_runs.result_with_note", "train", 1, tmp_path, "a line", "no memory")
+    assert message.endswith("\nno memory")
+    assert ("a line" in message) is not left

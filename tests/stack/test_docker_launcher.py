@@ -8,12 +8,14 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from airflow_runs import Apart
 from projects import commit_all, run_git
 
-from cxr_ops import contract
+from cxr_ops import attempt, contract
 from cxr_ops.edges.home import Home
 from cxr_ops.edges.ledger import open_ledger
 from cxr_ops.records.run import Result
@@ -115,6 +117,38 @@ def test_the_dag_reaches_a_verdict_in_containers(home: Home, image: str, tmp_pat
     owners = {path.stat().st_uid for path in (folder / "workspace" / "train").rglob("*")}
     assert owners == {USER if os.getuid() == 0 else os.getuid()}
     assert docker("ps", "--all", "--quiet", "--filter", "label=cxr-ops.stage") == before
+    # Each stage left its result as the container's user, where the worker read it.
+    attempts = home.root / "airflow" / "stages" / folder.name
+    for verb in contract.STAGES[1:-1]:
+        assert attempt.read(attempts / verb / "1", verb).exit_code == 0
+        assert {path.stat().st_uid for path in (attempts / verb).rglob("*")} == owners
+
+
+@pytest.fixture(scope="module")
+def worker(home: Home, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Apart]:
+    """A process that may import Airflow, as a worker of this installation does."""
+    folder = tmp_path_factory.mktemp("worker")
+    apart = Apart({"CXR_HOME": str(home.root), "CXR_PROJECT": str(home.project), "AIRFLOW_HOME": str(folder)})
+    yield apart
+    apart.close()
+
+
+def test_an_error_in_a_container_is_told(image: str, worker: Apart) -> None:
+    """A stage that fails in a container fails its task with the stage's own words, and for good where it must."""
+    arguments = ["--run", "r-9"]
+    kind, message = worker.call("airflow_runs.execute_docker", {"CXR_IMAGE": image}, "r-9", "validate", arguments)
+    assert kind == "AirflowFailException"
+    assert message.startswith("stage validate ended with exit code 1")
+    assert "r-9" in message
+    assert "no result.json" not in message
+
+
+def test_an_image_that_is_not_there_is_told(worker: Apart) -> None:
+    """An image by id that the engine has not is named, with what to do; no registry is asked for it."""
+    missing = {"CXR_IMAGE": f"sha256:{'0f' * 32}"}
+    kind, message = worker.call("airflow_runs.execute_docker", missing, "r-9", "validate", ["--run", "r-9"])
+    assert kind == "AirflowFailException"
+    assert message.startswith(f"the engine has no image {missing['CXR_IMAGE']}")
 
 
 def test_a_home_of_another_user_is_refused(home: Home, image: str, tmp_path: Path) -> None:
