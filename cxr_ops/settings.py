@@ -198,6 +198,16 @@ class Settings:
             group=RUNNING,
         ),
     ] = "process"
+    python: Annotated[
+        str | None,
+        Variable(
+            name="CXR_PYTHON",
+            meaning="the Python that runs stages as processes, where it is not Airflow's own",
+            without="Airflow's",
+            read=_text,
+            group=RUNNING,
+        ),
+    ] = None
     grace_seconds: Annotated[
         float,
         Variable(

@@ -1,4 +1,7 @@
-"""The `process` launcher: a stage runs as a process of the machine that runs the task."""
+"""The `process` launcher: a stage runs as a process of the machine that runs the task.
+
+`CXR_PYTHON` names the Python that runs it, where Airflow's own has not what stages need.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from airflow.sdk import BaseOperator, Context
+from airflow.sdk.exceptions import AirflowFailException
 
 from cxr_ops import attempt, contract
 from cxr_ops.launchers.protocol import Arguments, announce, command_of, rendered, required, result_of, run_id_of
@@ -39,20 +43,27 @@ class ProcessStage(BaseOperator):
         run, number = contract.slug(run_id_of(context)), context["ti"].try_number
         folder = attempt.make_folder(Path(required("CXR_HOME")), run, self.verb, number)
         stdout, stderr = folder / attempt.STDOUT, folder / attempt.STDERR
-        command = [sys.executable, "-m", "cxr_ops", *command_of(self.verb, rendered(self.arguments), folder)]
+        python = os.environ.get("CXR_PYTHON") or sys.executable
+        command = [python, "-m", "cxr_ops", *command_of(self.verb, rendered(self.arguments), folder)]
         # A stage has no business with Airflow's settings, which hold its secrets.
         environment = {name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW__")}
         self.log.info("running %s", command)
         with stdout.open("wb") as out, stderr.open("wb") as err, stderr.open(errors="replace") as follow:
-            self._process = subprocess.Popen(
-                command,
-                cwd=required("CXR_PROJECT"),
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=out,
-                stderr=err,
-                start_new_session=True,
-            )
+            try:
+                self._process = subprocess.Popen(
+                    command,
+                    cwd=required("CXR_PROJECT"),
+                    env=environment,
+                    stdin=subprocess.DEVNULL,
+                    stdout=out,
+                    stderr=err,
+                    start_new_session=True,
+                )
+            except OSError as error:
+                raise AirflowFailException(
+                    f"the stage cannot be started: {error.strerror}\n  where: {error.filename}\n"
+                    "  next:  see that CXR_PROJECT is the project's folder, and CXR_PYTHON, if it is set, a Python"
+                ) from error
             while self._process.poll() is None:
                 time.sleep(RELAY_SECONDS)
                 self._relay(follow.readlines())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,28 @@ def test_a_stop_waits_for_the_checkpoint(airflow: Apart, project: Path, environm
     assert "exit code 143 (SIGTERM): stopped by SIGTERM" in message
     assert (project / "train.stopped").exists()
     assert not psutil.pid_exists(calls(project)[0]["pid"])
+
+
+def test_a_stage_runs_with_the_python_that_is_named(
+    airflow: Apart, project: Path, environment: dict[str, str], tmp_path: Path
+) -> None:
+    """CXR_PYTHON starts the stage, where Airflow's own Python has not what stages need."""
+    script(project, {})
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/sh\necho another Python >&2\nexec {sys.executable} "$@"\n')
+    python.chmod(0o755)
+    told = airflow.call(EXECUTE, {**environment, "CXR_PYTHON": str(python)}, RUN_ID, 1)
+    assert "another Python" in told["log"]
+    assert told["result"] == {"no_change": False}
+
+
+@pytest.mark.parametrize("name", ["CXR_PYTHON", "CXR_PROJECT"])
+def test_a_stage_that_cannot_be_started_is_told(airflow: Apart, environment: dict[str, str], name: str) -> None:
+    """A Python or a project that is not there fails the task at once, with the path and the settings to look at."""
+    kind, message = airflow.call(EXECUTE, {**environment, name: "/nowhere/at/all"}, RUN_ID, 1)
+    assert kind == "AirflowFailException"
+    assert "where: /nowhere/at/all\n" in message
+    assert name in message
 
 
 @pytest.mark.parametrize("missing", ["CXR_HOME", "CXR_PROJECT"])
