@@ -54,6 +54,9 @@ if told.get("killed"):
     os.kill(os.getpid(), signal.SIGKILL)
 print("a line that is no result")
 time.sleep(told.get("seconds", 0))
+for part in told.get("said", []):
+    os.write(2, bytes(part))
+    time.sleep(0.5)
 code = dict(enumerate(told.get("exit_codes", []))).get(earlier.count(verb), 0)
 if code:
     print(f"error: {verb} was told to fail, says its log", file=sys.stderr)
@@ -86,7 +89,7 @@ def make_project(folder: Path) -> Path:
 
 
 def script(project: Path, scenario: dict[str, Any]) -> None:
-    """Tell the stand-in what to answer, by verb: `exit_codes` by attempt, `result`, `seconds`, `killed`."""
+    """Tell the stand-in what to answer, by verb: `exit_codes` by attempt, `result`, `seconds`, `killed`, `said`."""
     (project / "scenario.json").write_text(json.dumps(scenario), encoding="utf-8")
     (project / "calls.jsonl").write_text("", encoding="utf-8")
 

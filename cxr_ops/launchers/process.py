@@ -48,7 +48,7 @@ class ProcessStage(BaseOperator):
         # A stage has no business with Airflow's settings, which hold its secrets.
         environment = {name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW__")}
         self.log.info("running %s", command)
-        with stdout.open("wb") as out, stderr.open("wb") as err, stderr.open(errors="replace") as follow:
+        with stdout.open("wb") as out, stderr.open("wb") as err, stderr.open("rb") as follow:
             try:
                 self._process = subprocess.Popen(
                     command,
@@ -64,10 +64,11 @@ class ProcessStage(BaseOperator):
                     f"the stage cannot be started: {error.strerror}\n  where: {error.filename}\n"
                     "  next:  see that CXR_PROJECT is the project's folder, and CXR_PYTHON, if it is set, a Python"
                 ) from error
+            rest = b""
             while self._process.poll() is None:
                 time.sleep(RELAY_SECONDS)
-                self._relay(follow.readlines())
-            self._relay(follow.readlines())
+                rest = self._relay(rest + follow.read())
+            self._relay(rest + follow.read() + b"\n")
         said = stderr.read_text(errors="replace")
         result = result_of(self.verb, self._process.returncode, folder, said)
         announce(self, context, result)
@@ -78,7 +79,10 @@ class ProcessStage(BaseOperator):
         if self._process is not None and self._process.poll() is None:
             self._process.send_signal(signal.SIGTERM)
 
-    def _relay(self, lines: list[str]) -> None:
-        for line in lines:
+    def _relay(self, said: bytes) -> bytes:
+        """Log the whole lines; return what follows them, whose end may still be in the writing."""
+        whole, _, rest = said.rpartition(b"\n")
+        for line in whole.decode(errors="replace").splitlines():
             if line.strip():
                 self.log.info("%s", line.rstrip())
+        return rest

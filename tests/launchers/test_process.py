@@ -47,6 +47,13 @@ def test_a_stage_ends_with_its_result(
     assert "a warning after the result" in told["log"]
 
 
+def test_the_log_is_relayed_by_whole_lines(airflow: Apart, project: Path, environment: dict[str, str]) -> None:
+    """A line that is written in parts, cut within a letter, is one line of the task's log."""
+    script(project, {"train": {"said": [[0xC3], [0xA9, 0x21, 0x0A, 0x62]]}})
+    log = airflow.call(EXECUTE, environment, RUN_ID, 1)["log"]
+    assert log[-2:] == ["\u00e9!", "ba warning after the result"]
+
+
 def test_a_stage_is_told_nothing_of_airflow(airflow: Apart, project: Path, environment: dict[str, str]) -> None:
     """Airflow's settings, which hold its secrets, do not reach a stage; other variables do."""
     script(project, {})
