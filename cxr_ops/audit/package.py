@@ -32,7 +32,11 @@ def check_names(folder: Path) -> None:
     try:
         entries = sorted(folder.iterdir())
     except OSError as error:
-        raise DataError("there is no model package here", where=folder, fix="cxr-ops stage train") from error
+        raise DataError(
+            "there is no model package here",
+            where=folder,
+            fix="cxr-ops stage train --run RUN; in a checkout: dvc repro train",
+        ) from error
     names = {entry.name for entry in entries}
     if missing := sorted(set(PACKAGE_FILES) - names):
         raise DataError(f"the package lacks {', '.join(missing)}", where=folder)

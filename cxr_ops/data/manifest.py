@@ -156,7 +156,7 @@ def read_dataset(dataset: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
         raise DataError(
             "there is no data set",
             where=dataset,
-            fix="cxr-ops data synth and cxr-ops ingest nih make one; cxr-ops open brings it here",
+            fix="bring it here: cxr-ops open; if none was ingested yet: cxr-ops ingest nih FOLDER --batch NAME",
         )
     manifests, boxes = [], []
     for folder in folders:

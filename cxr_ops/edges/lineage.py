@@ -145,7 +145,7 @@ def _undecided(home: Home, entries: list[Entry], wanted: str) -> Lineage:
         raise DataError(
             f"no run has the identifier {wanted!r}",
             where=home.ledger,
-            fix="cxr-ops ledger show lists what there is, and `cxr-ops lineage champion` shows the model in use",
+            fix="see what there is: cxr-ops ledger show; of the model in use: cxr-ops lineage champion",
         )
     run, *also = names
     path = home.run(run) / "result.json"

@@ -42,6 +42,7 @@ KINDS: Final = ("true positive", "false positive", "false negative")
 SIDE: Final = 256  # of a picture in the report, in pixels
 BATCH: Final = 32
 BOX_COLOUR: Final = (255, 255, 0)  # cyan, in OpenCV's order: in no colour map of heat and in no radiograph
+_EVALUATE: Final = "cxr-ops stage evaluate --run RUN; in a checkout: dvc repro evaluate"
 Box = tuple[float, float, float, float]
 Map = npt.NDArray[np.float32]
 
@@ -282,10 +283,10 @@ def _read_scores(path: Path) -> pd.DataFrame:
     try:
         scores = pd.read_csv(path, dtype={"image_id": str, "patient_id": str})
     except FileNotFoundError as error:
-        raise DataError("evaluate/scores.csv is missing", where=path, fix="cxr-ops stage evaluate") from error
+        raise DataError("evaluate/scores.csv is missing", where=path, fix=_EVALUATE) from error
     wanted = {"image_id", *(f"{finding}_{what}" for finding in FINDINGS for what in ("truth", "challenger"))}
     if lacking := sorted(wanted - set(scores.columns)):
-        raise DataError(f"evaluate/scores.csv has no column {lacking[0]}", where=path, fix="cxr-ops stage evaluate")
+        raise DataError(f"evaluate/scores.csv has no column {lacking[0]}", where=path, fix=_EVALUATE)
     return scores
 
 

@@ -146,5 +146,5 @@ def _unknown(batch: str, held: Collection[str]) -> SettingsError:
     return SettingsError(
         f"the data set has no batch {batch!r}; it has: {known}",
         where="data remove",
-        fix=f"cxr-ops data remove {guess} --reason TEXT --by NAME" if guess else "cxr-ops data list shows them",
+        fix=f"cxr-ops data remove {guess} --reason TEXT --by NAME" if guess else "see them: cxr-ops data list",
     )

@@ -36,6 +36,7 @@ from cxr_ops.records.data import GENERATED_ID, NOTICE
 from cxr_ops.records.training import Prepared, Trained
 
 _PARTS = "CXR_PARTS"  # tells processes that are started again into how many parts a batch is cut at least
+_PREPARE = "cxr-ops stage prepare --run RUN; in a checkout: dvc repro prepare"
 HISTORY = ("epoch", "train_loss", "validation_loss", "validation_auc", "learning_rate")
 
 
@@ -174,25 +175,23 @@ def _read_prepared(folder: Path, wanted: Prepare) -> tuple[pd.DataFrame, step.Da
     index_path, pixels_path, record_path = (folder / name for name in ("index.csv", "images.npy", "prepare.json"))
     for path in (index_path, pixels_path, record_path):
         if not path.is_file():
-            raise DataError(f"prepare/{path.name} is missing", where=path, fix="cxr-ops stage prepare")
+            raise DataError(f"prepare/{path.name} is missing", where=path, fix=_PREPARE)
     recorded = Prepared.read(record_path)
     made = {"image_size": recorded.image_size, "contrast": recorded.contrast}
     if made != {"image_size": wanted.image_size, "contrast": contrast.terms(wanted)}:
         raise DataError(
             f"the pictures were prepared with other settings than params.yaml has now: {made}",
             where=record_path,
-            fix="cxr-ops stage prepare",
+            fix=_PREPARE,
         )
     digests = {path.name: sha256_file(path) for path in (index_path, pixels_path)}
     if recorded.files != digests:
-        raise DataError(
-            "the files of prepare are not those that it recorded", where=folder, fix="cxr-ops stage prepare"
-        )
+        raise DataError("the files of prepare are not those that it recorded", where=folder, fix=_PREPARE)
     index = pd.read_csv(index_path, dtype={"image_id": str, "patient_id": str, "split": str})
     pixels: npt.NDArray[np.uint8] = np.load(pixels_path, mmap_mode="r")
     sides = {side: np.flatnonzero(index["split"] == side) for side in ("train", "validation")}
     if len(index) != len(pixels) or len(index) != sum(len(rows) for rows in sides.values()):
-        raise DataError("prepare/index.csv does not fit prepare/images.npy", where=folder, fix="cxr-ops stage prepare")
+        raise DataError("prepare/index.csv does not fit prepare/images.npy", where=folder, fix=_PREPARE)
     if len(sides["train"]) < 2 or len(sides["validation"]) == 0:
         raise DataError(
             f"there are {len(sides['train'])} images to train on and {len(sides['validation'])} to validate on",

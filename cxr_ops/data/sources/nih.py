@@ -64,7 +64,9 @@ def read_folder(folder: Path) -> Listing:
     """
     if not folder.is_dir():
         raise DataError(
-            "there is no such folder", where=folder, fix="name a folder in NIH layout, or make one: cxr-ops data synth"
+            "there is no such folder",
+            where=folder,
+            fix="name a folder in NIH layout, or make one: cxr-ops data synth --out FOLDER",
         )
     path = _find_entries(folder)
     files, unusable = _find_images(folder)
