@@ -161,7 +161,7 @@ def test_installations_keep_apart(api: client.Api, tmp_path: Path) -> None:
     with processes.running(other) as session:
         assert session.url != api.url
         record = processes.Instance.read(other.airflow / "instance.json")
-        assert not processes._ready(api, record.model_copy(update={"url": api.url, "started": 0.0}))
+        assert processes._lacking(api, record.model_copy(update={"url": api.url, "started": 0.0}))
 
 
 def test_ui_serves_airflow_and_mlflow_until_it_is_stopped(home: Home, api: client.Api) -> None:

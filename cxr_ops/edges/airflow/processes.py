@@ -34,6 +34,7 @@ import psutil
 from cxr_ops import addresses, contract
 from cxr_ops.edges import loopback
 from cxr_ops.edges.airflow.client import AirflowError, Api, seconds
+from cxr_ops.edges.airflow.troubles import Troubles
 from cxr_ops.edges.home import Home
 from cxr_ops.edges.locks import Lock, locked
 from cxr_ops.edges.ports import free_port, listens
@@ -44,6 +45,7 @@ PARTS: Final = ("api-server", "scheduler", "dag-processor")
 PORT: Final = 8080
 # An overloaded laptop takes a minute; a broken installation must not take for ever.
 START_SECONDS: Final = 180.0
+PATIENCE_SECONDS: Final = 20.0  # between sentences about what is being waited for
 STOP_SECONDS: Final = 10.0
 # More than a stage's supervisor takes for a checkpoint and the kill after it.
 GRACE_SECONDS: Final = 140.0
@@ -79,6 +81,7 @@ class Session:
         alone: whether nobody else used it when the session began.
         ready: waits until its parts are at work and have read the DAGs, and returns its API.
         check: raises AirflowError if one of its parts has ended.
+        troubles: what has gone wrong in its parts since the last call, a line each.
     """
 
     url: str
@@ -86,6 +89,7 @@ class Session:
     alone: bool
     ready: Callable[[], Api]
     check: Callable[[], None]
+    troubles: Callable[[], list[str]]
 
 
 @contextmanager
@@ -125,14 +129,16 @@ def running(home: Home, *, say: Callable[[str], None] = lambda _: None) -> Itera
                     found = None
                 if found is not None:
                     say(f"using the Airflow at {found.url}")
+                troubles = Troubles({part: _part_log(home, part) for part in PARTS})
                 instance = found or _start(home, say)
                 users.acquire(shared=True)
             yield Session(
                 url=instance.url,
                 fresh=found is None,
                 alone=alone,
-                ready=lambda: _wait_until_ready(home, instance),
+                ready=lambda: _wait_until_ready(home, instance, troubles, say),
                 check=lambda: _check_alive(home, instance),
+                troubles=troubles.new,
             )
         finally:
             with locked(home.locks / "airflow.start"):
@@ -167,6 +173,8 @@ def environment(home: Home, port: int) -> dict[str, str]:
         "AIRFLOW__DAG_PROCESSOR__PARSING_PROCESSES": "1",
         "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "120",  # seconds; each reading costs time of the cores
         "AIRFLOW__LOGGING__BASE_LOG_FOLDER": str(folder / "logs"),
+        # By default it is a folder that is really called {AIRFLOW_HOME}.
+        "AIRFLOW__LOGGING__DAG_PROCESSOR_CHILD_PROCESS_LOG_DIRECTORY": str(folder / "logs" / "dag_processor"),
         "AIRFLOW__LOGGING__COLORED_CONSOLE_LOG": "False",
         "AIRFLOW__USAGE_DATA_COLLECTION__ENABLED": "False",
     }
@@ -252,22 +260,34 @@ def _migrate(home: Home, env: dict[str, str], say: Callable[[str], None]) -> Non
             check=False,
         ).returncode
     if code:
-        raise AirflowError(f"Airflow's database cannot be made\n{_tail(log)}", where=log)
+        raise AirflowError(
+            f"Airflow's database cannot be made\n{_tail(log)}", where=log, fix="mend what the log names, then retry"
+        )
     write_atomic(marker, wanted.encode())
 
 
-def _wait_until_ready(home: Home, instance: Instance) -> Api:
-    """Wait until all parts are at work and have read the DAGs as they are now."""
+def _wait_until_ready(home: Home, instance: Instance, troubles: Troubles, say: Callable[[str], None]) -> Api:
+    """Wait until all parts are at work and have read the DAGs as they are now; say what takes long, and why."""
     api = Api(instance.url)
-    deadline = time.monotonic() + START_SECONDS
+    begun = time.monotonic()
+    tell_at = begun + PATIENCE_SECONDS
     while True:
         _check_alive(home, instance)
-        if _ready(api, instance):
+        lacking = _lacking(api, instance)
+        if lacking is None:
             return api
-        if time.monotonic() > deadline:
+        now = time.monotonic()
+        if now > begun + START_SECONDS:
+            part, why = lacking
             raise AirflowError(
-                f"Airflow was not ready within {START_SECONDS:.0f} s", where=log_folder(home), fix="look into its logs"
+                f"Airflow was not ready within {START_SECONDS:.0f} s: {why}\n{_tail(_part_log(home, part))}",
+                where=_part_log(home, part),
+                fix="mend what the log names, then retry; on a busy machine, retry when less runs on it",
             )
+        if now > tell_at:
+            for text in (f"still waiting for Airflow: {lacking[1]}", *troubles.new()):
+                say(text)
+            tell_at = now + PATIENCE_SECONDS
         time.sleep(_POLL)
 
 
@@ -275,36 +295,44 @@ def _check_alive(home: Home, instance: Instance) -> None:
     for part, process in instance.parts.items():
         if _alive(process) is None:
             log = _part_log(home, part)
-            raise AirflowError(f"Airflow's {part} has ended\n{_tail(log)}", where=log)
+            raise AirflowError(
+                f"Airflow's {part} has ended\n{_tail(log)}", where=log, fix="mend what its log names, then retry"
+            )
 
 
-def _ready(api: Api, instance: Instance) -> bool:
+def _lacking(api: Api, instance: Instance) -> tuple[str, str] | None:
+    """The part that is not at work yet and what is missing of it, None where nothing is."""
     # Whoever answers at the address may be somebody else's Airflow, which would take our runs.
     server = _alive(instance.parts["api-server"])
     if server is None or not listens(server, int(instance.url.rpartition(":")[2])):
-        return False
+        return "api-server", f"its API server does not listen at {instance.url} yet"
     try:
         health = api.health()
         api.prepare()
-    except AirflowError:
-        return False
+    except AirflowError as error:
+        return "api-server", f"its API server answers with an error ({error.what})"
     # A heartbeat of an Airflow that was stopped half a minute ago still counts as healthy.
-    for part in ("scheduler", "dag_processor"):
-        beat = seconds(health[part][f"latest_{part}_heartbeat"])
-        if health[part]["status"] != "healthy" or beat is None or beat < instance.started:
-            return False
+    for part in ("scheduler", "dag-processor"):
+        key = part.replace("-", "_")
+        beat = seconds(health[key][f"latest_{key}_heartbeat"])
+        if health[key]["status"] != "healthy" or beat is None or beat < instance.started:
+            return part, f"its {part} is not at work yet"
     try:
         parsed = api.parsed_at(contract.DAG_ID)
         if parsed is not None and parsed >= instance.started:
-            return True
+            return None
         errors = api.import_errors()
     except AirflowError as error:
         if error.status is not None and error.status < 500:
             raise
-        return False
+        return "api-server", f"its API server answers with an error ({error.what})"
     if errors:
-        raise AirflowError(f"a DAG file cannot be read\n{errors[0]}", where=errors[0].split("\n", 1)[0])
-    return False
+        raise AirflowError(
+            f"a DAG file cannot be read\n{errors[0]}",
+            where=errors[0].split("\n", 1)[0],
+            fix="mend the file, or what it imports, then retry",
+        )
+    return "dag-processor", f"its dag-processor has not read {contract.DAG_ID} yet"
 
 
 def _end(instance: Instance, say: Callable[[str], None]) -> None:
