@@ -38,6 +38,7 @@ BATCH: Final = "synthetic-1"
 
 _POLL: Final = 1.0  # Airflow's scheduler looks about once a second
 _TAIL_LINES: Final = 20
+_STUCK_SECONDS: Final = 15.0  # a queued task is started within a few, or waits for a slot
 _ENDED: Final = ("success", "failed")
 
 
@@ -84,7 +85,7 @@ def retrain(
         announce(run_id, session.url)
         say(f"run {run_id}; look at {session.url}/dags/{contract.DAG_ID}/runs/{run_id}")
         try:
-            state, tasks = follow(home, api, run_id, console, say)
+            state, tasks = follow(home, api, run_id, console, say, session.troubles)
         except StoppedError:
             api.fail_run(contract.DAG_ID, run_id)  # its stages stop, though Airflow may go on for `make ui`
             raise
@@ -136,23 +137,64 @@ def make_data(home: Home, say: Callable[[str], None]) -> None:
 
 
 def follow(
-    home: Home, api: client.Api, run_id: str, console: Console, say: Callable[[str], None]
+    home: Home,
+    api: client.Api,
+    run_id: str,
+    console: Console,
+    say: Callable[[str], None],
+    troubles: Callable[[], list[str]] = list,
 ) -> tuple[str, list[TaskState]]:
     """Show how far a run is until it has ended.
+
+    Where a task ended, or waits for long, before its stage had begun, what went wrong in Airflow meanwhile is said.
+
+    Args:
+        home: the installation.
+        api: the Airflow that the run is in.
+        run_id: Airflow's id of the run.
+        console: where it is shown.
+        say: prints a line there.
+        troubles: what has gone wrong in Airflow since the last call.
 
     Returns:
         The run's state, success or failed, and the states of its tasks.
     """
     progress = watch.Reports(home.progress(contract.slug(run_id)))
     view = watch.Table(console) if console.is_terminal else watch.Lines(say)
+    stuck = _Stuck(home, contract.slug(run_id))
+    kept: list[str] = []
     with view:
         while True:
             state = api.run_state(contract.DAG_ID, run_id)
             tasks = api.tasks(contract.DAG_ID, run_id)
             view.show(tasks, progress.read())
+            kept += troubles()
+            if kept and stuck.any(tasks):
+                for text in kept:
+                    say(f"Airflow's {text}")
+                kept.clear()
             if state in _ENDED:
                 return state, tasks
             time.sleep(_POLL)
+
+
+class _Stuck:
+    """Whether a task has ended, or has been waiting for long, without that its stage had begun."""
+
+    def __init__(self, home: Home, run: str) -> None:
+        self._home, self._run = home, run
+        self._waits: dict[str, float] = {}
+
+    def any(self, tasks: list[TaskState]) -> bool:
+        return any(self._one(task) for task in tasks if task.task in contract.STAGES)
+
+    def _one(self, task: TaskState) -> bool:
+        if task.state in ("failed", "up_for_retry"):
+            return attempt.last_folder(self._home.root, self._run, task.task, task.attempt) is None
+        if task.state != "queued":
+            self._waits.pop(task.task, None)
+            return False
+        return time.monotonic() - self._waits.setdefault(task.task, time.monotonic()) > _STUCK_SECONDS
 
 
 # ------------------------------------------------------------------------------------------------------ the run

@@ -8,7 +8,6 @@ import shutil
 import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from projects import make_batch, make_home
 from cxr_ops import attempt, contract
 from cxr_ops.edges.airflow import announce, client, processes
 from cxr_ops.edges.home import Home
+from cxr_ops.edges.loopback import opener
 from cxr_ops.edges.store import batches
 from cxr_ops.errors import DataError, SettingsError, as_record
 from cxr_ops.records.task import TaskState
@@ -67,12 +67,22 @@ def called(home: Home) -> list[str]:
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
-    return make_installation(tmp_path_factory.mktemp("shared"))
+    """An installation in a folder whose name holds what addresses and settings give a meaning to."""
+    return make_installation(tmp_path_factory.mktemp("shared") / "a%2Fb #?$c")
 
 
 @pytest.fixture(scope="module")
 def api(home: Home) -> Iterator[client.Api]:
-    """An Airflow that stays up between the tests, as `make ui` keeps one up."""
+    """An Airflow that stays up between the tests, as `make ui` keeps one up, where every proxy is dead."""
+    with pytest.MonkeyPatch.context() as environ:
+        for name in ("HTTP_PROXY", "http_proxy", "HTTPS_PROXY"):
+            environ.setenv(name, "http://127.0.0.1:9")
+        environ.setenv("ALL_PROXY", "socks5://127.0.0.1:9")
+        environ.delenv("c", raising=False)
+        yield from _kept_up(home)
+
+
+def _kept_up(home: Home) -> Iterator[client.Api]:
     with processes.running(home) as session:
         yield session.ready()
         parts = json.loads((home.airflow / "instance.json").read_text())["parts"]
@@ -174,7 +184,8 @@ def test_ui_serves_airflow_and_mlflow_until_it_is_stopped(home: Home, api: clien
             said[words[-2]] = words[-1]
         if "Ctrl-C" in line:
             break
-    with urllib.request.urlopen(f"{said['MLflow']}/health", timeout=30) as answer:
+    health = f"{said['MLflow']}/health"
+    with opener(health).open(health, timeout=30) as answer:
         assert answer.status == 200
     assert client.Api(said["Airflow"]).parsed_at(contract.DAG_ID) is not None
     children = psutil.Process(ui.pid).children(recursive=True)

@@ -15,6 +15,7 @@ import pytest
 from finished import Case, make_home, png
 from mlflow import MlflowClient
 
+from cxr_ops.audit.package import digest as package_digest
 from cxr_ops.contract import MODEL_NAME, PACKAGE_FILES
 from cxr_ops.edges.home import Home
 from cxr_ops.edges.ledger import open_ledger
@@ -323,8 +324,8 @@ def through(home: Home, packages: dict[str, Path], tmp_path: Path) -> Path:
     assert versions.register(home, packages["a"], run_id, {}) == version
     kept = mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path="note.txt", dst_path=str(tmp_path / "kept"))
     assert Path(kept).read_text() == "kept"
-    versions.fetch_package(home, version, package.digest(packages["a"]), tmp_path / "back")
-    assert package.digest(tmp_path / "back") == package.digest(packages["a"])
+    versions.fetch_package(home, version, package_digest(packages["a"]), tmp_path / "back")
+    assert package_digest(tmp_path / "back") == package_digest(packages["a"])
     return tmp_path / "back"
 
 
@@ -343,10 +344,10 @@ def test_artifacts_stand_on_s3(s3_server, packages: dict[str, Path], tmp_path: P
     body = s3.get_object(Bucket="cxr-mlflow", Key=weights)["Body"].read()
     s3.put_object(Bucket="cxr-mlflow", Key=weights, Body=body[:-1] + bytes([body[-1] ^ 1]))
     with pytest.raises(StorageError, match="digest is not the one on record"):
-        versions.fetch_package(home, "1", package.digest(packages["a"]), tmp_path / "altered")
+        versions.fetch_package(home, "1", package_digest(packages["a"]), tmp_path / "altered")
     s3.delete_object(Bucket="cxr-mlflow", Key=weights)
     with pytest.raises(StorageError, match="its files are not in the artifact store"):
-        versions.fetch_package(home, "1", package.digest(packages["a"]), tmp_path / "altered")
+        versions.fetch_package(home, "1", package_digest(packages["a"]), tmp_path / "altered")
 
 
 def test_server_keeps_what_a_local_database_would(mlflow_server, packages: dict[str, Path], tmp_path: Path) -> None:

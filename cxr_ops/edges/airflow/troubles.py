@@ -12,7 +12,7 @@ from typing import Final
 
 # A line of Airflow's: time, level, event, two blanks or more, the logger in brackets.
 _LINE: Final = re.compile(r"\d{4}-\d\d-\d\d[T ]\S+ \[(\w+) *\] (.*)")
-_REST: Final = re.compile(r" +\[[\w.]+\] .*$| {2,}\[.*$")
+_EVENT: Final = re.compile(r"(.*\S) +\[[\w.]+\](?: \w+=.*)?")  # the last bracket: an event may hold others
 _SERIOUS: Final = ("error", "critical")
 _EXCEPTION: Final = re.compile(r"(?:[A-Za-z_]\w*\.)*[A-Z]\w*(?:Error|Exception|Exit|Interrupt|Warning|Timeout)\b.*")
 _MOST: Final = 400  # characters of one trouble
@@ -65,9 +65,14 @@ def in_log(lines: Iterable[str]) -> Iterator[str]:
             continue
         if event is not None:
             yield _joined(event, exception)
-        event, exception = (_REST.sub("", match[2]).strip() if match[1] in _SERIOUS else None), ""
+        event, exception = (_event(match[2]) if match[1] in _SERIOUS else None), ""
     if event is not None:
         yield _joined(event, exception)
+
+
+def _event(text: str) -> str:
+    match = _EVENT.fullmatch(text)
+    return match[1] if match else text.strip()
 
 
 def _joined(event: str, exception: str) -> str:
