@@ -7,6 +7,10 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 # A virtual environment of the caller must not leak into ours; bytecode makes each start two to three times faster.
 unexport VIRTUAL_ENV PYTHONPATH PYTHONHOME PYTHONDONTWRITEBYTECODE
 
+# uv trusts roots of its own by default; behind a firewall that opens TLS, only the system's store holds the right one.
+UV_SYSTEM_CERTS ?= $(if $(wildcard /etc/ssl/certs/* /etc/pki/tls/certs/*),true,false)
+export UV_SYSTEM_CERTS
+
 .DEFAULT_GOAL := help
 .PHONY: help setup retrain ui test test-stack bench bench-gate bench-ablation bench-gpu lint deps lock clean
 
@@ -23,7 +27,12 @@ $(READY): requirements/all.lock requirements/uv.lock pyproject.toml
 	@$(PYTHON) -m venv --clear $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --only-binary :all: -r requirements/uv.lock
 	@[ -t 2 ] && quiet= || quiet=--quiet; \
-	  $(BIN)/uv pip install $$quiet --python $(BIN)/python --require-hashes --compile-bytecode -r requirements/all.lock
+	  ca=$${SSL_CERT_FILE:-$${PIP_CERT:-$$REQUESTS_CA_BUNDLE}}; [ ! -f "$$ca" ] || export SSL_CERT_FILE="$$ca"; \
+	  $(BIN)/uv pip install $$quiet --python $(BIN)/python --require-hashes --compile-bytecode -r requirements/all.lock || { \
+	  echo "error: the packages could not be installed; why, uv says above" >&2; \
+	  echo "  next:  if that is a certificate (UnknownIssuer): make setup SSL_CERT_FILE=/path/to/the/roots.pem, with your" >&2; \
+	  echo "         firewall's root in it; if a time-out: make setup UV_HTTP_TIMEOUT=300; else mend it, then make setup" >&2; \
+	  exit 1; }
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --offline --editable .
 	@touch $@
 

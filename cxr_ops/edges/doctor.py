@@ -1,0 +1,284 @@
+"""Whether an installation can work here: its settings, its folders, and what it talks to, each asked for real."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Final
+
+from cxr_ops import settings
+from cxr_ops.addresses import without_password
+from cxr_ops.edges import locks, loopback
+from cxr_ops.edges.home import Home
+from cxr_ops.errors import CxrError, SettingsError, StorageError
+from cxr_ops.settings import VARIABLES, Settings
+
+# A run of the NIH's size keeps its clone, its cache and its package; a demonstration needs a tenth.
+ROOM: Final = 5_000_000_000
+_SECONDS: Final = 10  # that a server is given
+_IMAGE: Final = re.compile(r"(?:\S+@)?sha256:[0-9a-f]{64}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shown:
+    """A setting as it holds here; `value` is None where nothing is set, and `without` then says what holds."""
+
+    name: str
+    value: str | None
+    without: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Check:
+    """What was looked at, whether it is well, what was found, and what to do where it is not."""
+
+    name: str
+    ok: bool
+    found: str
+    fix: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Examination:
+    """The settings, and all checks that could be made."""
+
+    settings: tuple[Shown, ...]
+    checks: tuple[Check, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether every check is well."""
+        return all(check.ok for check in self.checks)
+
+    def as_json(self) -> dict[str, Any]:
+        """The same for machines; `source` is `environment` or `default`."""
+        return {
+            "ok": self.ok,
+            "settings": [
+                {
+                    "name": one.name,
+                    "value": one.value,
+                    "source": "default" if one.value is None else "environment",
+                    "without": one.without,
+                }
+                for one in self.settings
+            ],
+            "checks": [
+                {"name": check.name, "ok": check.ok, "found": check.found, "fix": check.fix} for check in self.checks
+            ],
+        }
+
+
+def examine(environ: Mapping[str, str] | None = None, start: Path | None = None) -> Examination:
+    """Look at an installation; nothing is written but `CXR_HOME` with its folder of locks, where there is none yet.
+
+    Args:
+        environ: the environment; None: that of this process.
+        start: the folder from which the project is looked for; None: the current one.
+    """
+    env = os.environ if environ is None else environ
+    loopback.shield()
+    checks = [_checked("names", lambda: _names(env)), _checked("settings", lambda: _settings(env))]
+    home: Home | None = None
+    if checks[-1].ok:
+
+        def find() -> str:
+            nonlocal home
+            home = Home.find(env, start)
+            return f"{home.project}; CXR_HOME is {home.root}"
+
+        checks.append(_checked("project", find))
+    for name, look in (("git", _git), ("dvc", _dvc)):
+        checks.append(_checked(name, look))
+    if home is not None:
+        found = home
+        for name, ask in _OF_A_HOME.items():
+            checks.append(_checked(name, lambda ask=ask: ask(found)))  # type: ignore[misc]  # bound now, not later
+    return Examination(settings=tuple(_shown(env)), checks=tuple(checks))
+
+
+def _checked(name: str, look: Callable[[], str]) -> Check:
+    try:
+        return Check(name=name, ok=True, found=look())
+    except CxrError as error:
+        where = f" ({error.where})" if error.where and error.where not in error.what else ""
+        return Check(name=name, ok=False, found=without_password(f"{error.what}{where}"), fix=error.fix)
+    except OSError as error:
+        return Check(name=name, ok=False, found=str(error), fix="mend what it names")
+
+
+def _shown(env: Mapping[str, str]) -> Iterator[Shown]:
+    for variable in VARIABLES.values():
+        try:
+            alone = {variable.name: env[variable.name]} if env.get(variable.name) else {}
+            value = Settings.read(alone).shown()[variable.name]
+        except SettingsError:
+            value = without_password(env[variable.name])
+        yield Shown(name=variable.name, value=value, without=variable.without)
+
+
+def _names(env: Mapping[str, str]) -> str:
+    strange = settings.unknown(env)
+    if strange:
+        raise SettingsError(
+            f"nothing reads {', '.join(strange)}",
+            fix=", ".join(f"{name}: did you mean {near}?" for name, near in strange.items()),
+        )
+    return "every variable CXR_* that is set is read"
+
+
+def _settings(env: Mapping[str, str]) -> str:
+    read = Settings.read(env)
+    if read.launcher == "docker" and not _IMAGE.fullmatch(read.image or ""):
+        raise SettingsError(
+            f"CXR_IMAGE is {read.image or 'not set'}: containers want an image by its digest or id",
+            where="the environment",
+            fix="docker image inspect --format '{{.Id}}' cxr-ops",
+        )
+    return f"{len(read.given)} of {len(VARIABLES)} are set"
+
+
+def _git() -> str:
+    try:
+        done = subprocess.run(["git", "--version"], capture_output=True, text=True, check=True, timeout=_SECONDS)
+    except (OSError, subprocess.SubprocessError) as error:
+        raise StorageError(f"git cannot be started: {error}", fix="install git, and put it on PATH") from error
+    return done.stdout.strip()
+
+
+def _dvc() -> str:
+    command = [sys.executable, "-m", "dvc", "--version"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=6 * _SECONDS)
+    except (OSError, subprocess.SubprocessError) as error:
+        raise StorageError("DVC cannot be started", where=sys.executable, fix="make setup") from error
+    return f"dvc version {done.stdout.strip()}"
+
+
+# ------------------------------------------------------------------------------------------------- of an installation
+
+
+def _locks(home: Home) -> str:
+    home.locks.mkdir(exist_ok=True)
+    if not locks.works(home.locks):
+        raise StorageError(
+            "this file system lets two processes hold the same lock, or none",
+            where=home.locks,
+            fix="set CXR_HOME to a local disk, or to a network disk that knows locks (NFS 4)",
+        )
+    return "one process holds a lock, and keeps another out"
+
+
+def _room(home: Home) -> str:
+    free = shutil.disk_usage(home.root).free
+    if free < ROOM:
+        raise StorageError(
+            f"{free / 1e9:.1f} GB are free; a run may need {ROOM / 1e9:.0f} GB",
+            where=home.root,
+            fix="free some, or set CXR_HOME to a larger disk",
+        )
+    return f"{free / 1e9:.0f} GB are free"
+
+
+def _remote(home: Home) -> str:
+    folder = home.remote_folder
+    if folder is not None:
+        return _folder(folder, "CXR_DVC_REMOTE")
+    return _bucket(home, home.dvc_remote)
+
+
+def _artifacts(home: Home) -> str:
+    if home.mlflow_artifacts.startswith("s3://"):
+        return _bucket(home, home.mlflow_artifacts)
+    if home.mlflow_uri.startswith("http"):
+        return "kept by the MLflow server"
+    from cxr_ops.addresses import folder
+
+    return _folder(folder(home.mlflow_artifacts, "CXR_MLFLOW_ARTIFACTS", home.project), "CXR_MLFLOW_ARTIFACTS")
+
+
+def _folder(folder: Path, name: str) -> str:
+    """See that a folder can be written, or made where there is none yet."""
+    there = next(path for path in (folder, *folder.parents) if path.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        raise StorageError(
+            f"{folder} cannot be {'written' if there == folder else 'made'}",
+            where=there,
+            fix=f"mend the folder's rights, or set {name} to another",
+        )
+    return f"{folder}" if there == folder else f"{folder} (made when it is needed)"
+
+
+def _bucket(home: Home, address: str) -> str:
+    if find_spec("boto3") is None:
+        raise StorageError("boto3 is not installed", where=sys.executable, fix="make setup")
+    import boto3
+    from botocore.config import Config
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    bucket, _, key = address.removeprefix("s3://").partition("/")
+    config = Config(connect_timeout=_SECONDS, read_timeout=_SECONDS, retries={"total_max_attempts": 1})
+    try:
+        client = boto3.client("s3", endpoint_url=home.s3_endpoint, config=config)
+        client.list_objects_v2(Bucket=bucket, Prefix=key, MaxKeys=1)
+    except (BotoCoreError, ClientError, ValueError) as error:
+        raise StorageError(
+            f"the bucket {bucket} does not answer: {error}",
+            where=home.s3_endpoint or "Amazon S3",
+            fix="check CXR_S3_ENDPOINT, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, and that the bucket is there",
+        ) from error
+    return f"{address} answers"
+
+
+def _mlflow(home: Home) -> str:
+    from cxr_ops.edges.mlflow import client
+
+    if find_spec("mlflow") is None:
+        raise StorageError("MLflow is not installed", where=sys.executable, fix="make setup")
+    if not client.has_store(home):
+        return "an SQLite file in CXR_HOME, made at the first run"
+    with client.connected(home) as mlflow:
+        mlflow.search_experiments(max_results=1)
+    return f"{without_password(home.mlflow_uri)} answers"
+
+
+def _ledger(home: Home) -> str:
+    from cxr_ops.edges.ledger import open_ledger
+
+    return f"{open_ledger(home).verify()} entries, chain whole"
+
+
+def _airflow(home: Home) -> str:
+    from cxr_ops.edges.airflow.client import Api
+    from cxr_ops.edges.airflow.processes import running_instance
+
+    if home.settings.airflow_url:
+        try:
+            Api(home.settings.airflow_url, home.settings.airflow_token).health()
+        except CxrError as error:
+            raise StorageError(
+                error.what, where=home.settings.airflow_url, fix="check CXR_AIRFLOW_URL, and start that Airflow"
+            ) from error
+        return f"{without_password(home.settings.airflow_url)} answers"
+    if find_spec("airflow") is None:
+        raise StorageError("Airflow is not installed", where=sys.executable, fix="make setup")
+    instance = running_instance(home)
+    return f"the embedded one is up at {instance.url}" if instance else "the embedded one, started when it is needed"
+
+
+_OF_A_HOME: Final[dict[str, Callable[[Home], str]]] = {
+    "locks": _locks,
+    "room": _room,
+    "data remote": _remote,
+    "mlflow": _mlflow,
+    "artifacts": _artifacts,
+    "ledger": _ledger,
+    "airflow": _airflow,
+}
