@@ -34,6 +34,7 @@ PARSED = {
     "docs/change-control.md: cxr-ops plan power pccp.yaml --truth Data_Entry_2017_v2020.csv --split-test --auc 0.84": (
         "the release's labels are not part of this project"
     ),
+    "docs/airflow.md: systemctl --user daemon-reload": "makes a service of the person who runs the tests",
     "docs/training.md: cxr-ops train --ablate": "trains for hours; tests/test_ablation.py runs small ones",
     "docker/README.md: docker build --file docker/Dockerfile --tag cxr-ops .": "tests/stack runs it, with an engine",
     'docker/README.md: chown -R 10001:10001 "$CXR_HOME"': "gives files to another user, which only root may",
@@ -102,7 +103,9 @@ def test_printed_commands_are_understood(fence: Fence) -> None:
             case "dvc":
                 assert _of_dvc(arguments)
             case _:
-                assert program in ("git", "cd", "pip", "docker", "chown"), program
+                assert program in ("git", "cd", "pip", "docker", "chown", "systemctl", "loginctl", "journalctl"), (
+                    program
+                )
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if "decisions" not in page.parts], ids=lambda page: page.name)
