@@ -107,7 +107,7 @@ class Model:
         return self.loaded.digest
 
     def score(self, pictures: Sequence[str | Path], *, batch_size: int = 64, device: Device = "auto") -> pd.DataFrame:
-        """Score PNG files.
+        """Score PNG or JPEG files.
 
         Args:
             pictures: paths.
@@ -118,7 +118,7 @@ class Model:
             A row a picture, indexed by the path as given, and a column of probabilities a finding.
 
         Raises:
-            DataError: a file is missing or is no grey 8-bit PNG.
+            DataError: a file is missing or is no grey 8-bit PNG or JPEG.
         """
         return self._score([str(path) for path in pictures], lambda path: _read(Path(path)), batch_size, device)
 
@@ -216,7 +216,7 @@ def pack(
     divided by a keyed hash of their id, as the platform divides them: data that are added later move nobody.
 
     Args:
-        images: folder of grey 8-bit PNG files; an image id is a file's path in it.
+        images: folder of grey 8-bit PNG or JPEG files; an image id is a file's path in it.
         labels: a CSV with an image id, a patient id and labels, in a layout of `cxr_ops.data.score_files`. A label is
             1, 0, -1 (uncertain) or empty (missing): a missing one is left out of loss and statistics.
         out: folder for what is packed, trained and kept to go on from; what an earlier packing left is replaced.

@@ -28,7 +28,7 @@ COLUMNS: Final = (*IDENTITY, *FINDINGS)
 BOX_COLUMNS: Final = ("image_id", "finding", "x", "y", "w", "h")
 PIXEL_COLUMNS: Final = ("image_id", "pixels_sha256")
 # A name that is safe as a file, a member of a tar and a word in a message.
-IMAGE_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}\.png")
+IMAGE_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}\.(?:png|jpe?g)")
 
 _WHOLE: Final = re.compile(r"-?[0-9]{1,9}")
 

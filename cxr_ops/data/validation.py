@@ -144,7 +144,8 @@ def groups(frame: pd.DataFrame) -> list[dict[str, Any]]:
     """
     keys: list[tuple[str, str, pd.Series[bool]]] = [("all", "all", pd.Series(data=True, index=frame.index))]
     keys += [("batch", str(name), frame["batch"] == name) for name in sorted(frame["batch"].dropna().unique())]
-    keys += [("view", name, frame["view"] == name) for name in VIEWS]
+    others = sorted(set(frame["view"].dropna()) - {*VIEWS, ""})
+    keys += [("view", name, frame["view"] == name) for name in (*VIEWS, *others)]
     keys += [("sex", name, frame["sex"] == name) for name in SEXES]
     result = []
     for kind, name, members in keys:
@@ -241,9 +242,12 @@ def _with_counts(frame: pd.DataFrame) -> pd.DataFrame:
     by_patient = frame.groupby("patient_id", dropna=False)
     labels = frame[list(FINDINGS)]
     given = labels.notna().sum(axis=1).astype("Int64")
+    known = {name: frame[name].mask(frame[name] == "") for name in ("view", "sex")}  # "" is a missing one
+    sexes = frame.assign(**known).groupby("patient_id", dropna=False)["sex"].transform("nunique")
     return frame.assign(
         **labels.mask(labels == UNCERTAIN),  # the share of positives is of the labels that are 1 or 0
-        sexes_of_patient=by_patient["sex"].transform("nunique"),
+        **known,
+        sexes_of_patient=sexes.mask(sexes == 0),
         images_of_patient=by_patient["image_id"].transform("size"),
         findings_given=given.mask(given == 0),
         findings_present=(labels == 1).sum(axis=1),

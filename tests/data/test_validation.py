@@ -96,11 +96,9 @@ PLANTED = {
         (("sha256", None, [25]), "Every image has a digest of its file.", {25}),
         (("source", None, [35]), "Every image has a source.", {35}),
         (("batch", None, [45]), "Every image has a batch.", {45}),
-        (("view", None, [55]), "Every image has a view position.", {55}),
-        (("sex", None, [65]), "Every image has a sex.", {65}),
     ],
     "out of range": [
-        (("image_id", "../a.png", [7]), "An image id is a plain file name that ends in .png.", {7}),
+        (("image_id", "../a.png", [7]), "An image id is a plain file name that ends in .png, .jpg or .jpeg.", {7}),
         (("patient_id", "a b", [17]), "A patient id is letters, digits, dots, hyphens and underscores.", {17}),
         (("sha256", "ab", [27]), "A digest is 64 hexadecimal digits.", {27}),
         (("source", "N I H", [37]), "A source is a lower-case name.", {37}),
@@ -120,7 +118,7 @@ PLANTED = {
         (("Mass", 1, None), "Mass is present in at most 95 % of the images.", None),
     ],
     "a newline at the end": [
-        (("image_id", "a.png\n", [7]), "An image id is a plain file name that ends in .png.", {7}),
+        (("image_id", "a.png\n", [7]), "An image id is a plain file name that ends in .png, .jpg or .jpeg.", {7}),
         (("patient_id", "8\n", [17]), "A patient id is letters, digits, dots, hyphens and underscores.", {17}),
         (("sha256", "0" * 64 + "\n", [27]), "A digest is 64 hexadecimal digits.", {27}),
         (("batch", "first\n", [47]), "A batch is a lower-case name.", {47}),
@@ -185,6 +183,26 @@ def test_one_patient_for_all_images_fails(suites: list[Path]) -> None:
     frame = sound(1100).assign(patient_id="1", sex="F")
     failed = [check.says for check in validation.validate(frame, BOXES, suites).failures]
     assert failed == ["No patient has more than 1,000 images: ids are not all the same."]
+
+
+@pytest.mark.parametrize("nothing", ["", None])
+def test_missing_attributes_are_shown_and_pass(suites: list[Path], nothing: str | None) -> None:
+    """Images without a view or a sex are shown with their rows; a missing sex contradicts none and is none of two."""
+    frame = put("sex", nothing, 8, 64, 65)(put("view", nothing, 55)(sound()))
+    found = validation.validate(frame, BOXES, suites)
+    assert found.failures == []
+    assert {check.says: check.rows for check in found.warnings} == {
+        "Every image has a view position.": (55,),
+        "Every image has a sex.": (8, 64, 65),
+    }
+    assert [group["name"] for group in validation.groups(frame) if group["kind"] == "view"] == ["PA", "AP"]
+
+
+def test_other_views_are_counted(suites: list[Path]) -> None:
+    """Where a suite lets laterals in, they are a group like the others."""
+    frame = put("view", "LL", 7, 9)(sound())
+    counted = {group["name"]: group["images"] for group in validation.groups(frame) if group["kind"] == "view"}
+    assert counted == {"PA": 60, "AP": 58, "LL": 2}
 
 
 def test_warnings_let_the_data_pass(suites: list[Path]) -> None:

@@ -1,9 +1,10 @@
-"""From the bytes of a PNG file to grey pixels, for bytes that nobody vouches for.
+"""From the bytes of a PNG or JPEG file to grey pixels, for bytes that nobody vouches for.
 
-`read_header` walks the file's chunks before any decoder sees it: signature, order, CRC of each chunk, size of the
-picture, end of the file. One changed byte fails a CRC; a picture too large to be a radiograph is refused on what its
-header says, before memory is taken. The decoder (OpenCV) then gets the chunks that hold the picture and no others:
-text, colour profiles and metadata, which unpack to any size, never reach its parsers.
+`read_header` walks the file's parts before any decoder sees it. Of a PNG: signature, order, CRC of each chunk, size of
+the picture, end of the file; one changed byte fails a CRC. Of a JPEG, which has no checksums: see `jpeg`. A picture too
+large to be a radiograph is refused on what its header says, before memory is taken. The decoder (OpenCV) then gets the
+parts that hold the picture and no others: text, colour profiles and metadata, which unpack to any size, never reach its
+parsers.
 
 Stored sample values are taken as they stand, whatever gamma or profile is declared, as all published work on the NIH's
 files takes them. What has no one grey value (colours, transparency, 16 bits, of which nothing says how many are used)
@@ -25,6 +26,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from cxr_ops.data.checking import jpeg
 from cxr_ops.errors import DataError
 
 Pixels = npt.NDArray[np.uint8]
@@ -39,9 +41,9 @@ _REFUSED: Final = {
     b"tRNS": "the PNG declares a grey or a colour to be transparent: what lies behind is not declared",
 }
 _COLOURS: Final = {0: "grey", 2: "RGB", 3: "palette", 4: "grey with alpha", 6: "RGBA"}
+_BY_NAME: Final = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
 _OTHER_FORMATS: Final = (
     (b"GIF8", "a GIF picture"),
-    (b"\xff\xd8\xff", "a JPEG picture"),
     (b"BM", "a BMP picture"),
     (b"II*\x00", "a TIFF picture"),
     (b"MM\x00*", "a TIFF picture"),
@@ -54,7 +56,7 @@ _OTHER_FORMATS: Final = (
 
 @dataclass(frozen=True)
 class Header:
-    """What a PNG file says of its picture: `width` and `height` in pixels, and how a pixel is stored."""
+    """What a file says of its picture: `width` and `height` in pixels, and how a pixel is stored."""
 
     width: int
     height: int
@@ -62,22 +64,22 @@ class Header:
 
 
 def read_header(data: bytes) -> Header:
-    """Check a PNG file from end to end without decoding it.
+    """Check a PNG or JPEG file from end to end without decoding it.
 
     Args:
         data: the whole file.
 
     Raises:
-        DataError: it is not a PNG, is cut short or altered, has bytes after its end, is too large, or has no one grey
+        DataError: it is neither, is cut short or altered, has bytes after its end, is too large, or has no one grey
             value.
 
-    Source: Portable Network Graphics specification, third edition, section 5.
+    Source: Portable Network Graphics specification, third edition, section 5; for JPEG see `jpeg`.
     """
     return _check(data)[0]
 
 
 def decode_grey(data: bytes) -> Pixels:
-    """Decode a PNG file to grey pixels.
+    """Decode a PNG or JPEG file to grey pixels.
 
     Args:
         data: the whole file.
@@ -125,6 +127,7 @@ def inspect(path: Path) -> Inspected | str:
     """
     try:
         data = _read_file(path)
+        _refuse_other_name(path, data)
         pixels = decode_grey(data)
     except OSError as error:
         return f"the file cannot be read: {error.strerror or error}"
@@ -134,6 +137,14 @@ def inspect(path: Path) -> Inspected | str:
     content = hashlib.sha256(f"{width} x {height}\n".encode())
     content.update(pixels.data)
     return Inspected(hashlib.sha256(data).hexdigest(), content.hexdigest(), width, height)
+
+
+def _refuse_other_name(path: Path, data: bytes) -> None:
+    """A name that says another format than the file has is somebody's mistake, and only they know which."""
+    kind = "JPEG" if data.startswith(jpeg.SIGNATURE) else "PNG" if data.startswith(_SIGNATURE) else None
+    says = _BY_NAME.get(path.suffix.lower())
+    if kind and says and kind != says:
+        raise DataError(f"the file is a {kind} picture, and its name says {says}: rename the file and its row")
 
 
 def _read_file(path: Path) -> bytes:
@@ -171,11 +182,15 @@ def to_square(pixels: Pixels, size: int) -> Pixels:
 
 
 def _check(data: bytes) -> tuple[Header, bytes]:
-    """The header, and the file with only the chunks that hold the picture."""
+    """The header, and the file with only the parts that hold the picture."""
     if len(data) > MAX_BYTES:
         raise DataError(f"the file has {len(data):,} bytes; more than {MAX_BYTES:,} is no radiograph")
+    if data.startswith(jpeg.SIGNATURE):
+        found = jpeg.check(data)
+        _check_size("JPEG", found.width, found.height)
+        return Header(found.width, found.height, found.colour), found.picture
     if not data.startswith(_SIGNATURE):
-        raise DataError(_not_a_png(data))
+        raise DataError(_no_picture(data))
     header: Header | None = None
     pieces: list[bytes | memoryview] = [_SIGNATURE]
     position, seen = len(_SIGNATURE), set[bytes]()
@@ -216,8 +231,7 @@ def _read_ihdr(kind: bytes, body: bytes) -> Header:
     if kind != b"IHDR" or len(body) != 13:
         raise DataError("the PNG does not begin with its header")
     width, height, depth, colour = struct.unpack_from(">IIBB", body)
-    if width == 0 or height == 0 or width * height > MAX_PIXELS:
-        raise DataError(f"the PNG says that it is {width} x {height} pixels; 1 to {MAX_PIXELS:,} pixels are read")
+    _check_size("PNG", width, height)
     if colour not in _COLOURS:
         raise DataError(f"the PNG stores pixels in a way ({colour}) that does not exist")
     if depth != 8:
@@ -225,13 +239,18 @@ def _read_ihdr(kind: bytes, body: bytes) -> Header:
     return Header(width, height, _COLOURS[colour])
 
 
-def _not_a_png(data: bytes) -> str:
+def _check_size(kind: str, width: int, height: int) -> None:
+    if width == 0 or height == 0 or width * height > MAX_PIXELS:
+        raise DataError(f"the {kind} says that it is {width} x {height} pixels; 1 to {MAX_PIXELS:,} pixels are read")
+
+
+def _no_picture(data: bytes) -> str:
     if not data:
         return "the file is empty (0 bytes)"
     if data[128:132] == b"DICM":
-        return "the file is DICOM, not a PNG"
+        return "the file is DICOM, neither PNG nor JPEG"
     start = data[:256].lstrip()
     for mark, name in _OTHER_FORMATS:
         if start.startswith(mark):
-            return f"the file is {name}, not a PNG"
-    return "the file is not a PNG"
+            return f"the file is {name}, neither PNG nor JPEG"
+    return "the file is neither PNG nor JPEG"

@@ -217,7 +217,7 @@ def _rows(
         if not _PATIENT.fullmatch(table.columns[PATIENT][at]):
             found.append(f"{table.columns[PATIENT][at]!r} is not a patient id")
         if not IMAGE_ID.fullmatch(image_id):
-            found.append(f"{image_id[:120]!r} is not the name of a PNG file in the image folder")
+            found.append(f"{image_id[:120]!r} is not the name of a PNG or JPEG file in the image folder")
         elif image_id in unusable:
             found.append(f"{unusable[image_id].file} is {unusable[image_id].what}")
         elif image_id not in files:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -110,3 +111,23 @@ def test_a_box_that_leaves_a_picture_of_the_releases_size_is_its_own_fault(make_
         (2, "the box reaches out of the image, which is 1024 x 1024")
     ]
     assert not any("in pixels of the pictures" in note for note in checked.notes)
+
+
+def test_a_row_may_lack_labels_and_attributes_and_be_a_jpeg(make_nih: MakeNih, tmp_path: Path) -> None:
+    """Missing and uncertain labels, another view, no sex or age, and a JPEG pass through a batch as they are."""
+    listing = nih.read_folder(make_nih(patients=4))
+    row = listing.rows[0]
+    picture = row.path.with_suffix(".jpg")
+    cv2.imwrite(str(picture), cv2.imread(str(row.path), cv2.IMREAD_GRAYSCALE))
+    labels = (None, -1, 1, *[0] * 11)
+    odd = replace(row, image_id="b.jpg", path=picture, labels=labels, view="LL", sex="", age=None)
+    listing.rows.append(odd)
+    build(tmp_path / "first", check(listing, "first", processes=1))
+    frame, _ = manifest.read_dataset(tmp_path)
+    found = frame[frame["image_id"] == "b.jpg"].iloc[0]
+    assert (found["view"], found["sex"]) == ("LL", "")
+    assert found[["age", FINDINGS[0]]].isna().all()
+    assert found[[FINDINGS[1], FINDINGS[2], FINDINGS[3]]].tolist() == [-1, 1, 0]
+    assert np.isnan(manifest.label_array(frame)[frame["image_id"] == "b.jpg"][0, :2]).all()
+    with ShardReader(tmp_path) as reader:
+        assert reader.read("b.jpg") == picture.read_bytes()

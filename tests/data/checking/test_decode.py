@@ -93,7 +93,7 @@ def test_any_cut_is_noticed() -> None:
         (b"PK\x03\x04" + bytes(40), "ZIP"),
         (bytes(128) + b"DICM" + bytes(40), "DICOM"),
         (b"version https://git-lfs.github.com/spec/v1\n", "Git LFS"),
-        (bytes(100), "not a PNG"),
+        (bytes(100), "neither PNG nor JPEG"),
     ],
 )
 def test_what_is_no_png_is_named(data: bytes, name: str) -> None:
