@@ -8,6 +8,7 @@ in every decision.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 
@@ -116,6 +117,26 @@ class Bounds(Part):
     settings: dict[str, Bound] = {}
     other_settings: Literal["free", "none"]
     sources: Literal["any"] | tuple[Text, ...]
+
+    def outside(self, settings: Mapping[str, object]) -> list[str]:
+        """Say, a sentence each, which settings (dotted key to value) this plan does not cover; none is within it."""
+        found: list[str] = []
+        for key, bound in self.settings.items():
+            if key not in settings:
+                found.append(f"{key} is not on record; the plan allows {bound}.")
+            elif not bound.allows(settings[key]):
+                found.append(f"{key} is {settings[key]}; the plan allows {bound}.")
+        if self.other_settings == "none":
+            found += [
+                f"{key} is {settings[key]}; the plan does not name this setting, and allows no other."
+                for key in sorted(settings.keys() - self.settings.keys())
+            ]
+        return found
+
+    def foreign(self, sources: Iterable[str]) -> list[str]:
+        """Say in a sentence which sources of data this plan does not cover; nothing where it covers all."""
+        others = [] if self.sources == "any" else sorted(set(sources) - set(self.sources))
+        return [f"Data come from {', '.join(others)}; the plan allows {', '.join(self.sources)}."] if others else []
 
 
 class DescriptionOfModifications(Part):

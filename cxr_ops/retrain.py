@@ -58,13 +58,14 @@ def retrain(
 
     Raises:
         BusyError: a retraining is going on.
+        RefusedError: the plan does not cover a setting.
         SettingsError: an override does not fit.
         StoppedError: SIGTERM or Ctrl-C.
         CxrError: whatever the data, the stores or Airflow had to say.
     """
     from cxr_ops.stages import open as opening
 
-    forecast = opening.plan(home, overrides)
+    forecast = opening.plan(home, overrides, force=force)
     if forecast.data is None:
         _refuse_to_replace(home)
     if dry_run:

@@ -32,7 +32,7 @@ from cxr_ops.errors import DataError, RefusedError, SettingsError
 from cxr_ops.labels import nearest
 from cxr_ops.params import Params
 from cxr_ops.records.base import canonical_json, write_atomic
-from cxr_ops.records.data import DataRevision
+from cxr_ops.records.data import Batch, DataRevision
 from cxr_ops.records.inputs import Champion, Code, Inputs
 from cxr_ops.records.run import Opened
 from cxr_ops.records.training import Start
@@ -115,7 +115,8 @@ def run(
     Raises:
         BusyError: the run is being worked on.
         DataError: there is no data set, or what arrives of it is not what was ingested.
-        RefusedError: the run is published, or another folder than a workspace of this run stands in its place.
+        RefusedError: the run is published, or another folder than a workspace of this run stands in its place; or the
+            plan does not cover a setting or the source of a batch, which `force` does not change.
         SettingsError: an override, `params.yaml` or the plan is wrong, or the plan's reference was never promoted.
         StorageError: a store does not answer, the ledger is damaged, or the package of champion or reference is lost.
     """
@@ -146,7 +147,10 @@ def run(
         inputs = None
         (home.run(run) / "result.json").unlink(missing_ok=True)
         if not no_change:
+            governing = plans.load(workspace / params.gate.plan)
+            _check_bounds(governing, params)
             runs.pull(home, workspace, data)
+            _check_sources(governing, workspace, data)
             inputs = _write_inputs(home, workspace, params, code, data, recorded=True)
             champion = inputs.champion
             dvc.write_plots_template(home, workspace)
@@ -179,17 +183,20 @@ def run(
     )
 
 
-def plan(home: Home, overrides: Mapping[str, Any] | None = None) -> Forecast:
-    """Say what a retraining would do now and why, without doing any of it.
+def plan(home: Home, overrides: Mapping[str, Any] | None = None, *, force: bool = False) -> Forecast:
+    """Say what a retraining would do now and why, without doing any of it; with `force`, also where nothing changed.
 
     Raises:
-        SettingsError: an override or `params.yaml` is wrong.
+        RefusedError: the plan does not cover a setting, and a retraining would be refused.
+        SettingsError: an override, `params.yaml` or the plan is wrong.
         StorageError: the ledger is damaged.
     """
     data = batches.data_revision(home)
     champion = champion_on_record(home)
     params = params_of(home.project, overrides or {})
+    governing = plans.load(home.project / params.gate.plan)
     if data is None:
+        _check_bounds(governing, params)
         return Forecast(data=None, champion=champion, no_change=False, reasons=("no data set has been ingested yet",))
     parts = recipe_parts(home.project, params, data, home.image)
     if champion.package is None:
@@ -198,6 +205,8 @@ def plan(home: Home, overrides: Mapping[str, Any] | None = None) -> Forecast:
         reasons = ("what the champion was trained from is not known here",)
     else:
         reasons = tuple(explain_change(old, parts, recipes.introduced(home.project)))
+    if reasons or force:  # what ends NO_CHANGE trains nothing
+        _check_bounds(governing, params)
     return Forecast(data=data, champion=champion, no_change=not reasons, reasons=reasons)
 
 
@@ -315,6 +324,8 @@ def _open_checkout(home: Home, data: DataRevision, overrides: Mapping[str, Any])
     code = snapshots.snapshot(home)
     runs.write_pointers(home, home.project, data)
     runs.pull(home, home.project, data)
+    for sentence in _outside(plans.load(home.project / params.gate.plan), params):
+        sys.stderr.write(f"outside the plan {params.gate.plan}: {sentence} A run with it is refused.\n")
     parts = recipe_parts(home.project, params, data, home.image)
     recipe = repository.save_recipe(home, parts)
     write_atomic(home.project / repository.RECIPE, canonical_json(parts))
@@ -361,6 +372,34 @@ def _write_inputs(
     inputs.epoch.write(folder / contract.EPOCH)
     inputs.write(folder / contract.INPUTS)
     return inputs
+
+
+def _outside(governing: plans.ChangePlan, params: Params) -> list[str]:
+    from cxr_ops.report.plans import settings
+
+    return governing.description_of_modifications.bounds.outside(settings(params))
+
+
+def _check_bounds(governing: plans.ChangePlan, params: Params) -> None:
+    """Settings that the plan does not cover cannot be promoted: told before a training and a look are spent on them."""
+    if found := _outside(governing, params):
+        raise RefusedError(
+            f"outside the plan {governing.name}: {' '.join(found)}",
+            where=f"params.yaml or --set, and {params.gate.plan}",
+            fix=f"bring the settings back inside, or amend {params.gate.plan} and have it reviewed; "
+            "--force does not help",
+        )
+
+
+def _check_sources(governing: plans.ChangePlan, workspace: Path, data: DataRevision) -> None:
+    """The same of where the batches come from."""
+    sources = {name: Batch.read(workspace / contract.DATASET / name / "batch.json").source for name in data.batches}
+    if found := governing.description_of_modifications.bounds.foreign(sources.values()):
+        raise RefusedError(
+            f"outside the plan {governing.name}: {' '.join(found)}",
+            where=f"batches {', '.join(f'{name} ({source})' for name, source in sorted(sources.items()))}",
+            fix="name the plan of these data in params.yaml, gate.plan, or amend the plan and have it reviewed",
+        )
 
 
 def _write_start(folder: Path, params: Params, champion: Champion) -> None:

@@ -406,20 +406,10 @@ def _outside_plan(facts: Facts | None, bounds: Bounds) -> list[Reason]:
         found.append(f"The architecture is {facts.architecture}; the plan allows {bounds.architecture}.")
     if tuple(facts.findings) != FINDINGS:
         found.append(f"The model's findings are not the plan's {len(FINDINGS)} in their order.")
-    for key, bound in bounds.settings.items():
-        if key not in facts.settings:
-            found.append(f"{key} is not on record; the plan allows {bound}.")
-        elif not bound.allows(facts.settings[key]):
-            found.append(f"{key} is {facts.settings[key]}; the plan allows {bound}.")
-    if bounds.other_settings == "none":
-        found += [
-            f"{key} is {facts.settings[key]}; the plan does not name this setting, and allows no other."
-            for key in sorted(facts.settings.keys() - bounds.settings.keys())
-        ]
+    found += bounds.outside(facts.settings)
     if not facts.sources:
         found.append("Where the data come from is not on record.")
-    elif bounds.sources != "any" and (others := sorted(set(facts.sources) - set(bounds.sources))):
-        found.append(f"Data come from {', '.join(others)}; the plan allows {', '.join(bounds.sources)}.")
+    found += bounds.foreign(facts.sources)
     return [Reason(code=Code.OUTSIDE_PLAN, sentence=sentence) for sentence in found]
 
 

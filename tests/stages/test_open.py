@@ -302,6 +302,44 @@ def test_wrong_override_is_named_before_anything_is_made(home: Home, overrides: 
     assert not (home.run(RUN) / "run.json").exists()
 
 
+def test_settings_outside_the_plan_are_refused_before_a_training(home: Home, capsys: pytest.CaptureFixture) -> None:
+    """A setting that the plan does not cover is told with its bound by `open` and by a dry run; force changes nothing.
+
+    A checkout can promote nothing: there it is a warning.
+    """
+    strict = home.project / "strict.yaml"
+    text = (home.project / "pccp.demo.yaml").read_text()
+    strict.write_text(
+        text.replace("other_settings: free", "settings:\n      train.epochs: {range: [1, 9]}\n    other_settings: free")
+    )
+    within, outside = ({"gate.plan": "strict.yaml", "train.epochs": epochs} for epochs in (9, 10))
+    words = r"outside the plan demonstration: train\.epochs is 10; the plan allows 1 to 9\."
+    for force in (False, True):
+        with pytest.raises(RefusedError, match=words):
+            stage.run(home, run=RUN, overrides=outside, force=force)
+        with pytest.raises(RefusedError, match=words):
+            stage.plan(home, outside, force=force)
+    assert not (home.run(RUN) / "run.json").exists()
+    assert stage.plan(home, within).data is not None
+
+    stage.run(home, run=RUN, overrides=within)
+
+    params = home.project / "params.yaml"
+    params.write_text(params.read_text().replace("pccp.demo.yaml", "strict.yaml").replace("epochs: 6", "epochs: 10"))
+    stage.run(home)
+    assert "train.epochs is 10; the plan allows 1 to 9." in capsys.readouterr().err
+
+
+def test_data_from_elsewhere_are_refused_before_a_training(home: Home) -> None:
+    """A batch from a source that the plan does not name ends `open`, which names batch and source."""
+    plan = home.project / "pccp.demo.yaml"
+    plan.write_text(plan.read_text().replace("sources: any", "sources: [nih]"))
+    with pytest.raises(RefusedError, match=r"Data come from test; the plan allows nih\.") as caught:
+        stage.run(home, run=RUN)
+    assert caught.value.where == "batches one (test)"
+    assert not (home.run(RUN) / "run.json").exists()
+
+
 def test_settings_of_a_checkout_are_edited_not_overridden(home: Home) -> None:
     """Without a run of its own there is nothing to override."""
     with pytest.raises(SettingsError, match="this checkout's settings are yours"):
