@@ -66,6 +66,7 @@ PARAMS = {
 
 APPROVAL = """
 {% set published = ti.xcom_pull(task_ids="publish") %}
+{% set withheld = "withheld; it is " ~ published["run"] ~ ".html in the folder for auditors and approvers" %}
 | | |
 |---|---|
 | verdict | {{ published["verdict"] }} |
@@ -74,12 +75,12 @@ APPROVAL = """
 | run | {{ run_id }} |
 | registered version | {{ published["model_version"] }} |
 | MLflow run | {{ published["mlflow_run_id"] }} |
-| full report | {{ published["restricted"] or published["report"] }} |
+| full report | {{ withheld if published["withheld"] else published["report"] }} |
 {% for code, meaning in published["holds"].items() %}
 **{{ code }}**: {{ meaning }}
 {% endfor %}
 Read the full report before you answer. Your name goes into the ledger.
-{% if published["restricted"] %}
+{% if published["withheld"] %}
 It shows the test set, which is withheld from people who tune models: do not pass it on.
 {% endif %}{% if published["approvals"] > 1 %}
 You are the first of {{ published["approvals"] }}. After you, each of the others types

@@ -64,7 +64,7 @@ if code:
 result = {"open": {"no_change": False}, "train": {"no_change": False}}.get(verb, {})
 if verb == "publish":
     result = {"verdict": "PROMOTE", "approvals": 0, "model_version": "1", "mlflow_run_id": "ab12", "report": "r.html"}
-    result |= {"run": sys.argv[4], "restricted": None, "holds": {}, "limited_findings": []}
+    result |= {"run": sys.argv[4], "withheld": False, "holds": {}, "limited_findings": []}
 result |= told.get("result", {})
 if verb == "open" and result["no_change"]:
     run = sys.argv[4]

@@ -234,8 +234,7 @@ def _places(result: Result, run_folder: Path) -> Text:
     if result.report:
         rows.append(("report", _near(Path(result.report))))
     if result.restricted:
-        rows.append(("full", _near(Path(result.restricted))))
-        rows.append(("", "the report for auditors and approvers"))
+        rows.append(("full", "the full report is withheld; auditors and approvers have it"))
     if result.model_version:
         rows.append(("registry", f"{contract.MODEL_NAME} version {result.model_version}"))
     if result.mlflow_run_id:
@@ -244,6 +243,7 @@ def _places(result: Result, run_folder: Path) -> Text:
         rows.append(("Airflow", f"make ui, then run {result.airflow_run_id}"))
     if result.run_commit:
         rows.append(("DVC", f"run commit {result.run_commit}"))
+    if result.run_commit and not result.restricted:  # both hold what the test set shows
         rows.append(("", f"in {_near(run_folder.parent.parent / 'store.git')}"))
         rows.append(("", "dvc metrics show, in the run's workspace/"))
         rows.append(("run", _near(run_folder)))

@@ -149,6 +149,7 @@ def run(
         if not no_change:
             governing = plans.load(workspace / params.gate.plan)
             _check_bounds(governing, params)
+            runs.guard(home, run, withheld=governing.performance.disclosure == "verdict")
             runs.pull(home, workspace, data)
             _check_sources(governing, workspace, data)
             inputs = _write_inputs(home, workspace, params, code, data, recorded=True)

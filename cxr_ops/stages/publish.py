@@ -5,8 +5,9 @@ so a run whose publishing was cut off at any point is published by publishing it
 the point of no return: outputs that no longer are what was decided on are refused from then on.
 
 Where the plan discloses the verdict alone, people who tune are shown no number, map or case of the test set while the
-run's test epoch is open: the published page is the summary, and the full report goes to a folder that only auditors and
-approvers can read. Publishing again when the epoch is closed releases all of it.
+run's test epoch is open: the published page is the summary, and the full report and the run's own folder can be read by
+the owner, for auditors and approvers. Nothing that is printed or goes to Airflow or MLflow names either. Publishing
+again when the epoch is closed releases all of it.
 """
 
 from __future__ import annotations
@@ -96,8 +97,8 @@ def run(home: Home, run: str) -> dict[str, Any]:
         run: the run's name.
 
     Returns:
-        `run`, `mlflow_run_id`, `model_version`, `run_commit`, `report` (where the published page stands), `restricted`
-        (where the full report stands if that page withholds it), `verdict`, `approvals` (how many people must agree),
+        `run`, `mlflow_run_id`, `model_version`, `run_commit`, `report` (where the published page stands), `withheld`
+        (whether that page withholds what the test set shows), `verdict`, `approvals` (how many people must agree),
         `holds` (codes for which more than usual must, and what each means), `limited_findings` and `decision` (the
         ledger's entry).
 
@@ -130,7 +131,7 @@ def run(home: Home, run: str) -> dict[str, Any]:
         "model_version": result.model_version,
         "run_commit": result.run_commit,
         "report": result.report,
-        "restricted": result.restricted,
+        "withheld": result.restricted is not None,
         "verdict": result.verdict,
         "approvals": result.approvals,
         "holds": {code: MEANING[Code(code)] for code in result.holds},
@@ -210,6 +211,7 @@ def finish(home: Home, run: str) -> Result:
     write_atomic(published, page.encode())
     if not withheld:
         restricted.unlink(missing_ok=True)
+    runs.guard(home, run, withheld=withheld)
     tracking.add_text(home, decision.mlflow_run_id, "report/published.html", page)
     tags = {
         "cxr.decision": entry.digest(),

@@ -83,7 +83,7 @@ def test_who_is_asked_is_told_what_to_look_at(runs: Runs) -> None:
     """The question shows verdict, number of persons, holds in words, findings with wide margins and the full report."""
     published = {
         "approvals": 2,
-        "restricted": "/restricted/full.html",
+        "withheld": True,
         "holds": {"HARM_SIGNAL": "A finding seems worse in a subgroup."},
         "limited_findings": ["Hernia", "Edema"],
     }
@@ -93,12 +93,12 @@ def test_who_is_asked_is_told_what_to_look_at(runs: Runs) -> None:
         "| verdict | PROMOTE |",
         "| persons who must agree | 2 |",
         "| judged by a wide margin, having few patients | Hernia, Edema |",
-        "| full report | /restricted/full.html |",
         "**HARM_SIGNAL**: A finding seems worse in a subgroup.",
         "It shows the test set, which is withheld from people who tune models: do not pass it on.",
     ):
         assert line in lines
     run = contract.slug(outcome.run_id)
+    assert f"| full report | withheld; it is {run}.html in the folder for auditors and approvers |" in lines
     assert f"`cxr-ops promote --run {run} --approved-by NAME`" in outcome.question
 
 

@@ -199,11 +199,13 @@ def test_withheld_results_are_not_printed(finished, tmp_path, evidence):
     restricted = str(tmp_path / "restricted" / "manual-1.html")
     folder = finished("REJECT", reasons=reasons, restricted=restricted)
     text = printed(folder, width=200)
-    for told in ("REJECT", reasons[0].sentence, "challenger: 0.842", "champion: 0.836", restricted, "epoch 1, look 3"):
+    for told in ("REJECT", reasons[0].sentence, "challenger: 0.842", "champion: 0.836", "withheld", "epoch 1, look 3"):
         assert told in text
     assert "0.861" not in text
     assert not any(finding.replace("_", " ") in text for finding in FINDINGS)
     assert "subgroup" not in text
+    for place in (restricted, "dvc metrics", "store.git", "workspace", str(folder)):  # each leads to test figures
+        assert place not in text
     found = summary.as_json(folder)
     assert list(found) == ["result", "validation_macro"]
     assert found["validation_macro"] == evidence().validation_macro

@@ -84,6 +84,7 @@ def test_run_gets_a_workspace_with_all_that_it_depends_on(home: Home, tmp_path: 
     assert run_git(workspace, "status", "--porcelain") == ""
     assert not result.no_change
     assert result.inputs == inputs.digest()
+    assert [folder.stat().st_mode & 0o777 for folder in (home.run(RUN), workspace)] == [0o755, 0o755]
     opened = json.loads((home.run(RUN) / "run.json").read_text())
     assert (opened["airflow_run_id"], opened["requested_by"], opened["recipe"]) == (
         "manual__1",
@@ -328,6 +329,14 @@ def test_settings_outside_the_plan_are_refused_before_a_training(home: Home, cap
     params.write_text(params.read_text().replace("pccp.demo.yaml", "strict.yaml").replace("epochs: 6", "epochs: 10"))
     stage.run(home)
     assert "train.epochs is 10; the plan allows 1 to 9." in capsys.readouterr().err
+
+
+def test_run_whose_results_are_withheld_is_its_owners_alone(home: Home) -> None:
+    """Under disclosure `verdict` nobody else can enter the folder of a run, from before there is a result."""
+    plan = home.project / "pccp.demo.yaml"
+    plan.write_text(plan.read_text().replace("disclosure: all", "disclosure: verdict"))
+    stage.run(home, run=RUN)
+    assert [folder.stat().st_mode & 0o777 for folder in (home.run(RUN), home.workspace(RUN))] == [0o700, 0o700]
 
 
 def test_data_from_elsewhere_are_refused_before_a_training(home: Home) -> None:

@@ -226,6 +226,10 @@ def files_of(home: Home, run_id: str) -> set[str]:
     return found
 
 
+def modes(home: Home, run: str) -> list[int]:
+    return [folder.stat().st_mode & 0o777 for folder in (home.run(run), home.workspace(run))]
+
+
 def test_test_set_is_withheld_while_its_epoch_is_open(published: Home, packages: dict[str, Path]) -> None:
     """Under disclosure `verdict` people who tune get verdict, validation and sentences; when the epoch ends, all."""
     case = Case(name="third", package="b", plan="pccp.yaml", verdict="PROMOTE", holds=("HARM_SIGNAL",), approvals=2)
@@ -244,8 +248,10 @@ def test_test_set_is_withheld_while_its_epoch_is_open(published: Home, packages:
     assert re.sub(r'<section class="published".*?</section>', "", page, flags=re.DOTALL) == SUMMARY
     assert f"sha256 {entry.decision.report}; withheld while test epoch 1 is open" in page
     assert published.restricted.stat().st_mode & 0o777 == 0o700
-    full = Path(answer["restricted"])
-    assert full == published.restricted / f"{run}.html"
+    full = published.restricted / f"{run}.html"
+    assert answer["withheld"]
+    assert not [value for value in answer.values() if "restricted" in str(value)]
+    assert modes(published, run) == [0o700, 0o700]
     assert re.sub(r'<section class="published".*?</section>', "", full.read_text(), flags=re.DOTALL) == REPORT
     result = Result.read(published.run(run) / "result.json")
     assert [(reason.code, reason.sentence) for reason in result.reasons] == [
@@ -262,9 +268,10 @@ def test_test_set_is_withheld_while_its_epoch_is_open(published: Home, packages:
     open_ledger(published).append("epoch", opened)
     again = publish.run(published, run)
 
-    assert again == answer | {"restricted": None}
+    assert again == answer | {"withheld": False}
     assert REPORT.partition("-->")[2].strip() in Path(again["report"]).read_text()
     assert not full.exists()
+    assert modes(published, run) == [0o755, 0o755]
     assert files_of(published, answer["mlflow_run_id"]) >= shown | disclosing
     logged = client.get_run(answer["mlflow_run_id"]).data
     assert logged.metrics["auc/macro"] == 0.8

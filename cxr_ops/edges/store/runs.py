@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+import stat
 from pathlib import Path
+from typing import Final
 
 from cxr_ops import contract
 from cxr_ops.edges import dvc
@@ -16,6 +18,10 @@ from cxr_ops.errors import DataError, RefusedError, StorageError
 from cxr_ops.records.base import write_atomic
 from cxr_ops.records.data import DataRevision
 from cxr_ops.records.inputs import Code
+
+# Modes of a run's folder: the owner's alone, or also for all to read.
+_CLOSED: Final = 0o700
+_OPEN: Final = 0o755
 
 
 def check_workspace(home: Home, run: str) -> None:
@@ -75,6 +81,17 @@ def make_workspace(home: Home, folder: Path, run: str, code: Code, data: DataRev
     for path in RUN_STATE:
         _remove(folder / path)
     write_pointers(home, folder, data)
+
+
+def guard(home: Home, run: str, *, withheld: bool) -> None:
+    """Let nobody but the owner into a run's folder where a plan withholds what the test set shows, else all.
+
+    What is as it should be, or was set to something else by an administrator, is left as it is.
+    """
+    for folder in (home.run(run), home.workspace(run)):
+        closed = stat.S_IMODE(folder.stat().st_mode) == _CLOSED
+        if closed != withheld:
+            folder.chmod(_CLOSED if withheld else _OPEN)
 
 
 def write_pointers(home: Home, folder: Path, data: DataRevision) -> None:
