@@ -34,7 +34,7 @@ from cxr_ops.records.evidence import Estimate, Figure, Undefined
 from cxr_ops.records.training import StartingWeights
 from cxr_ops.report import ablation as report
 from cxr_ops.report.ablation import Ablation, Row
-from cxr_ops.stats import auc
+from cxr_ops.stats import auc, ranking
 
 BASELINE: Final = "baseline"
 TRANSFER: Final = "transfer"
@@ -179,7 +179,7 @@ def run(
     """
     from cxr_ops.model.machine import choose_machine
 
-    validation, images = _read_index(root)
+    validation, images, learned = _read_index(root)
     wanted = _wanted(choices(params, images), only)
     starts, skipped = dict[str, StartingWeights](), dict[str, str]()
     for choice in wanted:
@@ -191,6 +191,7 @@ def run(
         except SettingsError as error:  # weights that cannot be had
             skipped[choice.name] = error.what
     truth = manifest.label_array(validation).astype(np.float64)
+    truth[:, ~learned] = np.nan  # no cell has a score for these
     patients = validation["patient_id"].to_numpy()
     found: dict[str, list[tuple[Cell, Scores]]] = {choice.name: [] for choice in wanted}
     numbers = range(params.train.seed, params.train.seed + seeds)
@@ -361,14 +362,15 @@ def _prepared(choice: Choice, root: Path, params: Params, out: Path) -> Path:
     return folder / "prepare"
 
 
-def _read_index(root: Path) -> tuple[pd.DataFrame, int]:
-    """The validation rows of the packed pictures, and how many there are to train on."""
+def _read_index(root: Path) -> tuple[pd.DataFrame, int, npt.NDArray[np.bool_]]:
+    """The validation rows of the packed pictures, how many there are to train on, and which findings these teach."""
     path = root / "prepare" / "index.csv"
     if not path.is_file():
         raise DataError("prepare/index.csv is missing", where=path, fix="cxr-ops open, then dvc repro prepare")
     index = pd.read_csv(path, dtype={"image_id": str, "patient_id": str, "split": str})
     validation = index[index["split"] == "validation"].reset_index(drop=True)
-    return validation, int((index["split"] == "train").sum())
+    taught = index[index["split"] == "train"]
+    return validation, len(taught), ranking.rankable(manifest.label_array(taught))
 
 
 # ------------------------------------------------------------------------------------------------ figures

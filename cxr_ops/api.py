@@ -30,7 +30,7 @@ from cxr_ops.errors import DataError, SettingsError, StorageError
 from cxr_ops.labels import FINDINGS
 from cxr_ops.params import Params, Prepare, Split, Train
 from cxr_ops.records.base import Record, sha256_bytes, write_atomic
-from cxr_ops.records.evidence import Estimate, Undefined
+from cxr_ops.records.evidence import Estimate, Evidence, Undefined
 from cxr_ops.stages import prepare
 from cxr_ops.stats import auc
 from cxr_ops.voice import steps
@@ -85,6 +85,11 @@ class Model:
     loaded: LoadedModel
     history: pd.DataFrame
 
+    @property
+    def trained(self) -> tuple[str, ...]:
+        """The findings that the model was trained on: those with positive and negative images to train on."""
+        return self.loaded.trained
+
     def save(self, folder: str | Path) -> str:
         """Copy the package, the platform's own format: four files, no pickle.
 
@@ -115,7 +120,8 @@ class Model:
             device: `auto` takes a GPU where there is one.
 
         Returns:
-            A row a picture, indexed by the path as given, and a column of probabilities a finding.
+            A row a picture, indexed by the path as given, and a column of probabilities a finding; NaN for a finding
+            that is not in `trained`.
 
         Raises:
             DataError: a file is missing or is no grey 8-bit PNG or JPEG.
@@ -135,8 +141,8 @@ class Model:
             device: `auto` takes a GPU where there is one.
 
         Returns:
-            A row a finding and one for their `mean`: `auc`, `low`, `high`, `positives` and `positive_patients`. What
-            cannot be had is NaN, and `undefined` says why.
+            A row a finding and one for the `mean` of those that were trained: `auc`, `low`, `high`, `positives` and
+            `positive_patients`. A number that does not exist is NaN, and `undefined` says why.
 
         Raises:
             DataError: a test patient was trained on, or may have been; a picture is missing or altered.
@@ -151,17 +157,26 @@ class Model:
             return content
 
         scores = self._score(data.test["image_id"].tolist(), read, batch_size, device)
-        found = auc.compare(
-            FINDINGS,
-            manifest.label_array(data.test),
-            data.test["patient_id"].to_numpy(),
-            scores.to_numpy(),
-            level=level,
-            min_positive_patients=min_patients,
-            min_negative_patients=min_patients,
-        )
-        rows = {row.finding: _row(row.challenger) | row.support.model_dump() for row in found.findings}
-        table = pd.DataFrame.from_dict({**rows, "mean": _row(found.macro_challenger)}, orient="index")
+        truth = pd.DataFrame(manifest.label_array(data.test), columns=list(FINDINGS))
+
+        def over(findings: Sequence[str]) -> Evidence:
+            return auc.compare(
+                findings,
+                truth[list(findings)].to_numpy(),
+                data.test["patient_id"].to_numpy(),
+                scores[list(findings)].to_numpy(),
+                level=level,
+                min_positive_patients=min_patients,
+                min_negative_patients=min_patients,
+            )
+
+        untrained = Undefined(reason="the model was not trained on this finding")
+        rows = {
+            row.finding: _row(row.challenger if row.finding in self.trained else untrained) | row.support.model_dump()
+            for row in over(FINDINGS).findings
+        }
+        mean = over(self.trained).macro_challenger
+        table = pd.DataFrame.from_dict({**rows, "mean": _row(mean)}, orient="index")
         return table[["auc", "low", "high", "positives", "positive_patients", "undefined"]]
 
     def _score(self, names: list[str], read: Callable[[str], bytes], batch_size: int, device: Device) -> pd.DataFrame:

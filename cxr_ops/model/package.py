@@ -15,7 +15,7 @@ import importlib.abc
 import importlib.util
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.machinery import ModuleSpec
 from pathlib import Path
@@ -68,6 +68,11 @@ class LoadedModel:
     module: ModuleType
 
     @property
+    def trained(self) -> tuple[str, ...]:
+        """The findings that the model was trained on, and that alone it scores."""
+        return tuple(self.contract.get("trained", self.contract["findings"]))
+
+    @property
     def image_size(self) -> int:
         """Side of the network's input in pixels."""
         return int(self.contract["input"]["image_size"])
@@ -100,6 +105,7 @@ def contract(
     head_width: int = 512,
     dropout: float = 0.0,
     contrast: Mapping[str, Any] | None = None,
+    trained: Sequence[str] = FINDINGS,
 ) -> dict[str, Any]:
     """Write the contract of a network of this version.
 
@@ -112,12 +118,18 @@ def contract(
         head_width: units of the hidden layer of `mlp`.
         dropout: of the head, while training.
         contrast: what is done to the grey values first, see `network.adjust_contrast`; None for nothing.
+        trained: the findings that the weights were trained on, in the order of `FINDINGS`. Where some are missing, the
+            contract lists them and is of format 2, so that no earlier version scores what was never trained.
 
     Raises:
-        ValueError: there is no such head.
+        ValueError: there is no such head, or no such list of findings.
     """
+    if not _is_part(trained):
+        raise ValueError(f"{list(trained)} are not findings in their order")
+    some = {} if len(trained) == len(FINDINGS) else {"trained": list(trained)}
     return {
-        "format": 1,
+        "format": 2 if some else 1,
+        **some,
         "architecture": network.architecture(head, width=head_width, dropout=dropout),
         "findings": list(FINDINGS),
         "input": {
@@ -141,6 +153,25 @@ def contract(
     }
 
 
+def _is_part(findings: object) -> bool:
+    """Whether something is a list of findings, at least one, in the order of `FINDINGS`."""
+    if not isinstance(findings, list | tuple) or not findings:
+        return False
+    return list(findings) == [name for name in FINDINGS if name in findings]
+
+
+def _silenced(state: dict[str, torch.Tensor], contract: dict[str, Any]) -> dict[str, torch.Tensor]:
+    """The weights, with zeros for findings that were not trained: who passes over the list sees 0.5 for every image."""
+    untrained = [f for f, name in enumerate(FINDINGS) if name not in contract.get("trained", FINDINGS)]
+    last = "classifier.last" if "classifier.last.weight" in state else "classifier"
+    found = dict(state)
+    for name in (f"{last}.weight", f"{last}.bias"):
+        if untrained:
+            found[name] = state[name].clone()
+            found[name][untrained] = 0.0
+    return found
+
+
 def write(folder: Path, *, state: dict[str, torch.Tensor], contract: dict[str, Any], patients: set[str]) -> str:
     """Write a package into an empty or missing folder; the same arguments give the same bytes.
 
@@ -157,6 +188,7 @@ def write(folder: Path, *, state: dict[str, torch.Tensor], contract: dict[str, A
         DataError: a weight is not finite.
         StorageError: the folder holds something or cannot be written.
     """
+    state = _silenced(state, contract)
     for name, tensor in state.items():
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             raise DataError(f"the weights {name!r} are not finite: the package was not written", where=folder)
@@ -216,12 +248,14 @@ def _read_contract(data: bytes, folder: Path) -> dict[str, Any]:
         terms = json.loads(data)
     except ValueError as error:
         raise DataError(f"{CONTRACT} is not JSON: {error}", where=where) from error
-    if not isinstance(terms, dict) or terms.get("format") != 1:
-        raise DataError(f"{CONTRACT} is not of format 1", where=where)
+    if not isinstance(terms, dict) or terms.get("format") not in (1, 2):
+        raise DataError(f"{CONTRACT} is not of format 1 or 2", where=where)
     if missing := sorted({"architecture", "findings", "input", "output", "training"} - terms.keys()):
         raise DataError(f"{CONTRACT} lacks {', '.join(missing)}", where=where)
     if terms["findings"] != list(FINDINGS):
         raise DataError("the package names other findings, or in another order, than this version", where=where)
+    if ("trained" in terms) != (terms["format"] == 2) or ("trained" in terms and not _is_part(terms["trained"])):
+        raise DataError("a contract of format 2, and no other, lists the trained findings in their order", where=where)
     side, std = terms["input"].get("image_size"), terms["input"].get("std")
     if not (isinstance(side, int) and side > 0 and isinstance(std, float) and std > 0):
         raise DataError("the input of the contract needs an image_size and a std above 0", where=where)

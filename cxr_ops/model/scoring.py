@@ -1,5 +1,7 @@
 """Probabilities of the 14 findings from source pixels, through a package's own preprocessing and network.
 
+A finding that the model was not trained on has no probability: its column is NaN.
+
 Shape suffixes: N images, S side of the picture in pixels, K findings.
 """
 
@@ -39,7 +41,7 @@ def score(
         progress: called with the number of images done after each batch.
 
     Returns:
-        (N, 14) float32 probabilities in [0, 1], in the order of `FINDINGS`.
+        (N, 14) float32 probabilities in [0, 1], in the order of `FINDINGS`; NaN where the model was not trained.
 
     Raises:
         DataError: an image is not grey 8-bit, or a probability is not a number.
@@ -62,7 +64,7 @@ def score_packed(
         device: `cpu` or `cuda`; the network goes there.
 
     Returns:
-        (N, 14) float32 probabilities in [0, 1], in the order of `FINDINGS`.
+        (N, 14) float32 probabilities in [0, 1], in the order of `FINDINGS`; NaN where the model was not trained.
 
     Raises:
         DataError: a probability is not a number.
@@ -77,11 +79,13 @@ def _probabilities(
 ) -> npt.NDArray[np.float32]:
     scores = [np.empty((0, len(FINDINGS)), np.float32)]
     done = 0
+    untrained = np.array([name not in model.trained for name in FINDINGS])
     net = model.net.to(device)
     for x_N1SS in tensors:
         with torch.inference_mode(), full_precision():
             scores_NK = torch.sigmoid(net(x_N1SS.to(device)).float()).cpu().numpy()
-        if not np.isfinite(scores_NK).all():
+        scores_NK[:, untrained] = np.nan
+        if not np.isfinite(scores_NK[:, ~untrained]).all():
             raise DataError(f"the model gives no number for an image among {done} to {done + len(scores_NK) - 1}")
         scores.append(scores_NK)
         done += len(scores_NK)

@@ -1,9 +1,9 @@
 """The model as MLflow serves it: a script that MLflow keeps beside the model and runs to get it back.
 
 It stands alone: whatever else it needs comes with the model, in the package that the evaluation scored. A row goes in
-as one column `image`, the bytes of a PNG file (or their base64 text); 14 probabilities come out, a column a finding.
-Nothing is unpickled, and no byte of the package is used before the package has shown the digest that it was registered
-with.
+as one column `image`, the bytes of a PNG file (or their base64 text); 14 probabilities come out, a column a finding,
+and NaN for those that the model was not trained on. Nothing is unpickled, and no byte of the package is used before the
+package has shown the digest that it was registered with.
 
     mlflow.pyfunc.load_model("models:/cxr-densenet121@champion").predict(pandas.DataFrame({"image": [png]}))
 """
@@ -59,6 +59,8 @@ class ChestXrayClassifier(PythonModel):  # type: ignore[misc] # MLflow publishes
         self.model = self.network.build(self.contract)
         self.model.load_state_dict(load(files["weights.safetensors"]))
         self.model.eval().to(memory_format=torch.channels_last)
+        trained = self.contract.get("trained", self.contract["findings"])
+        self.untrained = np.array([name not in trained for name in self.contract["findings"]])
 
     def predict(self, context: Any, model_input: pd.DataFrame, params: Any = None) -> pd.DataFrame:
         """Score radiographs.
@@ -69,7 +71,8 @@ class ChestXrayClassifier(PythonModel):  # type: ignore[misc] # MLflow publishes
             params: MLflow's; not used.
 
         Returns:
-            Probabilities in [0, 1], float64: a column a finding, a row for each row that came in, with its index.
+            Probabilities in [0, 1], float64: a column a finding, a row for each row that came in, with its index. A
+            finding that the model was not trained on is NaN.
 
         Raises:
             ValueError: a row is not a grey 8-bit PNG; no row is scored then, and the first bad one is named.
@@ -90,7 +93,9 @@ class ChestXrayClassifier(PythonModel):  # type: ignore[misc] # MLflow publishes
                 raise ValueError(f"row {row}: {error}") from error
         with torch.inference_mode():
             logits = self.model(self.network.to_tensor(torch.from_numpy(np.stack(pictures)), self.contract))
-            return logits.float().sigmoid().double().numpy()  # type: ignore[no-any-return]
+            values: npt.NDArray[np.float64] = logits.float().sigmoid().double().numpy()
+        values[:, self.untrained] = np.nan
+        return values
 
 
 def read_package(folder: Path) -> dict[str, bytes]:

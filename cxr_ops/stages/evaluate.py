@@ -33,12 +33,13 @@ from cxr_ops.data.shards import ShardReader
 from cxr_ops.errors import DataError
 from cxr_ops.labels import FINDINGS
 from cxr_ops.params import NOT_OF_THE_MODEL, Params
+from cxr_ops.plan import PerformanceEvaluation
 from cxr_ops.records.base import canonical_json, write_atomic
 from cxr_ops.records.data import Division
-from cxr_ops.records.evidence import Estimate, Evaluation, Facts, Figure
+from cxr_ops.records.evidence import Estimate, Evaluation, Evidence, Facts, Figure
 from cxr_ops.records.inputs import Epoch, Inputs, Reference
 from cxr_ops.records.training import StartingWeights
-from cxr_ops.stats import auc, evidence
+from cxr_ops.stats import auc, checks, evidence
 from cxr_ops.stats.codes import Code
 from cxr_ops.stats.evidence import CHALLENGER, CHAMPION, REFERENCE, Scored
 from cxr_ops.voice import steps
@@ -96,7 +97,13 @@ def run(root: Path, params: Params) -> None:
         problems=[
             *_test_set_problems(root, frame, inputs.epoch),
             *_split_problems(models, test, params.split.salt),
-            *evidence.score_problems(FINDINGS, manifest.label_array(test), scores),
+            *_not_scored(models[CHALLENGER], found.evidence, plan.performance),
+            *evidence.score_problems(
+                FINDINGS,
+                manifest.label_array(test),
+                scores,
+                {role: [name for name in FINDINGS if name not in model.trained] for role, model in models.items()},
+            ),
         ],
         subgroups=found.subgroups,
         missing_groups=found.missing_groups,
@@ -244,6 +251,15 @@ def _split_problems(models: Mapping[str, LoadedModel], test: pd.DataFrame, salt:
     return problems
 
 
+def _not_scored(model: LoadedModel, found: Evidence, rules: PerformanceEvaluation) -> list[Problem]:
+    """Whether the challenger was not trained on a finding that the plan judges."""
+    names = [row.finding for row in checks.evaluable(found, rules) if row.finding not in model.trained]
+    if not names:
+        return []
+    sentence = f"The challenger was not trained on {', '.join(names)}, though the plan judges a model by it."
+    return [(Code.NOT_SCORED, sentence)]
+
+
 # How a contract calls the settings of contrast; see `cxr_ops.data.contrast.terms`.
 _CONTRAST: Final = {
     "name": "contrast",
@@ -320,13 +336,14 @@ def scores_table(rows: pd.DataFrame, scores: Mapping[str, Scores]) -> bytes:
     """Truth and scores of each image; floats have as many digits as give the same float back.
 
     Columns: `image_id`, `patient_id`, then for each finding `<finding>_truth` (1, 0, -1 for uncertain, or empty) and
-    `<finding>_<role>` of each model: challenger, champion and reference, where there are such.
+    `<finding>_<role>` of each model: challenger, champion and reference, where there are such. A score is empty where
+    the model was not trained on the finding.
     """
     columns: dict[str, object] = {"image_id": rows["image_id"], "patient_id": rows["patient_id"]}
     for f, finding in enumerate(FINDINGS):
         columns[f"{finding}_truth"] = rows[finding]
         for role, values in scores.items():
-            columns[f"{finding}_{role}"] = [repr(float(value)) for value in values[:, f]]
+            columns[f"{finding}_{role}"] = ["" if np.isnan(value) else repr(float(value)) for value in values[:, f]]
     return manifest.to_csv(pd.DataFrame(columns), list(columns))
 
 

@@ -11,7 +11,7 @@ Operating points are no matter of this stage.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -97,7 +97,7 @@ def run(root: Path, params: Params) -> None:
     evaluation = Evaluation.read(root / "evaluate" / "evaluation.json")
     model = package.load(root / "train" / contract.PACKAGE, evaluation.challenger)
     scores = _read_scores(root / "evaluate" / "scores.csv")
-    material = _read_material(root, set(scores["image_id"]))
+    material = _read_material(root, set(scores["image_id"]), model.trained)
     cases, missing = select(scores, params.explain.cases_per_finding)
     wanted = sorted({case.image_id for case in cases} | {image_id for image_id, _ in material.boxes})
     out.mkdir(parents=True)
@@ -136,6 +136,9 @@ def select(scores: pd.DataFrame, cases_per_finding: int) -> tuple[list[Case], li
     cases: list[Case] = []
     missing: list[str] = []
     for finding in FINDINGS:
+        if scores[f"{finding}_challenger"].isna().all():
+            missing.append(f"{finding}: the challenger was not trained on it.")
+            continue
         rows = scores[["image_id", f"{finding}_truth", f"{finding}_challenger"]].dropna()
         rows.columns = pd.Index(["image_id", "truth", "score"])
         rows = rows[rows["truth"] != UNCERTAIN]
@@ -290,12 +293,13 @@ def _read_scores(path: Path) -> pd.DataFrame:
     return scores
 
 
-def _read_material(root: Path, test: set[str]) -> Material:
+def _read_material(root: Path, test: set[str], findings: Collection[str]) -> Material:
+    """What is known of the test images; of boxes those of findings that the challenger scores."""
     rows = manifest.read_manifest(root / "validate" / "manifest.csv")
     rows = rows[rows["image_id"].isin(test)]
     boxes: dict[tuple[str, str], list[Box]] = {}
     for box in manifest.read_boxes(root / "validate" / "boxes.csv").to_dict("records"):
-        if box["image_id"] in test and box["finding"] in FINDINGS:
+        if box["image_id"] in test and box["finding"] in findings:
             boxes.setdefault((box["image_id"], box["finding"]), []).append((box["x"], box["y"], box["w"], box["h"]))
     return Material(
         sha256=dict(zip(rows["image_id"], rows["sha256"], strict=True)),

@@ -14,7 +14,7 @@ import os
 import shutil
 import sys
 import tempfile
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ from cxr_ops.params import Params, Prepare
 from cxr_ops.records.base import canonical_json, sha256_bytes, sha256_file, write_atomic
 from cxr_ops.records.data import GENERATED_ID, NOTICE
 from cxr_ops.records.training import Prepared, Trained
+from cxr_ops.stats import ranking
 
 _PARTS = "CXR_PARTS"  # tells processes that are started again into how many parts a batch is cut at least
 _PREPARE = "cxr-ops stage prepare --run RUN; in a checkout: dvc repro prepare"
@@ -85,6 +86,12 @@ def _train(root: Path, params: Params, ranks: distributed.Ranks) -> None:
     """Train in this process, one of `ranks`, of which the first writes the outputs."""
     out = root / "train"
     index, data, digests = _read_prepared(root / "prepare", params.prepare)
+    data, trained_on = _leave_out(data, root / "prepare" / "index.csv")
+    if ranks.first and (untrained := [name for name in FINDINGS if name not in trained_on]):
+        sys.stderr.write(
+            f"train: not trained, and not scored later, for want of positive or negative images to train on: "
+            f"{', '.join(untrained)}\n"
+        )
     settings = params.train
     given = machine.choose_machine(settings)
     if not ranks.first:
@@ -124,6 +131,7 @@ def _train(root: Path, params: Params, ranks: distributed.Ranks) -> None:
         head_width=settings.head_width,
         dropout=settings.dropout,
         contrast=contrast.terms(params.prepare),
+        trained=trained_on,
     )
     inputs = {
         "contract": sha256_bytes(canonical_json(terms)),
@@ -206,6 +214,22 @@ def _read_prepared(folder: Path, wanted: Prepare) -> tuple[pd.DataFrame, step.Da
         validation=sides["validation"],
     )
     return index, data, digests
+
+
+def _leave_out(data: step.Data, where: Path) -> tuple[step.Data, list[str]]:
+    """The data without labels of findings that cannot be learned, and the findings that can.
+
+    Without a positive and a negative image to train on, an output would show what the others have in common.
+    """
+    learned = ranking.rankable(data.truth_RK[data.train])
+    if not learned.any():
+        raise DataError(
+            "no finding has both a positive and a negative image to train on",
+            where=where,
+            fix="ingest more data, or change the fractions of split in params.yaml",
+        )
+    truth = np.where(learned, data.truth_RK, np.float32(np.nan))
+    return replace(data, truth_RK=truth), [name for name, kept in zip(FINDINGS, learned, strict=True) if kept]
 
 
 def _versions() -> dict[str, str]:

@@ -229,6 +229,22 @@ def gaps(places: Ints, end: int) -> Ints:
     return edges[1:] - edges[:-1]
 
 
+def not_finite(scores: npt.NDArray[Any], of: str = "") -> Undefined | None:
+    """Why (n,) scores cannot be ranked: not one is a number, or some are not; None where all are.
+
+    A model that was not trained on a finding has a score of no image.
+
+    >>> not_finite(np.array([np.nan, np.nan])).reason, not_finite(np.array([0.5, np.nan]), of="validation ").reason
+    ('not scored', '1 of 2 validation scores are not finite')
+    """
+    infinite = scores.size - np.count_nonzero(np.isfinite(scores))
+    if infinite and np.isnan(scores).all():
+        return Undefined(reason="not scored", needed="a model that was trained on this finding")
+    if infinite:
+        return Undefined(reason=f"{infinite} of {scores.size} {of}scores are not finite", needed="finite scores")
+    return None
+
+
 @dataclass(frozen=True)
 class Labelled:
     """The labelled images of one finding, n of N, and what the ranking of every model on them has in common.
@@ -279,10 +295,7 @@ class Labelled:
     def sort(self, scores: Scores) -> Sorted | Undefined:
         """Sort one model's (N,) scores."""
         values = scores[self.rows]
-        infinite = values.size - np.count_nonzero(np.isfinite(values))
-        if infinite:
-            return Undefined(reason=f"{infinite} of {values.size} scores are not finite", needed="finite scores")
-        return Sorted.of(values, self.cells)
+        return not_finite(values) or Sorted.of(values, self.cells)
 
     def rank(self, ordered: Sorted) -> Ranking:
         """Rank one model's order.

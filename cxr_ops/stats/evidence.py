@@ -290,7 +290,10 @@ def _macro(findings: Sequence[str], validation: Scored) -> dict[str, float]:
 
 
 def score_problems(
-    findings: Sequence[str], truth: npt.ArrayLike, scores: Mapping[str, npt.ArrayLike]
+    findings: Sequence[str],
+    truth: npt.ArrayLike,
+    scores: Mapping[str, npt.ArrayLike],
+    untrained: Mapping[str, Sequence[str]] | None = None,
 ) -> list[tuple[str, str]]:
     """Faults of the scores themselves, which no metric shows: (code, sentence) of each.
 
@@ -298,13 +301,17 @@ def score_problems(
         findings: F names.
         truth: (N, F) 1, 0 or NaN.
         scores: role -> (N, F).
+        untrained: role -> findings that the model declares not to score, which is no fault.
 
     >>> score_problems(["Mass"], [[1], [0]], {"challenger": [[0.5], [0.5]]})
     [('CONSTANT_SCORES', 'The challenger gives every image the same score for Mass.')]
     """
     others = {CHAMPION: Code.CHAMPION_INVALID, REFERENCE: Code.REFERENCE_INVALID}
     problems: list[tuple[str, str]] = []
-    for role, values in scores.items():
+    every, labels = findings, np.asarray(truth)
+    for role, table in scores.items():
+        kept = [f for f, name in enumerate(every) if name not in (untrained or {}).get(role, ())]
+        findings, truth, values = [every[f] for f in kept], labels[:, kept], np.asarray(table)[:, kept]
         invalid = sanity.invalid_scores(findings, values)
         if invalid:
             code = others.get(role, Code.INVALID_SCORES)

@@ -451,10 +451,7 @@ def _of_both_kinds(truth: npt.ArrayLike, scores: npt.ArrayLike) -> tuple[Floats,
         if not found:
             reason = f"no {kind} image in the validation set"
             return Undefined(reason=reason, needed=f"{kind} images in the validation set")
-    infinite = int((~np.isfinite(values)).sum())
-    if infinite:
-        return Undefined(reason=f"{infinite} of {values.size} validation scores are not finite", needed="finite scores")
-    return labels, values
+    return auc.not_finite(values, of="validation ") or (labels, values)
 
 
 def _logit(probabilities: Floats) -> Floats:

@@ -1,4 +1,4 @@
-"""How well scores rank labels, in the one form that training uses: the AUC that chooses the best epoch.
+"""How well scores rank labels, as far as training asks: what can be ranked, and the AUC that chooses the best epoch.
 
 It stands apart from `cxr_ops.stats.auc`, which has the intervals and the tests, so that work on those makes no model
 stale: this file can change a weight, and that one cannot.
@@ -8,6 +8,23 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
+
+
+def rankable(truth: npt.ArrayLike) -> npt.NDArray[np.bool_]:
+    """Which findings have a positive and a negative among their known labels: without both there is nothing to rank.
+
+    Args:
+        truth: (N, K) 1, 0 or NaN (missing).
+
+    Returns:
+        (K,) one for each finding.
+
+    >>> rankable([[1, 1, float("nan")], [0, 1, float("nan")]])
+    array([ True, False, False])
+    """
+    labels = np.asarray(truth)
+    both: npt.NDArray[np.bool_] = (labels == 1).any(axis=0) & (labels == 0).any(axis=0)
+    return both
 
 
 def area(truth: npt.ArrayLike, scores: npt.ArrayLike) -> float:

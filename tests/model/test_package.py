@@ -78,6 +78,34 @@ def test_a_package_from_before_there_was_a_choice_is_read(copy: Path) -> None:
     assert np.array_equal(package.load(copy).preprocess(pixels), pixels)
 
 
+@pytest.mark.parametrize("head", ["linear", "mlp"])
+def test_what_was_not_trained_is_listed_and_silent(
+    net: network.ChestNet, mlp_net: network.ChestNet, terms: dict, mlp_terms: dict, tmp_path: Path, head: str
+) -> None:
+    """A package of some findings lists them under another format, and its own network gives 0 for the others."""
+    made, whole = (net, terms) if head == "linear" else (mlp_net, mlp_terms)
+    some = {**whole, "format": 2, "trained": ["Effusion", "Mass"]}
+    package.write(tmp_path / "package", state=made.state_dict(), contract=some, patients=set())
+    model = package.load(tmp_path / "package")
+    kept = [FINDINGS.index(name) for name in model.trained]
+    assert model.trained == ("Effusion", "Mass")
+    x = torch.randn(2, 1, 64, 64)
+    logits, before = model.net(x), made(x)
+    assert torch.allclose(logits[:, kept], before[:, kept], atol=1e-5)
+    assert not logits[:, [f for f in range(14) if f not in kept]].any()
+
+
+def test_a_package_of_all_findings_has_no_list(terms: dict) -> None:
+    """Where every finding was trained, the contract is byte for byte that of earlier versions."""
+    given = {"image_size": 64, "mean": 0.449, "std": 0.226, "training": terms["training"]}
+    assert package.contract(**given, trained=FINDINGS) == terms
+    assert terms["format"] == 1
+    assert "trained" not in terms
+    for wrong in ([], ["Mass", "Effusion"], ["Mass", "Mass"], ["Masses"]):
+        with pytest.raises(ValueError, match="not findings in their order"):
+            package.contract(**given, trained=wrong)
+
+
 def test_an_unknown_contrast_is_refused_with_the_picture(copy: Path) -> None:
     """A contrast that the package's code does not know stops the first picture, and nothing is guessed."""
     said = json.loads((copy / "model.json").read_bytes())
@@ -152,7 +180,10 @@ def _spoil_contract(folder: Path, change: dict) -> None:
     [
         ({"findings": [FINDINGS[1], FINDINGS[0], *FINDINGS[2:]]}, "another order"),
         ({"findings": list(FINDINGS[:13])}, "other findings"),
-        ({"format": 2}, "format 1"),
+        ({"format": 3}, "format 1 or 2"),
+        ({"format": 2}, "lists the trained findings"),
+        ({"trained": ["Mass"]}, "of format 2, and no other"),
+        ({"format": 2, "trained": ["Mass", "Effusion"]}, "in their order"),
         ({"input": {"image_size": 64}}, "image_size and a std"),
         ({"architecture": {"name": "resnet18"}}, "resnet18"),
     ],

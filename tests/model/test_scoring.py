@@ -11,6 +11,7 @@ import torch
 
 from cxr_ops.data.checking import decode
 from cxr_ops.errors import DataError
+from cxr_ops.labels import FINDINGS
 from cxr_ops.model import network, package, scoring
 
 
@@ -49,6 +50,25 @@ def test_float32_is_not_rounded_on_a_gpu(package_folder: Path, radiographs: list
     scoring.score(model, radiographs)
     assert seen == [(False, False, True)]
     assert torch.backends.cudnn.allow_tf32 == before
+
+
+def test_a_finding_that_was_not_trained_has_no_score(
+    net: network.ChestNet, terms: dict, package_folder: Path, radiographs: list[np.ndarray], tmp_path: Path
+) -> None:
+    """The columns of findings that the contract does not list are NaN, the others as without the list."""
+    some = ["Cardiomegaly", "Mass", "Hernia"]
+    listed = package.contract(image_size=64, mean=0.449, std=0.226, training=terms["training"], trained=some)
+    package.write(tmp_path / "package", state=net.state_dict(), contract=listed, patients=set())
+    model, whole = package.load(tmp_path / "package"), package.load(package_folder)
+    assert model.trained == tuple(some)
+    for pixels, score in (
+        (radiographs, scoring.score),
+        (np.stack([whole.preprocess(image) for image in radiographs]), scoring.score_packed),
+    ):
+        scores, others = score(model, pixels), score(whole, pixels)
+        kept = [FINDINGS.index(name) for name in some]
+        assert np.array_equal(scores[:, kept], others[:, kept])
+        assert np.isnan(np.delete(scores, kept, axis=1)).all()
 
 
 def test_progress_counts_images(package_folder: Path, radiographs: list[np.ndarray]) -> None:

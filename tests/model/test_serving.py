@@ -23,7 +23,7 @@ from cxr_ops.contract import PACKAGE_FILES
 from cxr_ops.data.checking import decode
 from cxr_ops.errors import DataError
 from cxr_ops.labels import FINDINGS
-from cxr_ops.model import package, scoring, serving
+from cxr_ops.model import network, package, scoring, serving
 
 
 def served(folder: Path, digest: str) -> serving.ChestXrayClassifier:
@@ -78,6 +78,16 @@ def test_every_head_and_contrast_is_served(mlp_folder: Path) -> None:
     assert served_mlp.contract["input"]["contrast"]["name"] == "clahe"
 
 
+def test_a_finding_that_was_not_trained_is_not_served(net: network.ChestNet, terms: dict, tmp_path: Path) -> None:
+    """Of a model that was trained on some findings, the others are NaN, as in the evaluation."""
+    some = package.contract(image_size=64, mean=0.449, std=0.226, training=terms["training"], trained=["Mass"])
+    digest = package.write(tmp_path / "package", state=net.state_dict(), contract=some, patients=set())
+    images = pictures(2)
+    found = served(tmp_path / "package", digest).predict(None, frame([png(image) for image in images]))
+    assert found.columns[found.notna().all()].tolist() == ["Mass"]
+    np.testing.assert_allclose(found, scoring.score(package.load(tmp_path / "package"), images), atol=1e-6)
+
+
 def test_base64_text_is_read_like_bytes(model: serving.ChestXrayClassifier) -> None:
     """A row as base64 text, as JSON brings it, with line breaks, gives what its bytes give."""
     data = png(pictures(1)[0])
@@ -90,7 +100,7 @@ def test_no_rows_give_no_rows(model: serving.ChestXrayClassifier) -> None:
     assert model.predict(None, frame([])).shape == (0, 14)
 
 
-@pytest.mark.parametrize("name", package.FILES)
+@pytest.mark.parametrize("name", PACKAGE_FILES)
 def test_altered_package_is_not_loaded(packages: dict[str, Path], tmp_path: Path, name: str) -> None:
     """A changed byte in any file stops the load before the package's code has run."""
     digest = package_digest(packages["a"])

@@ -79,6 +79,7 @@ def write_package(
     slope: float = 8.0,
     patients: tuple[str, ...] = ("nobody-of-these",),
     salt: str = SALT,
+    trained: tuple[str, ...] = FINDINGS,
     **told: object,
 ) -> str:
     """Write a package that scores finding f by column `order[f]` of a row of pixels, and return its digest.
@@ -91,7 +92,8 @@ def write_package(
     weight[range(len(FINDINGS)), order or range(len(FINDINGS))] = slope
     state = {"head.weight": weight, "head.bias": torch.full((len(FINDINGS),), -slope / 2)}
     (folder / package.WEIGHTS).write_bytes(safetensors.torch.save(state))
-    terms = package.contract(image_size=SIDE, mean=0.5, std=0.25, training={"patient_salt": salt, **TOLD, **told})
+    training = {"patient_salt": salt, **TOLD, **told}
+    terms = package.contract(image_size=SIDE, mean=0.5, std=0.25, training=training, trained=trained)
     (folder / package.CONTRACT).write_bytes(canonical_json(terms))
     (folder / package.NETWORK).write_text(NETWORK.replace("ROW", str(row)), encoding="utf-8")
     keys = sorted(patient_key(salt, patient) for patient in patients)
@@ -214,6 +216,31 @@ def test_the_evidence_is_what_the_scores_say(workspace):
     assert evidence.problems == []
     assert evidence.challenger == package_digest(workspace / "train" / "package")
     assert evidence.test_digest == json.loads((workspace / "split" / "split.json").read_bytes())["test_digest"]
+
+
+def test_a_finding_that_was_not_trained_is_not_scored(workspace):
+    """It has no score and no figure, the reason says so and not that patients lack, and nothing is promoted."""
+    some = tuple(name for name in FINDINGS if name not in ("Mass", "Hernia"))
+    write_package(workspace / "train" / "package", trained=some)
+    evidence = run(workspace)
+    scores = read_scores(workspace)
+    assert scores["Mass_challenger"].isna().all()
+    assert scores["Effusion_challenger"].notna().all()
+    for row in evidence.findings:
+        if row.finding in some:
+            expected = roc_auc_score(scores[f"{row.finding}_truth"], scores[f"{row.finding}_challenger"])
+            assert row.challenger.value == pytest.approx(expected, abs=1e-12)
+        else:
+            assert (row.challenger.reason, row.challenger.needed) == (
+                "not scored",
+                "a model that was trained on this finding",
+            )
+    assert [code for code, _ in evidence.problems] == ["NOT_SCORED"]
+    assert "not trained on Mass, Hernia," in evidence.problems[0][1]
+    verdict = decide(workspace)
+    assert verdict.verdict == "INSUFFICIENT EVIDENCE"
+    assert "NOT_SCORED" in {reason.code for reason in verdict.reasons}
+    assert "TOO_FEW_PATIENTS" not in {reason.code for reason in verdict.reasons}
 
 
 def test_the_validation_set_is_scored_beside_the_test_set(workspace):

@@ -63,6 +63,17 @@ def test_kinds_that_do_not_exist_are_said() -> None:
     assert missing == [f"{finding}: no test image has it." for finding in FINDINGS]
 
 
+def test_a_finding_that_was_not_trained_has_no_cases() -> None:
+    """Where the challenger has no score, that is the reason, and not want of images that have the finding."""
+    scores = pd.DataFrame({"image_id": ["a", "b"]})
+    for finding in FINDINGS:
+        scores[f"{finding}_truth"], scores[f"{finding}_challenger"] = [1, 0], [0.9, 0.1]
+    scores["Mass_challenger"] = np.nan
+    cases, missing = explain.select(scores, 1)
+    assert "Mass: the challenger was not trained on it." in missing
+    assert "Mass" not in {case.finding for case in cases}
+
+
 def test_ties_are_broken_by_the_image_id() -> None:
     """Of equal scores the smaller image id comes first, whatever the order of the rows."""
     scores = table([1, 1, 0, 0], [0.5, 0.5, 0.5, 0.5])

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import psutil
 import pytest
 import torch
@@ -120,6 +121,39 @@ def test_writes_a_package_that_loads_and_says_what_it_is_from(finished: Path) ->
     assert aucs[said["best_epoch"] - 1] == max(aucs)
     assert not list(finished.rglob("*checkpoint-*"))
     assert str(finished) not in "".join(path.read_text() for path in out.rglob("*.json"))
+
+
+def test_a_finding_without_both_kinds_is_not_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With no label, or one kind among the training images, a finding gives no loss and is left out of the contract."""
+    seen: list[Data] = []
+    root = prepare(tmp_path / "workspace")
+    index = pd.read_csv(root / "prepare" / "index.csv", dtype={"patient_id": str})
+    index["Mass"] = np.nan
+    index.loc[index["split"] == "train", "Hernia"] = 0
+    index.loc[index["split"] == "validation", "Hernia"] = 1
+    index.to_csv(root / "prepare" / "index.csv", index=False)
+    record(root / "prepare")
+    contracts = []
+    monkeypatch.setattr(
+        training, "train", lambda data, *_, contract, **__: (seen.append(data), contracts.append(contract), stop())
+    )
+
+    with pytest.raises(StoppedError):
+        train.run(root, PARAMS)
+
+    untrained = [FINDINGS.index("Mass"), FINDINGS.index("Hernia")]
+    assert contracts[0]["trained"] == [name for name in FINDINGS if name not in ("Mass", "Hernia")]
+    assert np.isnan(seen[0].truth_RK[:, untrained]).all()
+    assert (~np.isnan(np.delete(seen[0].truth_RK, untrained, axis=1))).any(axis=0).all()
+    assert "for want of positive or negative images to train on: Mass, Hernia" in capsys.readouterr().err
+
+    index[list(FINDINGS)] = 0
+    index.to_csv(root / "prepare" / "index.csv", index=False)
+    record(root / "prepare")
+    with pytest.raises(DataError, match="no finding has both a positive and a negative image to train on"):
+        train.run(root, PARAMS)
 
 
 def test_an_uncertain_label_trains_as_a_missing_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
