@@ -153,7 +153,18 @@ def _git() -> str:
     return done.stdout.strip()
 
 
+def _need(module: str, extra: str) -> None:
+    """See that a library is installed, of those that some commands do without."""
+    if find_spec(module) is None:
+        raise StorageError(
+            f"{module} is not installed",
+            where=sys.executable,
+            fix=f'pip install "cxr-ops[{extra}]", or make setup in a checkout',
+        )
+
+
 def _dvc() -> str:
+    _need("dvc", "stages")
     command = [sys.executable, "-m", "dvc", "--version"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=6 * _SECONDS)
@@ -217,8 +228,7 @@ def _folder(folder: Path, name: str) -> str:
 
 
 def _bucket(home: Home, address: str) -> str:
-    if find_spec("boto3") is None:
-        raise StorageError("boto3 is not installed", where=sys.executable, fix="make setup")
+    _need("boto3", "stages")
     import boto3
     from botocore.config import Config
     from botocore.exceptions import BotoCoreError, ClientError
@@ -238,10 +248,9 @@ def _bucket(home: Home, address: str) -> str:
 
 
 def _mlflow(home: Home) -> str:
+    _need("mlflow", "stages")
     from cxr_ops.edges.mlflow import client
 
-    if find_spec("mlflow") is None:
-        raise StorageError("MLflow is not installed", where=sys.executable, fix="make setup")
     if not client.has_store(home):
         return "an SQLite file in CXR_HOME, made at the first run"
     with client.connected(home) as mlflow:
@@ -257,7 +266,6 @@ def _ledger(home: Home) -> str:
 
 def _airflow(home: Home) -> str:
     from cxr_ops.edges.airflow.client import Api
-    from cxr_ops.edges.airflow.processes import running_instance
 
     if home.settings.airflow_url:
         try:
@@ -267,8 +275,9 @@ def _airflow(home: Home) -> str:
                 error.what, where=home.settings.airflow_url, fix="check CXR_AIRFLOW_URL, and start that Airflow"
             ) from error
         return f"{without_password(home.settings.airflow_url)} answers"
-    if find_spec("airflow") is None:
-        raise StorageError("Airflow is not installed", where=sys.executable, fix="make setup")
+    _need("airflow", "airflow")
+    from cxr_ops.edges.airflow.processes import running_instance
+
     instance = running_instance(home)
     return f"the embedded one is up at {instance.url}" if instance else "the embedded one, started when it is needed"
 

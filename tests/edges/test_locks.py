@@ -57,3 +57,9 @@ def test_folder_of_no_use_is_named(tmp_path: Path) -> None:
     assert str(tmp_path / "file" / "x.lock") in str(caught.value)
     assert works(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_no_other_file_locks() -> None:
+    """The package has one implementation of locks."""
+    package = Path(__file__).resolve().parents[2] / "cxr_ops"
+    assert [path.name for path in package.rglob("*.py") if "fcntl" in path.read_text(encoding="utf-8")] == ["locks.py"]
