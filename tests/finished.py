@@ -17,6 +17,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
+from evaluations import FACTS, estimate, performance_of
 
 from cxr_ops import plan as plans
 from cxr_ops.audit.entries import Look
@@ -28,13 +30,15 @@ from cxr_ops.edges.home import Home
 from cxr_ops.edges.ledger import open_ledger
 from cxr_ops.edges.store import repository
 from cxr_ops.labels import FINDINGS
+from cxr_ops.params import Params, Prepare, Train
 from cxr_ops.records.base import sha256_bytes, tree_digest
 from cxr_ops.records.data import Batch, DataRevision
-from cxr_ops.records.evidence import Estimate, Evaluation, FindingEvidence, Support, Undefined
+from cxr_ops.records.evidence import Evaluation, FindingEvidence, Subgroup, Support
 from cxr_ops.records.inputs import Champion, Code, Inputs, Reference
 from cxr_ops.records.run import Opened
 from cxr_ops.records.training import Trained
-from cxr_ops.records.verdict import Reason, Verdict
+from cxr_ops.records.verdict import Reason
+from cxr_ops.stats import rule
 
 # `restore` puts another database in the place of one that is in use: no connection may outlive a call.
 os.environ["MLFLOW_SQLALCHEMYSTORE_POOLCLASS"] = "NullPool"
@@ -46,6 +50,11 @@ AIRFLOW = {name: f"manual__2026-03-0{i}T04:05:06+00:00" for i, name in enumerate
 RUN = {name: slug(run_id) for name, run_id in AIRFLOW.items()}
 SUMMARY = '<!DOCTYPE html><html lang="en"><body><!-- cxr:published -->\n<h1>Summary</h1></body></html>\n'
 REPORT = '<!DOCTYPE html><html lang="en"><body><!-- cxr:published -->\n<h1>Report & more</h1></body></html>\n'
+# The settings that the evidence's facts name.
+PARAMS = Params(
+    prepare=Prepare(image_size=224), train=Train(epochs=12, batch_size=64, max_positive_weight=20.0, seed=7)
+)
+_VALUES = {"sex": ("F", "M"), "view": ("AP", "PA"), "age": ("0-39", "40-64", "65 and over")}
 PIPELINE = """\
 stages:
   gate:
@@ -78,6 +87,15 @@ class Case:
     with_ledger: bool = True
     airflow_run_id: str | None = None
     requested_by: str | None = "dr_ruiz"
+    gains: bool = False  # the challenger beats the other models by 0.2
+    auc: float = 0.9  # the challenger's, of every finding
+    claimed: bool = False  # the verdict is written whatever the rule says
+
+    @property
+    def honest(self) -> bool:
+        """Whether the verdict is what the rule makes of the evidence, and nothing is only claimed."""
+        claims = (self.claimed, self.verdict, self.superior, self.holds, self.approvals)
+        return claims == (False, "PROMOTE", False, (), None)
 
     @property
     def run(self) -> str:
@@ -118,20 +136,22 @@ def finish(home: Home, packages: dict[str, Path], case: Case, *, tracked: bool =
     shutil.rmtree(home.run(case.run), ignore_errors=True)
     root.mkdir(parents=True)
     state = open_ledger(home).state()
-    for name in ("pccp.yaml", "pccp.demo.yaml", "params.yaml"):
+    for name in ("pccp.yaml", "pccp.demo.yaml"):
         shutil.copyfile(PROJECT / name, root / name)
+    write_text(root / "params.yaml", yaml.safe_dump(PARAMS.model_dump(mode="json", by_alias=True)))
     for key, value in rules.items():
         text, count = re.subn(rf"\b{key}: .*", f"{key}: {json.dumps(value)}", (root / case.plan).read_text())
         assert count == 1, f"{key} stands {count} times in {case.plan}"
         (root / case.plan).write_text(text)
     plan = plans.load(root / case.plan)
     (root / "dvc.yaml").write_text(PIPELINE)
+    commit = _code(home, root, case.run) if tracked else "c" * 40
     write(
         root / "dataset/batch-1/batch.json",
         batch := Batch(name="batch-1", source="nih", images=9, patients=4, files={}),
     )
     inputs = Inputs(
-        code=Code(commit="c" * 40, dirty=case.dirty),
+        code=Code(commit=commit, dirty=case.dirty),
         data=DataRevision(revision="d" * 40, batches={"batch-1": batch.digest()}),
         champion=case.champion,
         reference=case.reference,
@@ -142,7 +162,8 @@ def finish(home: Home, packages: dict[str, Path], case: Case, *, tracked: bool =
     write(root / "inputs.json", inputs)
     shutil.copytree(packages[case.package], root / "train/package", copy_function=_link_large)
     digest = tree_digest(root / "train/package")
-    evaluation = make_evaluation(digest, case.champion.package)
+    reference = case.reference.package if case.reference else None
+    evaluation = make_evaluation(case, plan, digest, reference)
     write(root / "evaluate/evaluation.json", evaluation)
     write(
         root / "train/train.json",
@@ -160,26 +181,18 @@ def finish(home: Home, packages: dict[str, Path], case: Case, *, tracked: bool =
             threads=1,
         ),
     )
-    verdict = Verdict(
-        verdict=case.verdict,
-        evidence_says=case.verdict,
-        reasons=[
-            Reason(code="FLOORS_MET", sentence="Every finding is above its floor.", numbers={"floor": 0.5}),
+    judged = rule.decide(evaluation, inputs, plan)
+    # What the evidence does not show is written in all the same: a test of what the record forbids needs no evidence.
+    claims = {
+        "verdict": case.verdict,
+        "superior": case.superior,
+        "approvals": judged.approvals if case.approvals is None else case.approvals,
+        "reasons": [
+            *judged.reasons,
             *(Reason(code=code, finding="Mass", sentence="Mass: somebody must look.") for code in case.holds),
         ],
-        plan=inputs.plan,
-        approvals=plan.approvals if case.approvals is None else case.approvals,
-        clinical_use=plan.clinical_use,
-        challenger=digest,
-        champion=case.champion,
-        reference=case.reference,
-        epoch=inputs.epoch.number,
-        superior=case.superior,
-        limited_findings=list(plan.performance.limited_findings),
-        test_digest=TEST_DIGEST,
-        evaluation=evaluation.digest(),
-        inputs=inputs.digest(),
-    )
+    }
+    verdict = judged if case.honest else judged.model_copy(update=claims)
     write(root / "gate/verdict.json", verdict)
     write_text(root / "report/report.html", REPORT)
     write_text(root / "report/summary.html", SUMMARY)
@@ -208,35 +221,62 @@ def finish(home: Home, packages: dict[str, Path], case: Case, *, tracked: bool =
     return case.run
 
 
-def make_evaluation(challenger: str, champion: str | None) -> Evaluation:
-    """Evidence with one undefined finding."""
-    high = Estimate(value=0.8, se=0.02, low=0.76, high=0.84, level=0.95)
-    zero = Estimate(value=0.0, se=0.01, low=-0.02, high=0.02, level=0.95)
-    support = Support(positives=30, negatives=70, positive_patients=20, negative_patients=50)
-    rows = [
-        FindingEvidence(
-            finding=finding,
-            support=support,
-            challenger=Undefined(reason="no positive") if finding == "Hernia" else high,
-            champion=high if champion else None,
-            difference=zero if champion else None,
+def make_evaluation(case: Case, plan: plans.ChangePlan, challenger: str, reference: str | None) -> Evaluation:
+    """Evidence that the plan promotes: every finding, each group of the plan, against those that there are."""
+    others = (["champion"] if case.champion.package else []) + (
+        ["reference"] if reference and reference != case.champion.package else []
+    )
+    gain = 0.2 if case.gains else 0.0
+    figures = {
+        "challenger": estimate(case.auc, 0.002),
+        "champion": None,
+        "difference": None,
+    }
+    for other in others:
+        figures[other] = estimate(case.auc - gain, 0.002)
+        figures["difference" if other == "champion" else "reference_difference"] = estimate(gain, 0.002)
+    whole = _evidence(figures, 1)
+    performance = [performance_of(row, roles=tuple(others)) for row in whole["findings"]]
+    rules = plan.performance.subgroups
+    groups = [
+        Subgroup(
+            attribute=name,
+            value=value,
+            images=9900 // (parts := len(_VALUES[name])),
+            patients=6000 // parts,
+            **_evidence(figures, parts),
         )
-        for finding in FINDINGS
+        for name in (rules.attributes if rules else ())
+        for value in _VALUES[name]
     ]
     return Evaluation(
-        findings=rows,
-        macro_challenger=high,
-        macro_champion=high if champion else None,
-        macro_difference=zero if champion else None,
-        macro_over=[finding for finding in FINDINGS if finding != "Hernia"],
+        **whole,
         test_digest=TEST_DIGEST,
-        test_images=100,
-        test_patients=60,
+        test_images=9900,
+        test_patients=6000,
         challenger=challenger,
-        champion=champion,
+        champion=case.champion.package,
+        reference=reference,
         problems=[],
+        subgroups=groups,
+        performance=performance,
+        facts=FACTS,
         validation_macro={"challenger": 0.71},
     )
+
+
+def _evidence(figures: dict[str, Any], parts: int) -> dict[str, Any]:
+    support = Support(
+        positives=900 // parts,
+        negatives=9000 // parts,
+        positive_patients=600 // parts,
+        negative_patients=5400 // parts,
+    )
+    return {
+        "findings": [FindingEvidence(finding=finding, support=support, **figures) for finding in FINDINGS],
+        "macro_over": list(FINDINGS),
+        **{f"macro_{name}": figure for name, figure in figures.items()},
+    }
 
 
 def png(pixels: np.ndarray) -> bytes:
@@ -269,19 +309,26 @@ def restore(home: Home, kept: Path) -> Home:
     return home
 
 
-def _track(home: Home, root: Path, run: str) -> None:
-    """Make the workspace a DVC project on the run's branch, with a lock file, as `open` and the stages leave it."""
+def _code(home: Home, root: Path, run: str) -> str:
+    """Make the workspace a clone at a code commit that the store holds, on the run's branch, as `open` does."""
     repository.ensure_store(home)
     git.git(home, root, "init", "--quiet", f"--initial-branch=runs/{run}")
     git.git(home, root, "remote", "add", "origin", str(home.store))
     (root / ".dvc").mkdir()
     (root / ".dvc/config").touch()
     write_text(root / ".gitignore", "/train\n/explain\n/validate\n/report\n/dataset\n")
-    subprocess.run(command("commit", "--quiet", "--force"), cwd=root, env=environment(home), check=True)
     git.git(
         home, root, "add", "--", "pccp.yaml", "pccp.demo.yaml", "params.yaml", "dvc.yaml", ".gitignore", ".dvc/config"
     )
-    git.git(home, root, "commit", "--quiet", "-m", "Open")
+    git.git(home, root, "commit", "--quiet", "-m", "Code")
+    commit = git.git(home, root, "rev-parse", "HEAD")
+    git.git(home, root, "push", "--quiet", "origin", f"HEAD:refs/cxr/code/{commit}")
+    return commit
+
+
+def _track(home: Home, root: Path, run: str) -> None:
+    """Write the lock file, as the stages leave it."""
+    subprocess.run(command("commit", "--quiet", "--force"), cwd=root, env=environment(home), check=True)
 
 
 def _link_large(source: str, target: str) -> None:

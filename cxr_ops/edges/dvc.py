@@ -6,6 +6,8 @@ configuration folder under `$CXR_HOME` that `DVC_GLOBAL_CONFIG_DIR` names, so th
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import re
 import shutil
@@ -19,6 +21,7 @@ from typing import Any
 
 import yaml
 
+from cxr_ops.contract import DATASET
 from cxr_ops.edges import git
 from cxr_ops.edges.home import Home
 from cxr_ops.errors import CxrError, DataError, SettingsError, StorageError
@@ -296,6 +299,35 @@ def read_lock(folder: Path) -> dict[str, Any]:
     """What `dvc.lock` records of each stage that has run; empty before the first."""
     path = folder / LOCK
     return dict(_yaml(path)["stages"]) if path.is_file() else {}
+
+
+def changed_since_lock(folder: Path) -> list[str]:
+    """The paths whose bytes are not those that `dvc.lock` records, of every stage's dependencies and outputs.
+
+    The digests are taken anew: DVC's own memory of them goes by times and sizes, which whoever edits a file can set.
+    `dataset/` is left out; its batches are compared when the run is opened, and each image when it is scored.
+    """
+    recorded: dict[str, str] = {}
+    changed: list[str] = []
+    for stage in read_lock(folder).values():
+        for entry in (*stage.get("deps", ()), *stage.get("outs", ())):
+            path, md5 = str(entry["path"]), str(entry["md5"])
+            if path != DATASET and recorded.setdefault(path, md5) != md5:
+                changed.append(path)  # one stage was given other bytes than another one
+    changed += [path for path, md5 in recorded.items() if path not in changed and _md5(folder / path) != md5]
+    return sorted(set(changed))
+
+
+def _md5(path: Path) -> str | None:
+    """A file's or folder's digest as DVC names it; None where there is nothing."""
+    if path.is_file():
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "md5").hexdigest()
+    if not path.is_dir():
+        return None
+    files = sorted((file.relative_to(path).as_posix(), file) for file in path.rglob("*") if file.is_file())
+    listed = [{"md5": _md5(file), "relpath": name} for name, file in files if "__pycache__" not in file.parts]
+    return hashlib.md5(json.dumps(listed, sort_keys=True).encode(), usedforsecurity=False).hexdigest() + ".dir"
 
 
 def stage_digest(folder: Path, stages: Mapping[str, Stage], name: str) -> str:

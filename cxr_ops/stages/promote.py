@@ -27,7 +27,7 @@ from cxr_ops.edges.ledger import Ledger, open_ledger
 from cxr_ops.edges.mlflow import aliases, versions
 from cxr_ops.edges.store import runs
 from cxr_ops.errors import RefusedError
-from cxr_ops.stages.publish import finish, read_outputs
+from cxr_ops.stages.publish import check_honest, finish, read_outputs
 
 
 def run(home: Home, run: str, approvals: Sequence[str | Mapping[str, str]] = ()) -> dict[str, Any]:
@@ -78,6 +78,7 @@ def _promote(home: Home, run: str, ledger: Ledger, entries: list[Entry], approva
         _approve(ledger, entry, approval)
     signed = rules.signed(ledger.entries(), entry)
     rules.check_agreed(entry, plan, signed)
+    check_honest(home, run, outputs, plan, entries)
     _check_stored(home, run, decision)
 
     def decide(now: list[Entry]) -> Promotion | Entry:

@@ -22,10 +22,11 @@ from typing import Any, Final
 from cxr_ops import plan as plans
 from cxr_ops.audit.entries import Decision, Entry
 from cxr_ops.audit.fit import Made, changed_since, misfits, read_made
+from cxr_ops.audit.judgement import misjudged, other_facts, straw_men
 from cxr_ops.audit.package import digest as package_digest
 from cxr_ops.audit.state import approvals_to_leave, find_decision, find_promotion, open_epoch
 from cxr_ops.contract import DATASET, INPUTS, MODEL_NAME, PACKAGE
-from cxr_ops.edges import live
+from cxr_ops.edges import dvc, live
 from cxr_ops.edges.home import Home
 from cxr_ops.edges.ledger import open_ledger
 from cxr_ops.edges.mlflow import aliases, tracking, versions
@@ -114,6 +115,7 @@ def run(home: Home, run: str) -> dict[str, Any]:
     plan = plans.load_bound(outputs.root, outputs.inputs.plan.path, outputs.inputs.plan)
     withheld = _withholds(plan, outputs.inputs.epoch.number, entries)
     if decision is None:
+        check_honest(home, run, outputs, plan, entries)
         live.replay(home, run)
     if decision is None or (plan.performance.disclosure == "verdict" and not withheld):
         # A run that is decided on is logged again when its epoch has ended: what was withheld is added.
@@ -184,6 +186,38 @@ def check_unchanged(outputs: Outputs, decision: Decision) -> None:
             where=outputs.root,
             fix=f"retrain in a new run; what was decided on is commit {decision.run_commit[:12]} of the store",
         )
+
+
+def check_honest(home: Home, run: str, outputs: Outputs, plan: plans.ChangePlan, entries: list[Entry]) -> None:
+    """See that nothing was edited between the stages: not a file, the code, the settings, the evidence or the verdict.
+
+    Raises:
+        RefusedError: something was; what it is is said.
+    """
+    root = outputs.root
+    if changed := dvc.changed_since_lock(root):
+        raise RefusedError(
+            f"not what the stages left, as {dvc.LOCK} records it: {_some(changed)}",
+            where=root,
+            fix=f"run the stages again: {_again(run, 'the first of them and all that follow')}",
+        )
+    if changed := runs.code_changes(home, run, outputs.inputs.code, outputs.opened.overrides):
+        raise RefusedError(
+            f"{_some(changed)} in the workspace is not what the code commit {outputs.inputs.code.commit[:12]} holds",
+            where=root,
+            fix="change code in the project and retrain in a new run",
+        )
+    wrong = [
+        *straw_men(outputs.inputs, entries, plan),
+        *other_facts(outputs.evaluation, Params.load(root / dvc.PARAMS)),
+        *misjudged(outputs.verdict, outputs.evaluation, outputs.inputs, plan),
+    ]
+    if wrong:
+        raise RefusedError("; ".join(wrong), where=root, fix="retrain in a new run: cxr-ops retrain --force")
+
+
+def _some(paths: list[str]) -> str:
+    return ", ".join(paths[:3]) + (f" and {len(paths) - 3} more" if len(paths) > 3 else "")
 
 
 def finish(home: Home, run: str) -> Result:

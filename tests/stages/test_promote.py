@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +15,18 @@ import pytest
 from finished import RUN, Case, finish
 from mlflow import MlflowClient
 
+from cxr_ops import plan as plans
+from cxr_ops.audit import judgement
 from cxr_ops.audit.entries import EpochOpened, Look
 from cxr_ops.contract import MODEL_NAME
 from cxr_ops.edges.home import Home
 from cxr_ops.edges.ledger import open_ledger
 from cxr_ops.edges.mlflow import aliases, versions
+from cxr_ops.edges.store import runs
 from cxr_ops.errors import ConflictError, CxrError, RefusedError, StorageError
+from cxr_ops.params import Params
 from cxr_ops.records.inputs import Champion, Reference
-from cxr_ops.records.run import Result
+from cxr_ops.records.run import Opened, Result
 from cxr_ops.stages import promote, publish
 
 FIRST, SECOND, THIRD = RUN["first"], RUN["second"], RUN["third"]
@@ -126,7 +131,7 @@ def test_reference_rises_to_what_beat_it_and_never_falls(
     """Only macro superiority under a plan that says so makes the new champion the reference."""
     old = open_ledger(champion).champion().promotion.package
     run = redecide(champion, packages, against_champion(champion, superior=superior), raise_on_superiority=raises)
-    for name in ("_check_stored", "finish"):
+    for name in ("_check_stored", "check_honest", "finish"):
         monkeypatch.setattr(promote, name, lambda *_: None)
     monkeypatch.setattr(aliases, "reconcile", lambda _: False)
     promote.run(champion, run)
@@ -140,7 +145,7 @@ def test_plan_that_asks_for_nobody_is_no_way_around_one_that_asks(
 ) -> None:
     """After a release that two people agreed to, a run under another plan needs two people as well."""
     strict = redecide(champion, packages, against_champion(champion, plan="pccp.yaml", approvals=2))
-    for name in ("_check_stored", "finish"):
+    for name in ("_check_stored", "check_honest", "finish"):
         monkeypatch.setattr(promote, name, lambda *_: None)
     monkeypatch.setattr(aliases, "reconcile", lambda _: False)
     promote.run(champion, strict, ["dr_lee", "dr_ito"])
@@ -235,10 +240,10 @@ def test_run_without_a_decision_is_refused(published: Home, packages: dict[str, 
     ("case", "match"),
     [
         pytest.param(Case(name="third", package="c", recorded_look=False), "no look of", id="unrecorded look"),
-        pytest.param(Case(name="third", with_ledger=False), "opened without a ledger", id="no ledger"),
+        pytest.param(Case(name="third", with_ledger=False, claimed=True), "opened without a ledger", id="no ledger"),
         pytest.param(Case(name="third", airflow_run_id="backfill__2026-01-01"), "backfill", id="backfill"),
         pytest.param(
-            Case(name="third", plan="pccp.yaml", dirty=True),
+            Case(name="third", plan="pccp.yaml", dirty=True, claimed=True),
             "asks for committed code",
             id="dirty under production plan",
         ),
@@ -285,10 +290,10 @@ def test_same_person_twice_is_one_approval(published: Home, packages: dict[str, 
     assert approvals(published) == ["dr_lee"]
 
 
-def test_second_person_comes_later(published: Home, packages: dict[str, Path]) -> None:
+def test_second_person_comes_later(champion: Home, packages: dict[str, Path]) -> None:
     """A held run keeps the first approval, says who has agreed and what holds it, and the second person promotes it."""
-    hold = Case(name="third", plan="pccp.yaml", package="b", holds=("SUSPICIOUS_IMPROVEMENT",), approvals=2)
-    run = finish(published, packages, hold)
+    published = champion
+    run = finish(published, packages, against_champion(published, plan="pccp.yaml", gains=True))
     assert publish.run(published, run)["approvals"] == 2
     match = r"2 persons must agree .*SUSPICIOUS_IMPROVEMENT.*so far dr_lee did, 1 more is needed"
     error = refused(published, run, RefusedError, match, "dr_lee")
@@ -333,7 +338,7 @@ def test_look_beyond_the_budget_is_refused(published: Home, packages: dict[str, 
     spend(published, before)
     error = refused(
         published,
-        redecide(published, packages, Case(name="third", plan="pccp.yaml", package="c")),
+        redecide(published, packages, Case(name="third", plan="pccp.yaml", package="c", claimed=True)),
         RefusedError,
         match,
     )
@@ -362,7 +367,7 @@ def test_challenger_judged_against_another_reference_loses(
     champion: Home, packages: dict[str, Path], reference: Reference | None
 ) -> None:
     """A run that was judged against the champion but not against the reference on the ledger is judged again."""
-    run = redecide(champion, packages, against_champion(champion, reference=reference))
+    run = redecide(champion, packages, against_champion(champion, reference=reference, claimed=True))
     refused(champion, run, ConflictError, f"{MODEL_NAME}/1 is the reference")
 
 
@@ -410,3 +415,101 @@ def test_ledger_that_was_cut_since_the_run_was_opened_stops_it(published: Home, 
     open_ledger(published).append("decision", decision.decision)
     with pytest.raises(StorageError, match="held 4 entries"):
         promote.run(published, run)
+
+
+# ------------------------------------------------------------------------------------------- what was edited
+
+
+def edit_verdict(root: Path) -> None:
+    """What the gate withheld, somebody grants."""
+    path = root / "gate/verdict.json"
+    path.write_bytes(path.read_bytes().replace(b'"INSUFFICIENT EVIDENCE"', b'"PROMOTE"'))
+
+
+def test_verdict_that_was_edited_before_it_was_published_goes_no_further(
+    published: Home, packages: dict[str, Path]
+) -> None:
+    """INSUFFICIENT EVIDENCE made PROMOTE by an editor is refused by `publish`, and decides nothing."""
+    run = finish(published, packages, Case(name="third", package="c", verdict="INSUFFICIENT EVIDENCE"))
+    edit_verdict(published.workspace(run))
+    before = open_ledger(published).state()
+    with pytest.raises(RefusedError, match=r"not what the stages left.*gate/verdict\.json"):
+        publish.run(published, run)
+    assert open_ledger(published).state() == before
+
+
+@pytest.mark.parametrize("claim", [{"verdict": "INSUFFICIENT EVIDENCE"}, {"approvals": 3}, {"superior": True}])
+def test_verdict_that_the_rule_does_not_give_is_refused(
+    published: Home, packages: dict[str, Path], claim: dict[str, Any]
+) -> None:
+    """With every digest made to fit, the rule is still executed again on the evidence, and says otherwise."""
+    run = finish(published, packages, Case(name="third", package="c", **claim))
+    with pytest.raises(RefusedError, match="the rule makes"):
+        publish.run(published, run)
+
+
+def test_promote_that_carries_what_stops_it_is_refused(published: Home, packages: dict[str, Path]) -> None:
+    """A PROMOTE beside an unrecorded look is no verdict of the gate."""
+    run = finish(published, packages, Case(name="third", package="c", with_ledger=False, recorded_look=False))
+    path = published.workspace(run) / "gate/verdict.json"
+    text = path.read_text().replace('"verdict": "INSUFFICIENT EVIDENCE"', '"verdict": "PROMOTE"')
+    path.write_text(text)
+    outputs = publish.read_outputs(published, run)
+    wrong = judgement.misjudged(
+        outputs.verdict, outputs.evaluation, outputs.inputs, plans.load(outputs.root / "pccp.demo.yaml")
+    )
+    assert "UNRECORDED_LOOK" in wrong[0]
+
+
+@pytest.mark.parametrize("name", ["pccp.demo.yaml", "dvc.yaml", "params.yaml", "torch.py"])
+def test_code_that_was_edited_in_the_workspace_is_refused(
+    published: Home, packages: dict[str, Path], name: str
+) -> None:
+    """A file of the code commit that was edited, git told not to look, and one put beside them: each is named."""
+    run = finish(published, packages, Case(name="third", package="c"))
+    root = published.workspace(run)
+    path = root / name
+    if name == "params.yaml":
+        path.write_text(path.read_text().replace("epochs: 12", "epochs: 13"))
+    else:
+        path.write_text((path.read_text() if path.exists() else "") + "# softer\n")
+    if name != "torch.py":
+        subprocess.run(["git", "update-index", "--assume-unchanged", name], cwd=root, check=True)
+    opened = Opened.read(published.run(run) / "run.json")
+    assert runs.code_changes(published, run, opened.code, {}) == [name]
+    with pytest.raises(
+        CxrError, match=r"the code commit|not the plan that this run was opened with|not what the stages left"
+    ):
+        publish.run(published, run)
+
+
+def test_settings_of_the_run_are_no_edit(published: Home, packages: dict[str, Path]) -> None:
+    """What `--set` wrote into params.yaml is what the run was opened with."""
+    run = finish(published, packages, Case(name="third", package="c"))
+    path = published.workspace(run) / "params.yaml"
+    path.write_text("# With settings of this run.\n" + path.read_text().replace("epochs: 12", "epochs: 13"))
+    opened = Opened.read(published.run(run) / "run.json")
+    assert runs.code_changes(published, run, opened.code, {"train.epochs": 13}) == []
+    assert runs.code_changes(published, run, opened.code, {"train.epochs": 14}) == ["params.yaml"]
+
+
+def test_straw_champion_is_refused(champion: Home, packages: dict[str, Path]) -> None:
+    """A run that names another package than the ledger's as its champion was judged against a straw man."""
+    against = against_champion(champion)
+    straw = replace(against, champion=against.champion.model_copy(update={"package": "e" * 64}))
+    run = finish(champion, packages, replace(straw, reference=None))
+    with pytest.raises(RefusedError, match=r"another model than the ledger's.*the reference that the run"):
+        publish.run(champion, run)
+
+
+def test_facts_that_are_not_the_settings_are_refused(published: Home, packages: dict[str, Path]) -> None:
+    """A model that tells another learning rate than params.yaml is no model of this run."""
+    run = finish(published, packages, Case(name="third", package="c"))
+    outputs = publish.read_outputs(published, run)
+    settings = Params.load(outputs.root / "params.yaml")
+    assert judgement.other_facts(outputs.evaluation, settings) == []
+    lie = outputs.evaluation.facts.model_copy(
+        update={"settings": {**outputs.evaluation.facts.settings, "train.learning_rate": 0.5}}
+    )
+    [said] = judgement.other_facts(outputs.evaluation.model_copy(update={"facts": lie}), settings)
+    assert said == "the model says train.learning_rate 0.5, and params.yaml 0.001"

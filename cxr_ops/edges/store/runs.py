@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import stat
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
+
+import yaml
 
 from cxr_ops import contract
 from cxr_ops.edges import dvc
@@ -15,6 +19,7 @@ from cxr_ops.edges.home import Home
 from cxr_ops.edges.store.batches import check_batch, read_pointers
 from cxr_ops.edges.store.repository import RECIPE, RUN_STATE, resolve_ref
 from cxr_ops.errors import DataError, RefusedError, StorageError
+from cxr_ops.params import Params
 from cxr_ops.records.base import write_atomic
 from cxr_ops.records.data import DataRevision
 from cxr_ops.records.inputs import Code
@@ -131,6 +136,62 @@ def pull(home: Home, folder: Path, data: DataRevision) -> None:
     dvc.dvc(home, folder, "pull", "--force", *targets)
     for batch, digest in sorted(data.batches.items()):
         check_batch(folder / contract.DATASET / batch, digest)
+
+
+def code_changes(home: Home, run: str, code: Code, overrides: Mapping[str, Any]) -> list[str]:
+    """The paths of a run's workspace that are not what the run's code commit holds; none is the only good answer.
+
+    Every file of the commit is hashed anew, whatever the workspace's own git believes. `params.yaml` must be the
+    commit's with the run's overrides in it. A file that the commit does not hold, and that no stage makes, is named
+    too: Python would import it in the place of another.
+
+    Raises:
+        StorageError: the store does not hold the commit.
+    """
+    folder = home.workspace(run)
+    try:
+        listing = git(home, home.store, "ls-tree", "-r", "-z", code.commit)
+    except GitError as error:
+        raise StorageError(f"the store does not hold the code {code.commit[:12]}", where=home.store) from error
+    held: dict[str, tuple[str, str]] = {}
+    for line in filter(None, listing.split("\0")):
+        facts, path = line.split("\t", 1)
+        mode, _, blob = facts.split(" ")
+        if not _is_run_state(path):
+            held[path] = (mode, blob)
+    wrong = [path for path, (mode, blob) in held.items() if path != dvc.PARAMS and _blob(folder / path, mode) != blob]
+    if dvc.PARAMS in held:
+        told = yaml.safe_load(git_bytes(home, home.store, "show", f"{code.commit}:{dvc.PARAMS}"))
+        for key, value in overrides.items():
+            section, _, name = key.partition(".")
+            told[section] = {**told[section], name: value}
+        if Params.load(folder / dvc.PARAMS) != Params.check(told, dvc.PARAMS):
+            wrong.append(dvc.PARAMS)
+    there = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file() or path.is_symlink())
+    wrong += [
+        path.as_posix()
+        for path in there
+        if path.as_posix() not in held
+        and path.parts[0] not in (".git", ".dvc", ".cxr", "failed")
+        and "__pycache__" not in path.parts
+        and not _is_run_state(path.as_posix())
+    ]
+    return sorted(wrong)
+
+
+def _is_run_state(path: str) -> bool:
+    return any(path == state or path.startswith(f"{state}/") for state in RUN_STATE)
+
+
+def _blob(path: Path, mode: str) -> str | None:
+    """The name that git gives to a file's bytes, or to what a link points to; None where there is no such file."""
+    if mode == "120000":
+        data = str(path.readlink()).encode() if path.is_symlink() else None
+    else:
+        data = path.read_bytes() if path.is_file() and not path.is_symlink() else None
+    if data is None:
+        return None
+    return hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
 
 
 def commit_run(home: Home, run: str, message: str) -> str:
