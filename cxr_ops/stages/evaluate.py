@@ -38,7 +38,7 @@ from cxr_ops.records.base import canonical_json, write_atomic
 from cxr_ops.records.data import Division
 from cxr_ops.records.evidence import Estimate, Evaluation, Evidence, Facts, Figure
 from cxr_ops.records.inputs import Epoch, Inputs, Reference
-from cxr_ops.records.training import StartingWeights
+from cxr_ops.records.training import StartingWeights, Trained
 from cxr_ops.stats import auc, checks, evidence
 from cxr_ops.stats.codes import Code
 from cxr_ops.stats.evidence import CHALLENGER, CHAMPION, REFERENCE, Scored
@@ -125,7 +125,9 @@ def _load(root: Path, inputs: Inputs) -> dict[str, LoadedModel]:
     """The models to score, by role. A reference that is the champion is not another model."""
     from cxr_ops.model import package
 
-    models = {CHALLENGER: package.load(root / "train" / contract.PACKAGE)}
+    _check_network(root)
+    trained = Trained.read(root / "train" / "train.json")
+    models = {CHALLENGER: package.load(root / "train" / contract.PACKAGE, trained.package)}
     champion, reference = inputs.champion.package, inputs.reference
     _check_record(root / CHAMPION / "champion.json", inputs.champion.model_dump())
     _check_record(
@@ -137,6 +139,21 @@ def _load(root: Path, inputs: Inputs) -> dict[str, LoadedModel]:
     if reference is not None and reference.package != champion:
         models[REFERENCE] = package.load(root / REFERENCE / contract.PACKAGE, reference.package)
     return models
+
+
+def _check_network(root: Path) -> None:
+    """The code in the challenger's package must be the workspace's own, before any of it runs.
+
+    `publish` compares the workspace's code with the commit. A folder without code, as tests make it, has nothing to
+    compare with.
+    """
+    packed, own = root / "train" / contract.PACKAGE / "network.py", root / "cxr_ops" / "model" / "network.py"
+    if own.is_file() and packed.is_file() and own.read_bytes() != packed.read_bytes():
+        raise DataError(
+            "the challenger's network.py is not the code that it was trained with",
+            where=packed,
+            fix="train again: cxr-ops stage train --run RUN",
+        )
 
 
 def _check_record(path: Path, expected: Mapping[str, Any]) -> None:

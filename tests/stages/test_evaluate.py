@@ -29,7 +29,7 @@ from cxr_ops.records.base import canonical_json, sha256_bytes
 from cxr_ops.records.data import DataRevision
 from cxr_ops.records.evidence import Evaluation
 from cxr_ops.records.inputs import Champion, Code, Epoch, Inputs, LedgerState, Reference
-from cxr_ops.records.training import StartingWeights
+from cxr_ops.records.training import StartingWeights, Trained
 from cxr_ops.records.verdict import Verdict
 from cxr_ops.stages import evaluate, gate, split
 
@@ -98,7 +98,27 @@ def write_package(
     (folder / package.NETWORK).write_text(NETWORK.replace("ROW", str(row)), encoding="utf-8")
     keys = sorted(patient_key(salt, patient) for patient in patients)
     (folder / package.PATIENTS).write_text("".join(f"{key}\n" for key in keys), encoding="ascii")
-    return package_digest(folder)
+    digest = package_digest(folder)
+    if folder.parent.name == "train":
+        trained_as(folder.parent, digest)
+    return digest
+
+
+def trained_as(folder: Path, digest: str) -> None:
+    """Write the record of the training that made a package."""
+    Trained(
+        package=digest,
+        best_epoch=1,
+        epochs_run=1,
+        validation_auc=0.7,
+        train_images=1,
+        validation_images=1,
+        patients=1,
+        seed=0,
+        device="cpu",
+        precision="fp32",
+        threads=1,
+    ).write(folder / "train.json")
 
 
 def open_run(root: Path, champion: str | None = None, reference: str | None = None, epoch: Epoch | None = None) -> None:
@@ -446,6 +466,7 @@ def test_the_picture_is_told_by_what_is_done_to_it(workspace):
     terms = json.loads((folder / package.CONTRACT).read_bytes())
     terms["input"]["contrast"] = {"name": "clahe", "clip": 3.0, "tiles": 8}
     (folder / package.CONTRACT).write_bytes(canonical_json(terms))
+    trained_as(folder.parent, package_digest(folder))
     found = run(workspace).facts.settings
     assert (found["prepare.contrast"], found["prepare.clahe_clip"], found["prepare.image_size"]) == ("clahe", 3.0, SIDE)
 
@@ -641,7 +662,8 @@ def test_the_real_network_is_scored_as_torch_scores_it(workspace):
     terms = package.contract(image_size=32, mean=0.5, std=0.25, training={"patient_salt": SALT})
     torch.manual_seed(0)
     net = network.build(terms).eval()
-    package.write(folder, state=dict(net.state_dict()), contract=terms, patients={patient_key(SALT, "x")})
+    digest = package.write(folder, state=dict(net.state_dict()), contract=terms, patients={patient_key(SALT, "x")})
+    trained_as(folder.parent, digest)
     small = PARAMS.model_copy(update={"split": Split(salt=SALT, test=0.08)})
     split.run(workspace, small)
     evaluate.run(workspace, small)
@@ -654,3 +676,23 @@ def test_the_real_network_is_scored_as_torch_scores_it(workspace):
         expected = torch.sigmoid(net(network.to_tensor(torch.from_numpy(prepared[None]), terms)))[0].numpy()
     found = [scores[f"{finding}_challenger"][5] for finding in FINDINGS]
     assert found == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize("where", ["package", "train.json"])
+def test_exchanged_network_is_not_run(workspace: Path, where: str) -> None:
+    """A network.py that was exchanged after training, whether or not its digest was made to fit, never runs."""
+    folder = workspace / "train" / "package"
+    own = workspace / "cxr_ops" / "model" / "network.py"
+    own.parent.mkdir(parents=True)
+    shutil.copyfile(folder / "network.py", own)
+    with (folder / "network.py").open("a", encoding="utf-8") as file:
+        file.write(f"\nopen({str(workspace / 'ran')!r}, 'w').close()\n")
+    if where == "train.json":
+        trained_as(workspace / "train", package_digest(folder))
+    with pytest.raises(DataError, match=r"network\.py is not the code that it was trained with"):
+        evaluate.run(workspace, PARAMS)
+    shutil.rmtree(workspace / "cxr_ops")
+    if where == "package":
+        with pytest.raises(DataError, match="the package is not the one on record"):
+            evaluate.run(workspace, PARAMS)
+    assert not (workspace / "ran").exists()
