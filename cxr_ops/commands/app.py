@@ -13,7 +13,7 @@ from typing import Annotated, Final
 import typer
 
 from cxr_ops import __version__
-from cxr_ops.commands import compare, data, doctor, epoch, ingest, ledger, lineage, plan, retrain, stages
+from cxr_ops.commands import checkout, compare, data, doctor, epoch, ingest, ledger, lineage, plan, retrain, stages
 from cxr_ops.commands.help import SETTINGS, Group, explain_exit_codes
 from cxr_ops.errors import CxrError
 
@@ -28,7 +28,7 @@ app = typer.Typer(
 )
 
 # Applications whose commands stand beside each other, and those whose commands follow a noun, in the order of `--help`.
-VERBS: Final = (retrain.app, compare.app, lineage.app, doctor.app, stages.app)
+VERBS: Final = (retrain.app, compare.app, lineage.app, checkout.app, doctor.app, stages.app)
 NOUNS: Final = {
     "data": data.app,
     "ingest": ingest.app,

@@ -15,6 +15,7 @@ from __future__ import annotations
 import csv
 import html
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -30,7 +31,7 @@ from cxr_ops.edges import dvc, live
 from cxr_ops.edges.home import Home
 from cxr_ops.edges.ledger import open_ledger
 from cxr_ops.edges.mlflow import aliases, tracking, versions
-from cxr_ops.edges.store import runs
+from cxr_ops.edges.store import checkout, runs
 from cxr_ops.edges.supervisor import OPENED
 from cxr_ops.errors import DataError, RefusedError
 from cxr_ops.params import Params
@@ -233,7 +234,9 @@ def finish(home: Home, run: str) -> Result:
     verdict = Verdict.read(root / "gate" / "verdict.json")
     plan = plans.load_bound(root, verdict.plan.path, verdict.plan)
     withheld = _withholds(plan, decision.epoch, entries)
-    full = publish_page((root / "report" / "report.html").read_text(encoding="utf-8"), entry, promotion, entries)
+    report = (root / "report" / "report.html").read_text(encoding="utf-8")
+    proof = checkout.plain_commands(home, decision.run_commit)
+    full = publish_page(report, entry, promotion, entries, proof=proof)
     page, restricted = full, home.restricted / f"{run}.html"
     if withheld:
         page = publish_page((root / "report" / "summary.html").read_text(encoding="utf-8"), entry, promotion, entries)
@@ -277,14 +280,17 @@ def finish(home: Home, run: str) -> Result:
     return result
 
 
-def publish_page(report: str, decision: Entry, promotion: Entry | None, entries: list[Entry]) -> str:
+def publish_page(
+    report: str, decision: Entry, promotion: Entry | None, entries: list[Entry], *, proof: Sequence[str] = ()
+) -> str:
     """Put a block of identifiers in front of a report.
 
     Args:
         report: the report as it was made: `report/report.html`, or `report/summary.html` where that is withheld.
         decision: the ledger's decision on the run.
         promotion: the ledger's promotion of the run's model, if there is one.
-        entries: the ledger, for the approvals.
+        entries: the ledger, for the approvals and the champion.
+        proof: the commands that bring the run back, where the page may tell them.
 
     Returns:
         The page. Taking the block out again gives the bytes whose digest the block states.
@@ -319,12 +325,30 @@ def publish_page(report: str, decision: Entry, promotion: Entry | None, entries:
     rows = "".join(
         f"<div><dt>{html.escape(key)}</dt><dd>{html.escape(value)}</dd></div>" for key, value in facts.items()
     )
-    block = f'<section class="published" aria-label="Published record"><dl class="facts">{rows}</dl></section>'
+    back = _bring_back(body, entries, proof) if proof else ""
+    block = f'<section class="published" aria-label="Published record"><dl class="facts">{rows}</dl>{back}</section>'
     mark = PUBLISHED_MARK if PUBLISHED_MARK in report else "<body>"
     before, found, after = report.partition(mark)
     if not found:
         raise DataError("report/report.html has no <body>", where=body.run, fix=_again(body.run, "report"))
     return f"{before}{found}{block}{after}"
+
+
+def _bring_back(decision: Decision, entries: list[Entry], proof: Sequence[str]) -> str:
+    """The commands that bring the run back, and those that compare it with the champion that it was judged against."""
+    champion = next((entry.promotion for entry in entries if entry.digest() == decision.champion), None)
+    ours = [f"cxr-ops checkout {decision.run} proof", "cd proof"]
+    compared = ""
+    if champion is not None:
+        ours += [f"dvc {what} diff {champion.run_commit} HEAD" for what in ("metrics", "plots")]
+        compared = ", and compare it with the champion that it was judged against"
+    return "".join(
+        f"<p>{sentence}:</p><pre><code>{html.escape(chr(10).join(lines))}</code></pre>"
+        for sentence, lines in (
+            ("To bring the run back with git and DVC, where these places can be read", proof),
+            (f"To bring it back with cxr-ops{compared}", ours),
+        )
+    )
 
 
 def _opened(home: Home, run: str) -> Opened:

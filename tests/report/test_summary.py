@@ -123,7 +123,7 @@ def test_a_long_path_stands_on_one_line(finished, tmp_path):
 def test_where_a_verdict_waits_the_command_to_type_is_told(finished, changes, commands):
     """A PROMOTE that is not carried out yet names the command that carries it out, and nothing else does."""
     lines = [line.split("cxr-ops ", 1)[1] for line in printed(finished(**changes)).splitlines() if "cxr-ops " in line]
-    assert lines == ["lineage manual-1", *commands]
+    assert lines == ["checkout manual-1 FOLDER", "lineage manual-1", *commands]
 
 
 def test_paths_below_the_current_folder_are_short(finished, tmp_path, monkeypatch):

@@ -20,7 +20,7 @@ from cxr_ops.edges import git
 from cxr_ops.edges.home import Home
 from cxr_ops.edges.ledger import open_ledger
 from cxr_ops.edges.mlflow import aliases, tracking, versions
-from cxr_ops.edges.store import runs
+from cxr_ops.edges.store import checkout, runs
 from cxr_ops.errors import DataError, RefusedError
 from cxr_ops.records.base import sha256_bytes, sha256_file
 from cxr_ops.records.evidence import Evaluation
@@ -106,6 +106,21 @@ def test_published_report_is_the_report_and_a_block_of_identifiers(published: Ho
         run_id=body.mlflow_run_id, artifact_path="report/published.html", tracking_uri=published.mlflow_uri
     )
     assert Path(stored).read_text() == page
+
+
+def test_the_page_tells_how_to_bring_the_run_back(champion: Home) -> None:
+    """The page prints the commands for git and DVC and for cxr-ops; with a champion, the comparison with it."""
+    first, promotion = open_ledger(champion).decision(FIRST), open_ledger(champion).champion()
+    page = (champion.reports / f"{FIRST}.html").read_text()
+    printed = html.unescape("\n".join(re.findall(r"<pre><code>(.*?)</code></pre>", page, flags=re.DOTALL)))
+    for line in checkout.plain_commands(champion, first.decision.run_commit):
+        assert line in printed.splitlines()
+    assert f"cxr-ops checkout {FIRST} proof" in printed
+    assert "dvc plots diff" not in printed
+    later = first.model_copy(update={"body": {**first.body, "champion": promotion.digest()}})
+    page = publish.publish_page(REPORT, later, None, open_ledger(champion).entries(), proof=["dvc pull"])
+    assert f"dvc metrics diff {promotion.promotion.run_commit} HEAD" in page
+    assert "<pre>" not in publish.publish_page(REPORT, later, None, [later])
 
 
 def test_facts_in_the_page_are_escaped(published: Home) -> None:
