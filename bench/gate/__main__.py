@@ -23,6 +23,9 @@ def arguments(words: list[str] | None) -> argparse.Namespace:
     # With so many the error of a power of 92 % is a quarter of a point.
     parser.add_argument("--replicates", type=int, default=12_000, help="of the largest study (default 12,000)")
     parser.add_argument("--minutes", type=float, help="stop after this time; 0 only writes the page anew")
+    parser.add_argument(
+        "--differences", action="store_true", help="go on with intervals of differences alone, and rewrite that section"
+    )
     parser.add_argument("--processes", type=int, default=os.cpu_count(), help="default: one a core")
     parser.add_argument("--cache", type=Path, default=PROJECT / ".cxr" / "gate-simulation", help="labels and results")
     parser.add_argument("--docs", type=Path, default=PROJECT / "docs", help="where the page is written")
@@ -40,9 +43,16 @@ def main(words: list[str] | None = None) -> int:
     deadline = None if asked.minutes is None else time.monotonic() + 60 * asked.minutes
     try:
         results = run.run(
-            PROJECT, asked.cache, asked.labels, SEED, asked.replicates, asked.processes, deadline=deadline
+            PROJECT,
+            asked.cache,
+            asked.labels,
+            SEED,
+            asked.replicates,
+            asked.processes,
+            deadline=deadline,
+            only=("differences",) if asked.differences else (),
         )
-        written = page.write(asked.docs, results, SEED)
+        written = (page.rewrite if asked.differences else page.write)(asked.docs, results, SEED)
     except CxrError as error:
         print(error, file=sys.stderr)
         return error.exit_code

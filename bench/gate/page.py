@@ -9,13 +9,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bench import measure
 from bench.__main__ import machine
-from bench.gate import structure
+from bench.gate import gaps, structure
 from bench.gate.procedures import MACRO, OTHERS, TFMA_SAMPLES
 from bench.gate.results import Results
 from bench.gate.scores import AREAS, BETWEEN_FINDINGS, BETWEEN_MODELS, LEAK
 from bench.gate.study import BETTER, CORRELATIONS, DIFFERENCES, LOOKS, NOMINAL, RELEASES, STEP, STUDIES
+from cxr_ops.errors import DataError
 
+PAGE = "gate-simulation.md"
+ALONE = "differences"  # its section says by itself how it was made, since it can be written alone
 FULL = 10_000  # replicates from which an estimate is taken at its word
 COLOURS = ("#0072b2", "#b34700", "#007a5a", "#8a2f6b", "#5b6570", "#a07800", "#1b1f24", "#4b93c3")
 GATE = {"gate": "the gate", **OTHERS}
@@ -40,14 +44,28 @@ def write(docs: Path, results: Results, seed: int) -> Path:
         _size(results),
         _power(results),
         _coverage(results),
+        _apart(results, seed),
         _drift(results),
         _others(results),
         _limits(),
     ]
     for name, draw in (("power", _draw_power), ("drift", _draw_drift), ("rules", _draw_rules)):
         (docs / f"gate-{name}.svg").write_text(_picture(draw, results))
-    page = docs / "gate-simulation.md"
+    page = docs / PAGE
     page.write_text("\n\n".join(parts) + "\n")
+    return page
+
+
+def rewrite(docs: Path, results: Results, seed: int) -> Path:
+    """Write the section of intervals of differences anew, and leave the rest of the page as it is.
+
+    Raises:
+        DataError: there is no page yet.
+    """
+    page = docs / PAGE
+    if not page.is_file():
+        raise DataError("there is no page yet", where=page, fix="write all of it first: make bench-gate")
+    page.write_text(measure.put(page.read_text(), f"{_apart(results, seed)}\n"))
     return page
 
 
@@ -124,7 +142,7 @@ def _head(results: Results, seed: int) -> str:
     rows = [
         (name, tally.replicates, f"{tally.seconds / 60:.0f}", f"{tally.seconds / max(tally.replicates, 1):.2f}")
         for name, tally in results.studies.items()
-        if name in STUDIES
+        if name in STUDIES and name != ALONE
     ]
     return _section(
         "# What the gate promotes by mistake, and what it holds back",
@@ -159,9 +177,9 @@ def _targets(results: Results) -> str:
         ),
         Target("An equally good model is promoted in at least 95 % of looks", ["equal/promoted"], low=95.0),
     ]
-    for kind, what in (("auc", "an AUC"), ("difference", "a difference")):
+    for kind, what in (("auc", "The interval of an AUC"), ("difference", "Both bounds of a difference")):
         for names, which, low, high in ((many, f"from {RARE}", 94.0, 96.0), (rare, f"below {RARE}", 93.0, 98.0)):
-            asked = f"Intervals of {what}, {which} positive patients, cover {low:g} to {high:g} %"
+            asked = f"{what}, {which} positive patients, cover{'s' if kind == 'auc' else ''} {low:g} to {high:g} %"
             targets.append(Target(asked, [f"covered/{kind}/{name}" for name in names], low=low, high=high))
     return _section(
         "## Targets",
@@ -301,12 +319,56 @@ def _coverage(results: Results) -> str:
         )
     off = {name: abs(results.mean(f"value/{name}")) for name in results.names("value/")}
     return _section(
-        "## Coverage of 95 % intervals",
-        "Of a model's AUC, and of the difference of two equally good models, with the degrees of freedom of Student's "
-        "t. The last columns hold the true standard deviation of the difference, and what standard errors make of it: "
-        "the project's (by patient) and DeLong's (by image), as multiples. The mean of no estimate is off by more than "
+        "## Coverage of 95 % intervals and bounds",
+        "Of the interval of a model's AUC, and of the two bounds of the difference of two equally good models, with "
+        "the degrees of freedom of Student's t. The last columns hold the true standard deviation of the difference, "
+        "and what standard errors make of it: the project's (by patient) and DeLong's (by image), as multiples. The "
+        "mean of no estimate is off by more than "
         f"{max(off.values(), default=math.nan):.1g}.",
         _table(head, rows),
+    )
+
+
+def _apart(results: Results, seed: int) -> str:
+    rows = []
+    for case in gaps.CASES:
+        name = f"apart/interval/{case.name}"
+        if not results.count(name):
+            continue
+        target = Target("", [name], case.low, case.high)
+        rows.append(
+            (
+                f"{case.areas[0]:g} and {case.areas[1]:g}",
+                f"{case.positives} + {case.negatives}{', clustered' if case.clustered else ''}",
+                f"{case.correlation:g}",
+                _share(results, name),
+                ", ".join(_plain(results, f"apart/interval {side}/{case.name}") for side in ("below", "above")),
+                f"{results.mean(f'apart/interval width/{case.name}'):.3f}",
+                _share(results, f"apart/bounds/{case.name}"),
+                f"{case.low:g} to {case.high:g}",
+                target.verdict(results)[1],
+            )
+        )
+    tally = results.studies.get(ALONE)
+    made = f"{tally.replicates:,} studies of each case, {tally.seconds / 60:.0f} processor minutes" if tally else "none"
+    head = (
+        "true AUCs",
+        "positive + negative patients",
+        "correlation",
+        "interval, %",
+        "missed below, above",
+        "width",
+        "both bounds, %",
+        "target",
+        "verdict",
+    )
+    return _section(
+        "## Intervals of a difference where models differ much",
+        "How often the 95 % interval that is printed for a difference of AUCs holds the true one, and how often the "
+        "two bounds do, of which the gate judges the lower: near equality they are an interval too, far apart they "
+        "are not, and the gate does not need them to be. Binormal scores; clustered patients have several images. "
+        f"Written by `make bench-gate`, alone by `make bench-gate ARGS=--differences`: {made}, seed {seed}.",
+        _table(head, rows) if rows else "Not run.",
     )
 
 

@@ -6,6 +6,7 @@ import gc
 import hashlib
 import os
 import time
+from collections.abc import Collection
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -33,6 +34,7 @@ def run(
     processes: int,
     *,
     deadline: float | None,
+    only: Collection[str] = (),
 ) -> Results:
     """Go on with the studies until all replicates are there, or until the deadline.
 
@@ -44,6 +46,7 @@ def run(
         replicates: of the largest study; the others have their share.
         processes: how many at a time.
         deadline: of `time.monotonic`.
+        only: studies to go on with; all where none is named.
 
     Raises:
         StorageError: the labels cannot be downloaded. DataError: they are not the NIH's. SettingsError: the plan.
@@ -57,7 +60,7 @@ def run(
         if name not in results.studies or results.studies[name].fingerprint != mark:
             results.studies[name] = Tally(mark)
     results.about = describe(test_set, plan, drawn)
-    todo = tasks(results, replicates)
+    todo = [(name, block) for name, block in tasks(results, replicates) if not only or name in only]
     # Of arrays this small, a second thread costs more than it brings; a process reads this when it starts.
     os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")
     context = get_context("spawn")  # a fork would copy the threads' locks of the parent

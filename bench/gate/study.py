@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import special
 
-from bench.gate import procedures
+from bench.gate import gaps, procedures
 from bench.gate.procedures import LEVEL, MACRO, OTHERS, WHOLE, Model, Pair, Setup, View
 from bench.gate.scores import AREAS
 from bench.gate.structure import Structure
@@ -322,6 +322,12 @@ def _weighted(view: View, finding: int, weights: np.ndarray) -> np.ndarray:
     return np.array(found)
 
 
+def differences(_: Setup, rng: np.random.Generator) -> Named:
+    """Intervals of a difference where models may differ much; needs no test set."""
+    for case in gaps.CASES:
+        yield from gaps.draw(case, rng)
+
+
 @dataclass(frozen=True)
 class Study:
     """A replicate, and how many of them for each replicate of the largest study."""
@@ -339,4 +345,5 @@ STUDIES: dict[str, Study] = {
     "drift": Study(drift, 0.02, 5),
     "agreement": Study(agreement, 0.02, 5),
     "bootstrap": Study(bootstrap, 0.002, 2),
+    "differences": Study(differences, 1.0, 100),
 }

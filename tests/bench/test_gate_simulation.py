@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from bench.gate import page, procedures, run, structure, study
+from bench.gate import gaps, page, procedures, run, structure, study
 from bench.gate.procedures import MACRO, WHOLE
 from bench.gate.results import Results, Tally
 from bench.gate.scores import AREAS, World
@@ -235,6 +235,24 @@ def test_the_page_says_what_was_found_and_what_was_not(tmp_path, setup):
     page.write(tmp_path / "second", results, 7)
     for name in ("gate-power.svg", "gate-drift.svg", "gate-rules.svg"):
         assert (tmp_path / "first" / name).read_bytes() == (tmp_path / "second" / name).read_bytes()
+
+
+def test_intervals_of_differences_can_be_simulated_and_written_alone(tmp_path, setup):
+    """Their section says what was held, beside the bounds; the rest of the page stays as it is to the last byte."""
+    with pytest.raises(DataError, match="no page yet"):
+        page.rewrite(tmp_path, Results(), 7)
+    results = Results(run.describe(setup.world.structure, setup.plan, 3), {name: Tally() for name in study.STUDIES})
+    before = page.write(tmp_path, results, 7).read_text()
+    for seed in range(20):
+        results.studies["differences"].add(study.differences(setup, _rng(seed)))
+    after = page.rewrite(tmp_path, results, 7).read_text()
+    title = "## Intervals of a difference where models differ much"
+    assert [part.split(title)[0] for part in (before, after)] == [before.split(title)[0]] * 2
+    assert after.split("\n## Drift")[1] == before.split("\n## Drift")[1]
+    first = gaps.CASES[0]
+    assert results.mean(f"apart/interval/{first.name}") > results.mean(f"apart/bounds/{first.name}") + 0.15
+    assert f"| 0.6 and 0.998 | 30 + 300 | 0.5 | {100 * results.mean(f'apart/interval/{first.name}'):.2f} ±" in after
+    assert "20 studies of each case" in after
 
 
 @pytest.mark.parametrize(
