@@ -61,7 +61,10 @@ class Support(Record):
 
 
 class FindingEvidence(Record):
-    """AUC of one finding: each model, and challenger minus champion and minus reference, on the same rows."""
+    """AUC of one finding: each model, and challenger minus champion and minus reference, on the same rows.
+
+    `unscored` names the models that give no image a score for it. Such a finding is not judged, whoever has it.
+    """
 
     finding: str
     support: Support
@@ -70,10 +73,11 @@ class FindingEvidence(Record):
     difference: Figure | None
     reference: Figure | None = None
     reference_difference: Figure | None = None
+    unscored: list[str] = []
 
 
 class Evidence(Record):
-    """AUCs of all findings and their mean over `macro_over`, the findings that have enough patients.
+    """AUCs of all findings and their mean over `macro_over`, the findings that have enough patients and all scores.
 
     The figures of the reference are None where there is none, and where the champion is the reference.
     """

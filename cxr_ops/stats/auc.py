@@ -42,6 +42,7 @@ MIN_PATIENTS: Final = 2
 WITHIN_PATIENT: Final = 0.5
 EDGE: Final = 1e-9  # AUCs nearer to 0 or 1 than this have no logit that means anything
 ROUNDING: Final = 1e-12  # a standard error below this is none
+UNSCORED: Final = Undefined(reason="not scored", needed="a model that was trained on this finding")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -239,7 +240,7 @@ def not_finite(scores: npt.NDArray[Any], of: str = "") -> Undefined | None:
     """
     infinite = scores.size - np.count_nonzero(np.isfinite(scores))
     if infinite and np.isnan(scores).all():
-        return Undefined(reason="not scored", needed="a model that was trained on this finding")
+        return UNSCORED
     if infinite:
         return Undefined(reason=f"{infinite} of {scores.size} {of}scores are not finite", needed="finite scores")
     return None
@@ -806,12 +807,14 @@ class Standing:
         ordered: role -> their order by its scores.
         of: role -> how well it ranks them.
         same_order: the roles that put the images in the challenger's order, ties included.
+        unscored: the roles that give none of the images a score.
     """
 
     labelled: Labelled
     ordered: dict[str, Sorted | Undefined]
     of: dict[str, Ranking | Undefined]
     same_order: set[str]
+    unscored: list[str]
 
     @classmethod
     def at(cls, labelled: Labelled, scores: Mapping[str, Scores]) -> Standing:
@@ -819,7 +822,8 @@ class Standing:
         ordered = {role: labelled.sort(column) for role, column in scores.items()}
         of = {role: _rank_or_say(labelled, found) for role, found in ordered.items()}
         rivals = [role for role in scores if role != "challenger" and _same_order(role, labelled, ordered, scores)]
-        return cls(labelled, ordered, of, set(rivals))
+        unscored = [role for role, found in ordered.items() if found is UNSCORED]
+        return cls(labelled, ordered, of, set(rivals), unscored)
 
 
 def _rank_or_say(labelled: Labelled, ordered: Sorted | Undefined) -> Ranking | Undefined:
@@ -940,7 +944,7 @@ def compare(
     >>> found = compare(["Mass"], [[1], [1], [0], [0]], [7, 8, 9, 9], [[0.9], [0.5], [0.6], [0.1]],
     ...                 min_positive_patients=2, min_negative_patients=2)
     >>> found.findings[0].support.negative_patients, found.macro_challenger.reason, found.macro_over
-    (1, 'no finding has enough patients', [])
+    (1, 'no finding has enough patients and all scores', [])
     """
     given = {"challenger": challenger, "champion": champion, "reference": reference}
     models = {role: scores for role, scores in given.items() if scores is not None}
@@ -969,8 +973,11 @@ def evidence_of(
     macro_over: list[str] = []
     for finding, standing in zip(findings, standings, strict=True):
         support = standing.labelled.support
-        rows.append(FindingEvidence(finding=finding, support=support, **dict(_pair([standing], roles, level))))
-        if support.positive_patients >= min_positive_patients and support.negative_patients >= min_negative_patients:
+        unscored = standing.unscored
+        figures = dict(_pair([standing], roles, level))
+        rows.append(FindingEvidence(finding=finding, support=support, unscored=unscored, **figures))
+        enough = support.positive_patients >= min_positive_patients
+        if enough and support.negative_patients >= min_negative_patients and not unscored:
             pooled.append(standing)
             macro_over.append(finding)
     macro = _pair(pooled, roles, level)
@@ -1008,7 +1015,7 @@ def _difference_of(ours: _Mean | Undefined, theirs: _Mean | Undefined, level: fl
 
 def _usable(rankings: Sequence[Ranking | Undefined]) -> _Mean | Undefined:
     if not rankings:
-        return Undefined(reason="no finding has enough patients", needed="more patients")
+        return Undefined(reason="no finding has enough patients and all scores", needed="more patients, or scores")
     usable: list[Ranking] = []
     for ranking in rankings:
         if isinstance(ranking, Undefined):

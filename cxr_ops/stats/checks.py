@@ -108,8 +108,8 @@ def is_evaluable(support: Support, rules: PerformanceEvaluation) -> bool:
 
 
 def evaluable(evidence: Evidence, rules: PerformanceEvaluation) -> list[FindingEvidence]:
-    """The findings that can be judged."""
-    return [row for row in evidence.findings if is_evaluable(row.support, rules)]
+    """The findings that can be judged: with enough patients, and scored by every model."""
+    return [row for row in evidence.findings if is_evaluable(row.support, rules) and not row.unscored]
 
 
 def subgroups(evaluation: Evaluation, rules: PerformanceEvaluation) -> list[Subgroup]:

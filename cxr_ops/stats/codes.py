@@ -89,7 +89,7 @@ MEANING: Final[dict[Code, str]] = {
     Code.UNCERTAIN_LABELS: "The decision would be another if the uncertain labels were all negative, or all positive.",
     Code.TOO_FEW_PATIENTS: "The test set, or a finding that the plan requires, has too few patients.",
     Code.SUBGROUP_MISSING: "A subgroup that the plan asks for cannot be formed from the data.",
-    Code.NOT_SCORED: "The challenger was not trained on a finding that the plan judges, and has no score for it.",
+    Code.NOT_SCORED: "A model has no scores for a finding that is judged, or for images of the test set.",
     Code.UNDEFINED_EVIDENCE: "A figure that the plan judges cannot be had.",
     Code.EVIDENCE_INCOMPLETE: "The evidence has a hole, or contradicts itself.",
     Code.EMPTY_TEST_SET: "The test set is empty.",

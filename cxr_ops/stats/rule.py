@@ -186,6 +186,10 @@ def _sufficiency(evaluation: Evaluation, rules: PerformanceEvaluation) -> list[R
         )
     for row in evaluation.findings:
         if checks.is_evaluable(row.support, rules):
+            if row.unscored:
+                models = " and ".join(f"the {role}" for role in row.unscored)
+                sentence = f"{row.finding} cannot be judged: {models} did not score it."
+                found.append(Reason(code=Code.NOT_SCORED, finding=row.finding, sentence=sentence))
             continue
         required = row.finding in rules.required
         lacking = " and ".join(
