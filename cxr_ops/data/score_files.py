@@ -2,19 +2,26 @@
 
 Three layouts of a truth are read, told apart by their headers:
 
-* the NIH's `Data_Entry_2017.csv` or `Data_Entry_2017_v2020.csv` (`Image Index`, `Finding Labels`, ...);
+* the NIH's `Data_Entry_2017.csv` or `Data_Entry_2017_v2020.csv`, in any edition, and Kaggle's sample (`Image Index`,
+  `Finding Labels`, ...);
 * a manifest of this project (`image_id`, `patient_id`, ..., one column a finding);
 * any CSV with an image id (`Image Index` or `image_id`), a patient id (`Patient ID` or `patient_id`; optional) and
   columns named like the findings. `sex`, `age`, `view` and `source` are taken along.
 
-A label is 1, 0, -1 (uncertain) or empty (missing; not the same as 0). A finding without a column is missing everywhere.
+A label is 1, 0, -1 (uncertain) or empty (missing; not the same as 0), also as pandas and Excel write it: `1.0`,
+`True`, `nan`. A finding without a column is missing everywhere. Where a table has `Finding Labels` and columns of
+findings, they must agree. Names that CheXpert gives to the same findings are known (`Pleural Effusion`).
 
-Scores are a CSV with an image id, a patient id if there is one, and a number for each finding.
+Scores are a CSV with an image id, a patient id if there is one, and a probability for each finding.
+
+How CSV differs from one program to the next is the business of `cxr_ops.data.tables`. What was read in another way than
+it stands, and columns that nobody reads, are told in `notes`.
 """
 
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,25 +31,27 @@ import numpy as np
 import numpy.typing as npt
 
 from cxr_ops.data import splits, tables
-from cxr_ops.data.manifest import read_rows
 from cxr_ops.data.synthetic import entries as generated
+from cxr_ops.data.tables import ALIASES, FOLLOW_UP, IMAGE, LABELS, PATIENT, Table
 from cxr_ops.errors import DataError
-from cxr_ops.labels import FINDINGS, UNCERTAIN, UnknownLabelError, nearest, parse_labels
+from cxr_ops.labels import FINDINGS, NO_FINDING, UNCERTAIN, UnknownLabelError, nearest, parse_labels
 from cxr_ops.plan import ATTRIBUTES
 
-IMAGE: Final = "image_id"
-PATIENT: Final = "patient_id"
-LABELS: Final = "Finding Labels"
-# The NIH's names of columns that have another name here.
-ALIASES: Final = {
-    "Image Index": IMAGE,
-    "Patient ID": PATIENT,
-    "Patient Age": "age",
-    "Patient Gender": "sex",
-    "Patient Sex": "sex",
-    "View Position": "view",
+# What CheXpert, MIMIC-CXR, PadChest, VinDr and the NIH's list of boxes call the same findings.
+SAME_FINDING: Final[Mapping[str, str]] = {
+    "Pleural Effusion": "Effusion",
+    "Pleural effusion": "Effusion",
+    "Pulmonary Edema": "Edema",
+    "Pulmonary fibrosis": "Fibrosis",
+    "Pulmonary Fibrosis": "Fibrosis",
+    "Infiltrate": "Infiltration",
 }
-_VALUES: Final = {"": np.nan, "1": 1.0, "1.0": 1.0, "0": 0.0, "0.0": 0.0, "-1": UNCERTAIN, "-1.0": UNCERTAIN}
+# Columns that tables of images have and nobody needs here: no note is made of them.
+_USUAL: Final = re.compile(
+    rf"{re.escape(FOLLOW_UP)}|OriginalImage.*|Height\]|y\]|sha256|batch|width|height|line|split|{NO_FINDING}"
+)
+_TRUE_FALSE: Final = {"true": 1.0, "false": 0.0}
+_SHOWN: Final = 6  # names in a note
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +64,7 @@ class Truth:
         truth: (N, 14) 1, 0 or NaN (missing or uncertain), in the order of `FINDINGS`.
         uncertain: (N, 14) where the label is uncertain.
         attributes: `sex`, `age` (years), `view`, `source`, as far as the file has them, as (N,) text; "" is unknown.
+        notes: what was read in another way than it stands or passed over, for a person to know.
     """
 
     image_ids: tuple[str, ...]
@@ -62,6 +72,7 @@ class Truth:
     truth: npt.NDArray[np.float64]
     uncertain: npt.NDArray[np.bool_]
     attributes: Mapping[str, tuple[str, ...]]
+    notes: tuple[str, ...] = ()
 
     def where(self, keep: npt.NDArray[np.bool_]) -> Truth:
         """The images for which `keep`, (N,), is true."""
@@ -75,20 +86,8 @@ class Truth:
             truth=self.truth[keep],
             uncertain=self.uncertain[keep],
             attributes={name: only(values) for name, values in self.attributes.items()},
+            notes=self.notes,
         )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Columns:
-    """A table of text by column, the NIH's names replaced by ours; `lines` are those of the file."""
-
-    path: Path
-    lines: tuple[int, ...]
-    values: Mapping[str, tuple[str, ...]]
-
-    def at(self, row: int) -> str:
-        """Where a row stands, for a message."""
-        return f"{self.path}, line {self.lines[row]}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,8 +98,9 @@ class Scores:
         path: the file.
         image_ids: (N,) no two alike.
         patients: (N,) whose image it is; None where the file does not say.
-        findings: those that the file has a column for, in the order of `FINDINGS`.
-        scores: (N, 14) in the order of `FINDINGS`; NaN where there is none.
+        findings: those that the file holds scores for, in the order of `FINDINGS`; at least one.
+        scores: (N, 14) in 0 to 1, in the order of `FINDINGS`; NaN for the other findings.
+        notes: as of a truth.
     """
 
     path: Path
@@ -108,50 +108,37 @@ class Scores:
     patients: tuple[str, ...] | None
     findings: tuple[str, ...]
     scores: npt.NDArray[np.float64]
+    notes: tuple[str, ...] = ()
 
 
-def read_columns(path: Path) -> Columns:
-    """Read a CSV with an image id in each row.
+def read_columns(path: Path) -> Table:
+    """Read a CSV with an image id in each row; columns have our names, findings the NIH's.
 
     Raises:
         DataError: the file is missing or damaged, has no rows or no image id, names a column or an image twice, a row
             is longer or shorter than the header, or a column is called almost like a finding.
     """
-    rows = read_rows(path)
-    if len(rows) < 2:
-        raise DataError("the table has no rows", where=path)
-    names = [ALIASES.get(name.strip(), name.strip()) for name in rows[0][1]]
-    for name in names:
-        guess = difflib.get_close_matches(name.lower(), [finding.lower() for finding in FINDINGS], n=1, cutoff=0.8)
-        if guess and name not in FINDINGS:
-            raise DataError(
-                f"{name!r} is not one of the 14 findings; the nearest is {nearest(guess[0], FINDINGS)!r}",
-                where=f"{path}, line 1",
-                fix="call the column so, or take it out",
-            )
-        if name and names.count(name) > 1:
-            raise DataError(f"two columns are called {name!r}", where=f"{path}, line 1")
-    if IMAGE not in names:
+    table = tables.read(path, {**ALIASES, **SAME_FINDING}).whole()
+    if not len(table):
+        raise DataError("the table has no rows", where=path, fix="take the table from its source again")
+    _check_names(table)
+    if IMAGE not in table.columns:
+        names = [name for name in table.columns if name not in FINDINGS]
+        guess = next((name for name in names if re.search("image|file|path|dicom|study", name, re.IGNORECASE)), None)
         raise DataError(
             f"no column holds the image: neither 'Image Index' nor {IMAGE!r} is in the header",
             where=f"{path}, line 1",
+            fix=f"call the column with the image ids {IMAGE!r}" + (f", if {guess!r} is it" if guess else ""),
         )
-    for line, fields in rows[1:]:
-        if len(fields) != len(names):
-            raise DataError(
-                f"the row has {len(fields)} fields, not {len(names)}: the table may have been cut",
-                where=f"{path}, line {line}",
-            )
-    columns = zip(*(fields for _, fields in rows[1:]), strict=True)
-    table = Columns(path=path, lines=tuple(line for line, _ in rows[1:]), values=dict(zip(names, columns, strict=True)))
     first: dict[str, int] = {}
-    for row, image_id in enumerate(table.values[IMAGE]):
+    for row, image_id in enumerate(table.columns[IMAGE]):
         if not image_id:
-            raise DataError("the image id is empty", where=table.at(row))
+            raise DataError("the image id is empty", where=table.at(row), fix="name the image, or take the row out")
         if image_id in first:
             raise DataError(
                 f"the image {image_id!r} is named twice, first on line {table.lines[first[image_id]]}",
                 where=table.at(row),
+                fix="keep one of the two rows",
             )
         first[image_id] = row
     return table
@@ -162,54 +149,83 @@ def read_truth(path: Path) -> Truth:
 
     Raises:
         DataError: as `read_columns`; there is no label at all, a label is none of 1, 0, -1 and empty or not the NIH's,
-            a patient id is empty, or an age is not a whole number of years.
+            two columns contradict each other, or a patient id is empty.
     """
     table = read_columns(path)
-    labels = _nih_labels(table) if LABELS in table.values else _finding_columns(table)
+    notes = list(table.notes)
+    labels = _labels(table, notes)
     uncertain = labels == UNCERTAIN
+    attributes = {name: _attribute(table, name, notes) for name in ATTRIBUTES if name in table.columns}
+    patients = read_patients(table, notes)
+    known = {IMAGE, PATIENT, LABELS, *FINDINGS, *ATTRIBUTES}
+    _note_passed_over(table, known, notes)
     return Truth(
-        image_ids=table.values[IMAGE],
-        patients=read_patients(table),
+        image_ids=table.columns[IMAGE],
+        patients=patients,
         truth=np.where(uncertain, np.nan, labels),
         uncertain=uncertain,
-        attributes={name: _attribute(table, name) for name in ATTRIBUTES if name in table.values},
+        attributes=attributes,
+        notes=tuple(notes),
     )
 
 
 def read_scores(path: Path) -> Scores:
-    """Read the scores of a model.
+    """Read the scores of a model. A finding whose column is empty all through has no scores.
 
     Raises:
-        DataError: as `read_columns`; no column is called like a finding, or a score is not a number.
+        DataError: as `read_columns`; no column holds scores, a score is not a number, is missing or not finite while
+            others of its finding are there, or lies outside 0 to 1.
     """
     table = read_columns(path)
-    findings = tuple(finding for finding in FINDINGS if finding in table.values)
-    if not findings:
+    notes = list(table.notes)
+    present = [finding for finding in FINDINGS if finding in table.columns]
+    if not present:
         raise _no_findings(table, "no column holds scores: the name of no finding is in the header")
-    scores = np.full((len(table.lines), len(FINDINGS)), np.nan)
-    for finding in findings:
-        for row, text in enumerate(table.values[finding]):
-            try:
-                scores[row, FINDINGS.index(finding)] = float(text) if text else np.nan
-            except ValueError as error:
-                raise DataError(f"the score of {finding!r} is {text!r}, not a number", where=table.at(row)) from error
+    scores = np.full((len(table), len(FINDINGS)), np.nan)
+    for finding in present:
+        scores[:, FINDINGS.index(finding)] = _column_of_scores(table, finding)
+    findings = tuple(finding for finding in present if not np.isnan(scores[:, FINDINGS.index(finding)]).all())
+    if not findings:
+        raise _no_findings(table, "every score is missing")
+    patients = read_patients(table, notes)
+    _note_passed_over(table, {IMAGE, PATIENT, LABELS, *FINDINGS, *ATTRIBUTES}, notes)
     return Scores(
-        path=path, image_ids=table.values[IMAGE], patients=read_patients(table), findings=findings, scores=scores
+        path=path,
+        image_ids=table.columns[IMAGE],
+        patients=patients,
+        findings=findings,
+        scores=scores,
+        notes=tuple(notes),
     )
 
 
-def read_patients(table: Columns) -> tuple[str, ...] | None:
-    """Whose image each row is, None without such a column; `00000001` and `1` are one patient.
+def read_patients(table: Table, notes: list[str]) -> tuple[str, ...] | None:
+    """Whose image each row is, None without such a column; `00000001`, `1` and `1.0` are one patient.
+
+    Args:
+        table: with a patient id in each row, or without the column.
+        notes: what is told of other spellings is added.
 
     Raises:
         DataError: a patient id is empty.
     """
-    if PATIENT not in table.values:
+    if PATIENT not in table.columns:
         return None
-    patients = table.values[PATIENT]
-    if "" in patients:
-        raise DataError("the patient id is empty", where=table.at(patients.index("")))
-    return tuple(map(tables.canonical_patient, patients))
+    texts = table.columns[PATIENT]
+    for row, text in enumerate(texts):
+        if tables.missing(text):
+            raise DataError(
+                "the patient id is empty",
+                where=table.at(row),
+                fix="say whose image it is; where nobody knows, take the image out",
+            )
+    # pandas makes numbers with a point of whole numbers as soon as one is missing.
+    if all(re.fullmatch(r"[0-9]+[.,]0+", text) for text in texts):
+        texts = tuple(re.split("[.,]", text)[0] for text in texts)
+        notes.append("patient ids are written like 1.0 and were read as whole numbers")
+    patients, told = tables.read_patients(texts)
+    notes.extend(told)
+    return patients
 
 
 def test_side(truth: Truth, *, salt: str, validation: float, test: float) -> Truth:
@@ -272,42 +288,187 @@ def drawn_truth(patients: int) -> Truth:
     )
 
 
-def _nih_labels(table: Columns) -> npt.NDArray[np.float64]:
-    rows = []
-    for row, text in enumerate(table.values[LABELS]):
-        try:
-            rows.append(parse_labels(text))
-        except UnknownLabelError as error:
-            raise DataError(str(error), where=table.at(row)) from error
-    return np.array(rows, dtype=np.float64)
+def _check_names(table: Table) -> None:
+    """Refuse a column that is called almost like a finding, or holds the name of one that has no column of its own."""
+    for ours, name in table.written.items():
+        if ours in FINDINGS or ours in (IMAGE, PATIENT, LABELS, *ATTRIBUTES):
+            continue
+        guess = _almost(name) or _part(name, table)
+        if guess:
+            raise DataError(
+                f"{name!r} is not one of the 14 findings; the nearest is {guess!r}",
+                where=f"{table.path}, line 1",
+                fix=f"call the column {guess!r} if it is that, or take it out",
+            )
 
 
-def _finding_columns(table: Columns) -> npt.NDArray[np.float64]:
-    labels = np.full((len(table.lines), len(FINDINGS)), np.nan)
-    for f, finding in enumerate(FINDINGS):
-        for row, text in enumerate(table.values.get(finding, ())):
-            if text not in _VALUES:
-                raise DataError(
-                    f"{finding!r} is {text!r}, not 1, 0, -1 (uncertain) or empty (missing)", where=table.at(row)
+def _almost(name: str) -> str | None:
+    close = difflib.get_close_matches(name.lower(), [finding.lower() for finding in FINDINGS], n=1, cutoff=0.8)
+    return nearest(close[0], FINDINGS) if close else None
+
+
+def _part(name: str, table: Table) -> str | None:
+    """The finding whose name is a word of this one, such as `Lung Mass`; one with a column of its own is not meant."""
+    words = set(re.findall("[a-z]+", name.lower()))
+    absent = [finding for finding in FINDINGS if finding not in table.columns and LABELS not in table.columns]
+    return next((finding for finding in absent if set(finding.lower().split("_")) <= words), None)
+
+
+def _note_passed_over(table: Table, known: set[str], notes: list[str]) -> None:
+    """Name the columns that nobody reads, but for those that every such table has."""
+    names = [name for ours, name in table.written.items() if ours not in known and not _USUAL.fullmatch(name)]
+    if names:
+        more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+        notes.append(f"columns that are not read: {', '.join(names[:_SHOWN])}{more}")
+
+
+def _labels(table: Table, notes: list[str]) -> npt.NDArray[np.float64]:
+    """(N, 14) 1, 0, `UNCERTAIN` or NaN."""
+    columns = _finding_columns(table)
+    named = [finding for finding in FINDINGS if finding in table.columns]
+    if LABELS not in table.columns:
+        if not named:
+            raise _no_findings(
+                table, f"no column holds labels: neither {LABELS!r} nor the name of a finding is in the header"
+            )
+        _check_no_finding(table, columns)
+        if np.isnan(columns).all():
+            raise DataError("every label is missing", where=table.path, fix="write 1 where a finding is there, else 0")
+        for value, kind in ((0, "negative"), (1, "positive")):
+            if not (columns == value).any():
+                notes.append(
+                    f"no label is {value} ({kind}): an empty or nan field is a missing label, not a negative one"
                 )
-            labels[row, f] = _VALUES[text]
-    if not set(FINDINGS) & set(table.values):
-        raise _no_findings(
-            table, f"no column holds labels: neither {LABELS!r} nor the name of a finding is in the header"
+        return columns
+    labels = _nih_labels(table)
+    against = ~np.isnan(columns) & (columns != labels)
+    for f in np.flatnonzero(against.any(axis=0)):
+        row = int(np.argmax(against[:, f]))
+        raise DataError(
+            f"the column {FINDINGS[f]!r} and {LABELS!r} contradict each other on {np.count_nonzero(against[:, f])} of "
+            f"{len(table)} images, first {table.columns[FINDINGS[f]][row]!r} beside {table.columns[LABELS][row]!r}",
+            where=table.at(row),
+            fix="keep the labels that are right, and take the other column out",
         )
+    if named:
+        notes.append(f"{LABELS!r} and {len(named)} columns of findings say the same")
     return labels
 
 
-def _no_findings(table: Columns, what: str) -> DataError:
+def _nih_labels(table: Table) -> npt.NDArray[np.float64]:
+    rows = []
+    for row, text in enumerate(table.columns[LABELS]):
+        try:
+            rows.append(parse_labels(text))
+        except UnknownLabelError as error:
+            raise DataError(
+                str(error), where=table.at(row), fix=f"name findings of the NIH, joined by |, or {NO_FINDING!r}"
+            ) from error
+    return np.array(rows, dtype=np.float64)
+
+
+def _finding_columns(table: Table) -> npt.NDArray[np.float64]:
+    labels = np.full((len(table), len(FINDINGS)), np.nan)
+    for f, finding in enumerate(FINDINGS):
+        texts = table.columns.get(finding)
+        if texts is not None:
+            labels[:, f] = _read_each(table, finding, texts)
+    return labels
+
+
+def _read_each(table: Table, name: str, texts: Sequence[str]) -> npt.NDArray[np.float64]:
+    """(N,) labels of a column; each way to write one is read once."""
+    values = {text: _label(table, text) for text in set(texts)}
+    for row, text in enumerate(texts):
+        if values[text] is None:
+            raise DataError(
+                f"{name!r} is {text!r}, not 1, 0, -1 (uncertain) or empty (missing)",
+                where=table.at(row),
+                fix=f"write 1 where {name} is there and 0 where it is not",
+            )
+    return np.array([values[text] for text in texts], dtype=np.float64)
+
+
+def _label(table: Table, text: str) -> float | None:
+    word = text.strip()
+    if word.lower() in _TRUE_FALSE:
+        return _TRUE_FALSE[word.lower()]
+    try:
+        value = table.number(word)
+    except ValueError:
+        return None
+    return value if np.isnan(value) or value in (1.0, 0.0, UNCERTAIN) else None
+
+
+def _check_no_finding(table: Table, labels: npt.NDArray[np.float64]) -> None:
+    """A column `No Finding`, as CheXpert has one, must not say so of an image that shows a finding."""
+    texts = table.columns.get(NO_FINDING)
+    if texts is None:
+        return
+    healthy = _read_each(table, NO_FINDING, texts) == 1
+    against = healthy[:, None] & (labels == 1)
+    if against.any():
+        row, f = (int(place) for place in np.argwhere(against)[0])
+        raise DataError(
+            f"the columns {NO_FINDING!r} and {FINDINGS[f]!r} contradict each other: both are 1",
+            where=table.at(row),
+            fix="correct the one that is wrong, or take it out",
+        )
+
+
+def _column_of_scores(table: Table, finding: str) -> npt.NDArray[np.float64]:
+    """(N,) numbers in 0 to 1, or NaN all through.
+
+    Raises:
+        DataError: a score is no number, some are missing or not finite, or some lie outside 0 to 1.
+    """
+    values = np.full(len(table), np.nan)
+    for row, text in enumerate(table.columns[finding]):
+        try:
+            values[row] = table.number(text.strip())
+        except ValueError as error:
+            raise DataError(
+                f"the score of {finding!r} is {text!r}, not a number",
+                where=table.at(row),
+                fix="write a probability between 0 and 1",
+            ) from error
+    if np.isnan(values).all():
+        return values
+    for wrong, what, fix in (
+        (np.isnan(values), "missing", "score these images, or take the whole column out"),
+        (np.isinf(values), "not finite", "look for what made them: a division by 0, or weights that are damaged"),
+        (
+            (values < 0) | (values > 1),
+            "outside 0 to 1",
+            "give probabilities: of a logit x that is 1 / (1 + exp(-x)), which ranks images alike",
+        ),
+    ):
+        if wrong.any():
+            row = int(np.argmax(wrong))
+            raise DataError(
+                f"{np.count_nonzero(wrong)} of {len(table)} scores of {finding!r} are {what}, "
+                f"the first is {table.columns[finding][row]!r}",
+                where=table.at(row),
+                fix=fix,
+            )
+    return values
+
+
+def _no_findings(table: Table, what: str) -> DataError:
     fix = f"name columns like the findings: {', '.join(FINDINGS)}"
     return DataError(what, where=f"{table.path}, line 1", fix=fix)
 
 
-def _attribute(table: Columns, name: str) -> tuple[str, ...]:
+def _attribute(table: Table, name: str, notes: list[str]) -> tuple[str, ...]:
+    texts = table.columns[name]
     if name != "age":
-        return table.values[name]
-    for row, text in enumerate(table.values[name]):
-        if text and not text.isdecimal():
-            raise DataError(f"the age {text!r} is not a whole number of years", where=table.at(row))
-    # The NIH's release holds ages such as 414, which are slips of the pen.
-    return tuple(text if text and int(text) <= tables.OLDEST else "" for text in table.values[name])
+        return tuple("" if tables.missing(text) else text for text in texts)
+    ages = tables.read_ages([text.replace(",", ".") for text in texts] if table.decimal_comma else texts)
+    notes.extend(ages.notes)
+    if ages.bad:
+        row = ages.bad[0]
+        notes.append(
+            f"{len(ages.bad):,} of {len(table):,} ages are no number of years, first {texts[row]!r} on line "
+            f"{table.lines[row]}, and were taken as missing"
+        )
+    return tuple("" if years is None else str(years) for years in ages.years)

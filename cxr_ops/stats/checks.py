@@ -131,8 +131,6 @@ def fault(figure: Estimate, kind: Kind, against: Role | None = None) -> str | No
     if not range_[0] <= figure.value <= range_[1]:
         return f"it lies outside {range_[0]:g} to {range_[1]:g}"
     if not figure.low - TOLERANCE <= figure.value <= figure.high + TOLERANCE:
-        return "it lies outside its bounds"
-    if not figure.ci[0] - TOLERANCE <= figure.value <= figure.ci[1] + TOLERANCE:
         return "it lies outside its interval"
     if figure.se < 0 or (figure.df is not None and figure.df <= 0) or not 0 < figure.level < 1:
         return "its standard error, degrees of freedom or level cannot be"
