@@ -15,9 +15,10 @@ import numpy as np
 import numpy.typing as npt
 
 from cxr_ops import plan as plans
+from cxr_ops import plan_templates
 from cxr_ops.data import score_files
 from cxr_ops.data.score_files import Scores, Truth
-from cxr_ops.errors import DataError
+from cxr_ops.errors import DataError, SettingsError
 from cxr_ops.labels import FINDINGS
 from cxr_ops.records.base import canonical_json, sha256_bytes, sha256_file
 from cxr_ops.records.evidence import Estimate, Evaluation, Evidence, Figure, FindingEvidence
@@ -29,6 +30,8 @@ from cxr_ops.stats.codes import Code
 from cxr_ops.stats.evidence import CHALLENGER, CHAMPION, Scored, assess, score_problems
 
 LEVEL: Final = 0.95
+PLAN: Final = "pccp.yaml"
+TEMPLATE: Final = "nih-production"
 NOTES: Final = (
     "Scores alone were judged: not where the models come from, whom they were trained on, or who looked before.",
 )
@@ -39,16 +42,20 @@ def run(
     a: Path,
     b: Path | None = None,
     *,
-    plan: Path = Path("pccp.yaml"),
+    plan: Path | None = None,
     validation: Path | None = None,
 ) -> Compared:
     """Compare two models, or describe one.
+
+    The truth says which images the test set has and whose they are. Images of it that have no scores, and findings of
+    it that a model does not score, are missing evidence: they are named, and nothing passes.
 
     Args:
         truth: labels, in one of the layouts of `cxr_ops.data.score_files`.
         a: scores of the challenger.
         b: scores of the model that it is compared with, on the same images.
-        plan: whose checks are made.
+        plan: whose checks are made. Without it, `pccp.yaml` of the current folder, or where there is none the template
+            for production that the package has.
         validation: labels of further images in the files of scores, on which thresholds are chosen and probabilities
             recalibrated. Without it, figures that need it are undefined.
 
@@ -56,37 +63,33 @@ def run(
         DataError: a file is damaged, or the images of the files do not fit one another.
         SettingsError: the plan cannot be read.
     """
-    change_plan = plans.load(plan)
+    place, chosen = _find_plan(plan)
+    change_plan = plans.load(place)
     labels = score_files.read_truth(truth)
     files = {CHALLENGER: score_files.read_scores(a)} | ({CHAMPION: score_files.read_scores(b)} if b else {})
     _check_same_images(files)
     before = None if validation is None else score_files.read_truth(validation)
     _check_known(files[CHALLENGER], labels, before)
-    missing = [finding for finding in FINDINGS if any(finding not in one.findings for one in files.values())]
-    notes = list(NOTES)
-    if missing:
-        notes.append(f"Without scores in every file, and so left out: {', '.join(missing)}.")
-    test, patients = _gather(labels, files, missing)
+    for given in (labels, *([before] if before else [])):
+        _check_same_patients(given, files)
+    test = _gather(labels, files)
     if not len(test.patients):
         raise DataError("no image of the scores is in the truth", where=a, fix="compare the image ids of both files")
-    left = len(labels.image_ids) - len(test.patients)
-    if left:
-        notes.append(f"{left} images of the truth have no scores and were left out.")
     kept = labels.where(np.isin(labels.image_ids, list(files[CHALLENGER].image_ids)))
     rules = change_plan.performance
     found = assess(
         FINDINGS,
         test,
-        validation=_gather(before, files, missing)[0] if before else None,
+        validation=_gather(before, files) if before else None,
         attributes=kept.attributes,
         rules=rules,
         level=LEVEL,
     )
-    problems = score_problems(FINDINGS, test.truth, _blank(test.scores, missing))
-    if not patients:
-        problems.append(
-            (Code.NO_PATIENT_IDS, "No file says whose images these are; each image was taken for a patient of its own.")
-        )
+    missing = [*_missing_images(labels, kept, files), *_missing_findings(kept, files)]
+    problems = [(str(Code.NOT_SCORED), sentence) for sentence in missing]
+    problems += _faults(test, files)
+    if labels.patients is None:
+        problems.append((str(Code.NO_PATIENT_IDS), _whose(files)))
     evaluation = Evaluation(
         **{name: getattr(found.evidence, name) for name in Evidence.model_fields},
         test_digest=sha256_bytes(canonical_json([list(kept.image_ids), np.nan_to_num(kept.truth, nan=-1).tolist()])),
@@ -102,16 +105,20 @@ def run(
         scenarios=found.scenarios,
         validation_macro=found.validation_macro,
     )
+    names = [a.name, b.name if b else None]
+    if names[0] == names[1]:
+        names = [str(a), str(b)]
     return Compared(
-        challenger=a.name,
-        champion=b.name if b else None,
+        challenger=str(names[0]),
+        champion=names[1],
         plan=change_plan,
-        plan_sha256=sha256_file(plan),
+        plan_sha256=sha256_file(place),
         evaluation=evaluation,
         judgement=rule.judge(evaluation, change_plan),
         level=LEVEL,
-        curves=_curves(test, missing),
-        notes=tuple(notes),
+        curves=_curves(test),
+        missing=tuple(missing),
+        notes=(*NOTES, *chosen, *_notes(truth, labels, files, before, validation)),
     )
 
 
@@ -151,7 +158,8 @@ def as_json(compared: Compared) -> dict[str, Any]:
             }
             for group in evaluation.subgroups
         },
-        "notes": list(compared.notes),
+        "missing": list(compared.missing),
+        "notes": [*compared.missing, *compared.notes],
     }
 
 
@@ -205,7 +213,7 @@ def _check_known(scores: Scores, labels: Truth, before: Truth | None) -> None:
         (
             set(scores.image_ids) - known - earlier,
             "have scores and are not in the truth",
-            "compare the image ids of both files",
+            f"compare the image ids of both files: those of the truth are like {labels.image_ids[0]!r}",
         ),
     ):
         if images:
@@ -214,12 +222,36 @@ def _check_known(scores: Scores, labels: Truth, before: Truth | None) -> None:
             )
 
 
-def _gather(labels: Truth, files: Mapping[str, Scores], missing: list[str]) -> tuple[Scored, bool]:
-    """Truth and scores of the scored images in the truth's order, and whether anybody says whose images they are."""
+def _check_same_patients(labels: Truth, files: Mapping[str, Scores]) -> None:
+    """Where a file of scores says whose images these are, it must part them as the truth does, by whatever names."""
+    if labels.patients is None:
+        return
+    for one in files.values():
+        theirs = dict(zip(one.image_ids, one.patients or (), strict=False))
+        pairs = {
+            (ours, theirs[image_id]): image_id
+            for image_id, ours in zip(labels.image_ids, labels.patients, strict=True)
+            if image_id in theirs
+        }
+        for side in (0, 1):
+            if len({pair[side] for pair in pairs}) < len(pairs):
+                seen: dict[str, str] = {}
+                first = next(image for pair, image in pairs.items() if seen.setdefault(pair[side], image) != image)
+                raise DataError(
+                    f"the truth and {one.path.name} contradict each other in whose images these are, "
+                    f"first of the image {first!r}",
+                    where=one.path,
+                    fix=f"take the column of patients out of {one.path.name}: those of the truth count",
+                )
+
+
+def _gather(labels: Truth, files: Mapping[str, Scores]) -> Scored:
+    """Truth and scores of the scored images in the truth's order.
+
+    Patients are the truth's. Where it names none, those of the files of scores keep images of a patient together, but
+    nothing passes on them (`Code.NO_PATIENT_IDS`): whoever made the scores could have invented a patient an image.
+    """
     kept = labels.where(np.isin(labels.image_ids, list(files[CHALLENGER].image_ids)))
-    truth, uncertain = kept.truth.copy(), kept.uncertain.copy()
-    left_out = [FINDINGS.index(finding) for finding in missing]
-    truth[:, left_out], uncertain[:, left_out] = np.nan, False
     scores = {}
     owners = None if kept.patients is None else np.array(kept.patients)
     for role, one in files.items():
@@ -229,20 +261,92 @@ def _gather(labels: Truth, files: Mapping[str, Scores], missing: list[str]) -> t
         if owners is None and one.patients is not None:
             owners = np.array(one.patients)[order]
     patients = np.array(kept.image_ids) if owners is None else owners
-    return Scored(truth=truth, patients=patients, scores=scores, uncertain=uncertain), owners is not None
+    return Scored(truth=kept.truth, patients=patients, scores=scores, uncertain=kept.uncertain)
 
 
-def _blank(scores: Mapping[str, npt.NDArray[Any]], missing: list[str]) -> dict[str, npt.NDArray[np.float64]]:
-    """Scores with something harmless in the columns that nobody gave: their absence is told elsewhere."""
-    blanked = {}
-    for role, values in scores.items():
-        blanked[role] = np.array(values, dtype=np.float64)
-        for finding in missing:
-            blanked[role][:, FINDINGS.index(finding)] = np.linspace(0.0, 1.0, len(values))
-    return blanked
+def _faults(test: Scored, files: Mapping[str, Scores]) -> list[tuple[str, str]]:
+    """Faults of the scores that are there; findings that somebody does not score are looked at nowhere."""
+    scored = [all(finding in one.findings for one in files.values()) for finding in FINDINGS]
+    here = [f for f, yes in enumerate(scored) if yes]
+    names = [FINDINGS[f] for f in here]
+    return score_problems(names, test.truth[:, here], {role: table[:, here] for role, table in test.scores.items()})
 
 
-def _curves(test: Scored, missing: list[str]) -> Curves:
+# ------------------------------------------------------------------------------------ what is missing, what to know
+
+
+def _find_plan(plan: Path | None) -> tuple[Path, list[str]]:
+    """The plan's file, and a note where nobody named it."""
+    make = f"cxr-ops plan template {TEMPLATE} > {PLAN}"
+    if plan is None:
+        here = Path(PLAN)
+        if here.is_file():
+            return here, [f"No plan was named: {PLAN} of this folder was taken."]
+        note = f"No plan was named, and no {PLAN} is here: the template {TEMPLATE} was taken. To own a plan: {make}"
+        return plan_templates.path(TEMPLATE), [note]
+    if plan.is_dir() or not plan.exists():
+        raise SettingsError(
+            "the change-control plan is missing", where=plan, fix=f"name a plan with --plan, or make one: {make}"
+        )
+    return plan, []
+
+
+def _missing_images(labels: Truth, kept: Truth, files: Mapping[str, Scores]) -> list[str]:
+    """A sentence on images of the truth without scores, and on the positive patients who are lost with them."""
+    left = len(labels.image_ids) - len(kept.image_ids)
+    if not left:
+        return []
+    where = " and ".join(one.path.name for one in files.values())
+    sentence = f"{left:,} of {len(labels.image_ids):,} images of the truth have no scores in {where}"
+    if labels.patients is not None and kept.patients is not None:
+        before, after = score_files.positive_patients(labels), score_files.positive_patients(kept)
+        lost = [
+            f"{all_ - there:,} of {all_:,} with {finding}"
+            for finding, all_, there in zip(FINDINGS, before, after, strict=True)
+            if there < all_
+        ]
+        gone = len(set(labels.patients)) - len(set(kept.patients))
+        sentence += f", all images of {gone:,} patients among them"
+        sentence += f"; positive patients without a scored positive image: {', '.join(lost)}" if lost else ""
+    return [f"{sentence}. Score them; if they are not of the test set, take them out of the truth."]
+
+
+def _missing_findings(kept: Truth, files: Mapping[str, Scores]) -> list[str]:
+    """A sentence for each file that has no scores for findings that the truth has labels for."""
+    labelled = [finding for f, finding in enumerate(FINDINGS) if not np.isnan(kept.truth[:, f]).all()]
+    found = []
+    for one in files.values():
+        lacking = [finding for finding in labelled if finding not in one.findings]
+        if lacking:
+            found.append(f"{one.path.name} has no scores for {', '.join(lacking)}, which the truth has labels for.")
+    return found
+
+
+def _whose(files: Mapping[str, Scores]) -> str:
+    named = [one.path.name for one in files.values() if one.patients is not None]
+    if not named:
+        return "The truth does not say whose images these are; each image was taken for a patient of its own."
+    return (
+        f"The truth does not say whose images these are. What {named[0]} says was taken, which whoever made the scores "
+        "could have invented."
+    )
+
+
+def _notes(
+    truth: Path, labels: Truth, files: Mapping[str, Scores], before: Truth | None, validation: Path | None
+) -> list[str]:
+    """What was read in another way than it stands, by file, and images of the validation set without scores."""
+    told = [(truth.name, labels.notes), *((one.path.name, one.notes) for one in files.values())]
+    notes = []
+    if before is not None and validation is not None:
+        told.append((validation.name, before.notes))
+        left = len(set(before.image_ids) - set(files[CHALLENGER].image_ids))
+        if left:
+            notes.append(f"{left:,} images of {validation.name} have no scores and were left out.")
+    return [*(f"{name}: {'; '.join(of)}." for name, of in told if of), *notes]
+
+
+def _curves(test: Scored) -> Curves:
     curves: dict[Model, dict[str, tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]]] = {}
     for role in (CHALLENGER, CHAMPION):
         if role not in test.scores:
@@ -252,6 +356,6 @@ def _curves(test: Scored, missing: list[str]) -> Curves:
         for f, finding in enumerate(FINDINGS):
             known = ~np.isnan(test.truth[:, f])
             both = {0.0, 1.0} <= set(test.truth[known, f].tolist())
-            if finding not in missing and both and np.isfinite(values[known, f]).all():
+            if both and np.isfinite(values[known, f]).all():
                 curves[role][finding] = auc.roc_curve(test.truth[:, f], values[:, f])
     return curves

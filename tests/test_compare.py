@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -146,7 +147,8 @@ def _scores(path: Path) -> np.ndarray:
 
 def _printed(compared) -> str:
     console = Console(file=io.StringIO(), width=80)
-    console.print(comparison.table(compared))
+    for part in comparison.parts(compared):
+        console.print(part)
     return console.file.getvalue()
 
 
@@ -177,14 +179,87 @@ def test_a_finding_without_scores_is_left_out_and_said_so(files):
     assert found["macro"]["over"] == list(FINDINGS[:13])
     assert any(FINDINGS[13] in note for note in found["notes"])
     assert compared.judgement.evidence_says == "INSUFFICIENT EVIDENCE"
+    row = next(one for one in compared.evaluation.findings if one.finding == FINDINGS[13])
+    assert row.support.positives == files.truth[:, 13].sum()  # the truth's patients are there
 
 
-def test_a_missing_score_is_never_passed_over(files):
-    """One empty cell makes the finding undefined and the verdict no PROMOTE."""
-    scores = files.a.copy()
-    scores[7, 3] = np.nan
-    files.write_scores(files.paths[1], scores)
-    assert compare.run(*files.paths, plan=DEMO).judgement.evidence_says == "REJECT"
+@pytest.mark.parametrize("which", [(1,), (2,), (1, 2)])
+def test_scores_that_a_file_lacks_are_told_and_never_taken_for_a_want_of_patients(files, which):
+    """Twelve of fourteen columns missing, by a plan that asks for few findings: NOT_SCORED, no word of patients."""
+    for place in which:
+        scores = (files.a, files.b)[place - 1]
+        files.write_scores(files.paths[place], scores[:, :2], FINDINGS[:2])
+    plan = files.folder / "few.yaml"
+    plan.write_text(re.sub(r"(?m)^( *required_findings:).*", r"\1 [Atelectasis]", DEMO.read_text()))
+    compared = compare.run(*files.paths, plan=plan)
+    assert compared.judgement.evidence_says == "INSUFFICIENT EVIDENCE"
+    reasons = compared.judgement.reasons
+    assert reasons[0].code == "NOT_SCORED"
+    assert {reason.finding for reason in reasons if reason.code == "NOT_SCORED"} >= set(FINDINGS[2:])
+    assert not any("more positive patient" in reason.sentence for reason in reasons)
+    assert "EVIDENCE_INCOMPLETE" not in {reason.code for reason in reasons}
+    names = [files.paths[place].name for place in which]
+    assert [sentence.split(" ")[0] for sentence in compared.missing] == names
+    assert all("Hernia" in sentence for sentence in compared.missing)
+    printed = _printed(compared)
+    assert printed.index("missing:") < printed.index("AUC by finding")
+    assert comparison.render(compared).index("What is missing") < comparison.render(compared).index("Reasons")
+
+
+def test_images_of_the_truth_without_scores_are_told_first_and_nothing_passes(files):
+    """Files without the images of the missed positives promote nothing, and say whose positives are gone."""
+    missed = [i for i in np.flatnonzero(files.truth[:, 13]) if files.a[i, 13] < np.median(files.a[:, 13])]
+    kept = [i for i in range(600) if i not in missed]
+    for path, scores in zip(files.paths[1:], (files.a, files.b), strict=True):
+        write(path, ["image_id", *FINDINGS], [[files.ids[i], *scores[i].tolist()] for i in kept])
+    compared = compare.run(*files.paths, plan=DEMO)
+    assert compared.judgement.evidence_says == "INSUFFICIENT EVIDENCE"
+    first = compared.judgement.reasons[0]
+    assert first.code == "NOT_SCORED"
+    assert f"{len(missed)} of 600 images" in first.sentence
+    owners = files.patients[files.truth[:, 13] == 1]
+    gone = set(owners) - set(files.patients[[i for i in kept if files.truth[i, 13]]])
+    assert f"{len(gone)} of {len(set(owners))} with Hernia" in first.sentence
+    assert compare.as_json(compared)["missing"] == [first.sentence]
+
+
+def test_patients_that_a_file_of_scores_invents_count_for_nothing(files):
+    """A patient an image: refused where the truth names patients, and no ground for a promotion where it does not."""
+    for path, scores in zip(files.paths[1:], (files.a, files.b), strict=True):
+        rows = [[image, f"p{i}", *values] for i, (image, values) in enumerate(zip(files.ids, scores.tolist()))]  # noqa: B905  # of one length
+        write(path, ["image_id", "patient_id", *FINDINGS], rows)
+    with pytest.raises(DataError, match=r"truth and a\.csv contradict each other in whose images"):
+        compare.run(*files.paths, plan=DEMO)
+    files.write_truth(files.truth, patients=False)
+    judgement = compare.run(*files.paths, plan=DEMO).judgement
+    assert judgement.evidence_says == "INSUFFICIENT EVIDENCE"
+    assert any(reason.code == "NO_PATIENT_IDS" and "invented" in reason.sentence for reason in judgement.reasons)
+
+
+def test_patients_may_have_other_names_in_the_scores(files):
+    """A pseudonym for each patient, the same for all images of the patient, contradicts nothing."""
+    rows = [
+        [image, f"x{7 * patient}", *values]
+        for image, patient, values in zip(files.ids, files.patients, files.a.tolist(), strict=True)
+    ]
+    write(files.paths[1], ["image_id", "patient_id", *FINDINGS], rows)
+    assert compare.run(*files.paths, plan=DEMO).judgement.evidence_says == "PROMOTE"
+
+
+@pytest.mark.parametrize(
+    ("value", "said"), [("", "missing"), (np.nan, "missing"), (np.inf, "not finite"), (-2.5, "outside 0 to 1")]
+)
+def test_a_score_that_is_none_is_an_error_of_the_file_and_no_verdict(files, value, said):
+    """One cell that is empty, NaN, infinite or a logit is named with its line, and ends the comparison."""
+    scores = files.a.astype(object)
+    scores[7, 3] = value
+    rows = [[image, *values] for image, values in zip(files.ids, scores.tolist(), strict=True)]
+    write(files.paths[1], ["Image Index", *FINDINGS], rows)
+    with pytest.raises(DataError, match=rf"1 of 600 scores of 'Infiltration' are {said}") as caught:
+        compare.run(*files.paths, plan=DEMO)
+    assert caught.value.exit_code == 10
+    assert str(caught.value.where).endswith("a.csv, line 9")
+    assert caught.value.fix
 
 
 def test_uncertain_labels_are_judged_both_ways(files):
@@ -257,3 +332,89 @@ def test_the_command_writes_table_json_and_page(files, tmp_path, monkeypatch, ca
     assert "<script" not in text
     assert not any(image in text for image in files.ids)
     assert text.count("<svg") == 2
+
+
+def _run(monkeypatch, folder: Path, *arguments: object) -> int:
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "argv", ["cxr-ops", "compare", *map(str, arguments)])
+    with pytest.raises(SystemExit) as ended:
+        command.main()
+    return int(ended.value.code or 0)
+
+
+def test_nothing_of_the_platform_is_needed_and_the_plan_may_be_left_out(files, tmp_path, monkeypatch, capsys):
+    """In a folder of tables the template for production judges and says so, and torch and services stay out."""
+    code = (
+        "import sys; from cxr_ops.commands.app import main; sys.argv[0] = 'cxr-ops'\n"
+        "try: main()\n"
+        "except SystemExit as end: assert not end.code, end.code\n"
+        "assert not {'torch', 'mlflow', 'dvc', 'airflow'} & set(sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, "compare", "--truth", "truth.csv", "--a", "a.csv", "--b", "b.csv"],
+        cwd=files.folder,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "under the plan nih-production" in done.stdout
+    assert "cxr-ops plan template nih-production > pccp.yaml" in done.stdout
+    own = DEMO.read_text().replace("name: demonstration", "name: ours")
+    (files.folder / "pccp.yaml").write_text(own)
+    compared = _in(monkeypatch, files.folder, lambda: compare.run(*files.paths))
+    assert compared.plan.name == "ours"
+    assert any("pccp.yaml of this folder" in note for note in compared.notes)
+
+
+def _in(monkeypatch, folder: Path, work):
+    with monkeypatch.context() as here:
+        here.chdir(folder)
+        return work()
+
+
+def test_a_plan_that_is_missing_is_asked_for_by_its_option(files, monkeypatch, capsys):
+    """The error names --plan and how to make a plan, and nothing of a platform that need not be here."""
+    names = ["--truth", "truth.csv", "--a", "a.csv", "--plan", "no.yaml"]
+    assert _run(monkeypatch, files.folder, *names) == 11
+    said = capsys.readouterr().err
+    assert "--plan" in said
+    assert "cxr-ops plan template" in said
+    assert "params.yaml" not in said
+
+
+def test_long_names_of_files_are_not_folded(files, monkeypatch, capsys):
+    """A name longer than a line stands in the output in one piece, and so does a file of the same name elsewhere."""
+    name = "x" * 180 + ".csv"
+    files.paths[1].rename(files.folder / name)
+    assert _run(monkeypatch, files.folder, "--truth", "truth.csv", "--a", name, "--plan", DEMO) == 0
+    assert name in capsys.readouterr().out
+    (files.folder / "other").mkdir()
+    (files.folder / "other" / "b.csv").write_bytes(files.paths[2].read_bytes())
+    compared = compare.run(files.paths[0], files.paths[2], files.folder / "other" / "b.csv", plan=DEMO)
+    assert (compared.challenger, compared.champion) == (str(files.paths[2]), str(files.folder / "other" / "b.csv"))
+
+
+def test_figures_can_go_to_the_output_itself(files, tmp_path):
+    """With `--json -` standard output is JSON alone, and the table stands on standard error."""
+    done = subprocess.run(
+        [sys.executable, "-m", "cxr_ops", "compare", "--truth", "truth.csv", "--a", "a.csv", "--json", "-"],
+        cwd=files.folder,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert set(json.loads(done.stdout)["findings"]) == set(FINDINGS)
+    assert "AUC by finding" in done.stderr
+
+
+@pytest.mark.parametrize("output", ["--json", "--html"])
+def test_a_place_that_cannot_be_written_is_refused_before_the_work(files, output, monkeypatch, capsys):
+    """A folder that is missing, and a place that is a folder, end with a next step before a file is read."""
+    monkeypatch.setattr(compare, "run", lambda *_, **__: pytest.fail("the work began"))
+    inputs = ["--truth", "truth.csv", "--a", "a.csv"]
+    for place, said in (("out/x", "mkdir -p"), (".", "names a folder"), ("a.csv/x", "not a folder")):
+        assert _run(monkeypatch, files.folder, *inputs, output, place) == 12
+        assert said in capsys.readouterr().err
+    assert _run(monkeypatch, files.folder, *inputs, output, "truth.csv") == 11
+    assert "same file" in capsys.readouterr().err

@@ -45,16 +45,18 @@ def result_line(values: dict[str, Any]) -> None:
     typer.echo(json.dumps(values, sort_keys=True))
 
 
-def show(what: RenderableType, *, wide: bool = False) -> None:
+def show(what: RenderableType, *, wide: bool = False, errors: bool = False, fold: bool = True) -> None:
     """Print a table or a text with rich.
 
     Args:
         what: what to print.
         wide: whether, without a terminal, lines are as long as they come; else they are folded at 120 columns.
+        fold: whether lines are folded at all; those with paths and commands are not.
+        errors: whether it goes to standard error, because the output holds something else.
     """
     from rich.console import Console
 
-    console = Console(highlight=False)
+    console = Console(highlight=False, stderr=errors)
     if not console.is_terminal:
         console.width = _UNBOUNDED if wide else 120
-    console.print(what)
+    console.print(what, soft_wrap=not fold)

@@ -101,6 +101,8 @@ def plan_check(
         return
     side = ", the test side of the plan's split" if split_test else ""
     say("{:<24}{images} images of {patients} patients{side}".format("labels", **_labels_of(labels), side=side))
+    for note in labels.notes:
+        say(f"note: {note}")
     for tier in tiers:
         say(f"{'  ' if tier.margin == tier.proposed else '! '}{tier}")
     other = sum(tier.margin != tier.proposed for tier in tiers)

@@ -157,8 +157,7 @@ def read_truth(path: Path) -> Truth:
     uncertain = labels == UNCERTAIN
     attributes = {name: _attribute(table, name, notes) for name in ATTRIBUTES if name in table.columns}
     patients = read_patients(table, notes)
-    known = {IMAGE, PATIENT, LABELS, *FINDINGS, *ATTRIBUTES}
-    _note_passed_over(table, known, notes)
+    _note_columns(table, notes)
     return Truth(
         image_ids=table.columns[IMAGE],
         patients=patients,
@@ -188,7 +187,7 @@ def read_scores(path: Path) -> Scores:
     if not findings:
         raise _no_findings(table, "every score is missing")
     patients = read_patients(table, notes)
-    _note_passed_over(table, {IMAGE, PATIENT, LABELS, *FINDINGS, *ATTRIBUTES}, notes)
+    _note_columns(table, notes)
     return Scores(
         path=path,
         image_ids=table.columns[IMAGE],
@@ -314,8 +313,14 @@ def _part(name: str, table: Table) -> str | None:
     return next((finding for finding in absent if set(finding.lower().split("_")) <= words), None)
 
 
-def _note_passed_over(table: Table, known: set[str], notes: list[str]) -> None:
-    """Name the columns that nobody reads, but for those that every such table has."""
+def _note_columns(table: Table, notes: list[str]) -> None:
+    """Name the columns that were taken for a finding of another name, and those that nobody reads.
+
+    Columns that every such table has, and that nobody needs here, are not worth a word.
+    """
+    of_findings = [(ours, name) for ours, name in table.written.items() if ours in FINDINGS]
+    notes += [f"{name!r} was read as {ours}" for ours, name in of_findings if ours != name]
+    known = {IMAGE, PATIENT, LABELS, *FINDINGS, *ATTRIBUTES}
     names = [name for ours, name in table.written.items() if ours not in known and not _USUAL.fullmatch(name)]
     if names:
         more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""

@@ -15,6 +15,7 @@ from cxr_ops.stats.rule import Judgement
 
 if TYPE_CHECKING:
     from rich.console import Group
+    from rich.text import Text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +29,8 @@ class Compared:
         judgement: what the evidence says under the plan.
         level: of the two-sided intervals, in (0, 1).
         curves: model -> finding -> (false positive rates, true positive rates).
-        notes: sentences on what was not judged and what was left out; never empty.
+        missing: sentences on scores that are not there, which are told before all else.
+        notes: sentences on what was not judged and how files were read; never empty.
     """
 
     challenger: str
@@ -39,6 +41,7 @@ class Compared:
     judgement: Judgement
     level: float
     curves: page.Curves
+    missing: tuple[str, ...]
     notes: tuple[str, ...]
 
 
@@ -55,25 +58,30 @@ def render(compared: Compared) -> str:
     return page.fill("comparison.html.j2", c=compared, drawings=drawings, bounds=bounds)
 
 
-def table(compared: Compared) -> Group:
-    """What people want to know first, to be printed with rich."""
+def parts(compared: Compared) -> tuple[Text, Group, Text]:
+    """What people want to know first, to be printed with rich: a head, the figures with the reasons, notes.
+
+    Head and notes hold names of files and commands, which people copy: they are for lines that are not folded.
+    """
     from rich.console import Group
     from rich.text import Text
 
     judgement = compared.judgement
-    text = Text()
-    text.append(judgement.evidence_says, summary.STYLES[judgement.evidence_says])
-    text.append(f"  what the evidence says under the plan {compared.plan.name}\n")
-    text.append(f"challenger: {compared.challenger}; champion: {compared.champion or 'none'}\n")
+    head = Text()
+    for sentence in compared.missing:
+        head.append(f"missing: {sentence}\n", "bold")
+    head.append(judgement.evidence_says, summary.STYLES[judgement.evidence_says])
+    head.append(f"  what the evidence says under the plan {compared.plan.name}\n")
+    head.append(f"challenger: {compared.challenger}; champion: {compared.champion or 'none'}\n")
     reasons = Text()
     for reason in words.in_order(judgement.reasons):
         reasons.append(f"{reason.code}", "bold")
         reasons.append(f"  {reason.sentence}\n")
-    for note in compared.notes:
-        reasons.append(f"{note}\n", "dim")
     checks, level = judgement.checks, compared.level
     legend = f"{100 * level:g} % intervals, clustered by patient; positive: images/patients"
     if compared.champion is not None:
         alpha = compared.plan.performance.alpha
         legend += f"; bound: what the plan holds against its margin, one-sided at {100 * alpha:g} %"
-    return Group(text, summary.findings_table(compared.evaluation, checks), Text(f"{legend}\n", "dim"), reasons)
+    figures = summary.findings_table(compared.evaluation, checks)
+    notes = Text("\n".join(compared.notes), "dim")
+    return head, Group(figures, Text(f"{legend}\n", "dim"), reasons), notes
