@@ -270,7 +270,8 @@ def _split_problems(models: Mapping[str, LoadedModel], test: pd.DataFrame, salt:
 
 def _not_scored(model: LoadedModel, found: Evidence, rules: PerformanceEvaluation) -> list[Problem]:
     """Whether the challenger was not trained on a finding that the plan judges."""
-    names = [row.finding for row in checks.evaluable(found, rules) if row.finding not in model.trained]
+    judged = [row.finding for row in found.findings if checks.is_evaluable(row.support, rules)]
+    names = [finding for finding in judged if finding not in model.trained]
     if not names:
         return []
     sentence = f"The challenger was not trained on {', '.join(names)}, though the plan judges a model by it."
