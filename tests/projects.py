@@ -126,6 +126,13 @@ def make_home(root: Path, project: Path, **environ: str) -> Home:
     return Home.find({"CXR_HOME": str(root), "CXR_PROJECT": str(project), **environ})
 
 
+def second_home(home: Home, tmp_path: Path) -> Home:
+    """Another installation on the same store and remote, with nothing in its cache."""
+    other = make_home(tmp_path / "second", home.project, CXR_DVC_REMOTE=home.dvc_remote)
+    shutil.copytree(home.store, other.store)
+    return other
+
+
 def make_batch(folder: Path, name: str, content: str = "pixels", images: int = 1) -> Path:
     """Make the folder of a batch, with the files that a real one has and a shard of a few bytes."""
     folder = folder / name

@@ -1,0 +1,54 @@
+"""Tests of cxr_ops.edges.store.repository."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from projects import run_git
+
+from cxr_ops.edges.home import Home
+from cxr_ops.edges.store import repository
+from cxr_ops.errors import StorageError
+
+
+def test_store_that_two_commands_make_at_once_is_made_once(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody sees the store before it is whole, and who comes second keeps what the first has put there."""
+    git = repository.git
+
+    def slow(home: Home, folder: Path, *arguments: str) -> str:
+        said = git(home, folder, *arguments)
+        assert not home.store.exists()
+        monkeypatch.setattr(repository, "git", git)
+        repository.ensure_store(home)  # another command, which is faster
+        (home.store / "description").write_text("the first")
+        return said
+
+    monkeypatch.setattr(repository, "git", slow)
+
+    assert repository.ensure_store(home) == home.store
+    assert (home.store / "description").read_text() == "the first"
+    assert run_git(home.store, "rev-parse", "--is-bare-repository") == "true"
+    assert not list(home.root.glob(".store-*"))
+
+
+def test_folder_in_the_place_of_the_store_is_left_alone(home: Home) -> None:
+    """A folder that is no store is not written into: the error names it."""
+    home.store.mkdir(parents=True)
+    (home.store / "mine").write_text("x")
+
+    with pytest.raises(StorageError, match="store cannot be made") as caught:
+        repository.ensure_store(home)
+
+    assert "CXR_HOME" in str(caught.value)
+    assert [path.name for path in home.store.iterdir()] == ["mine"]
+
+
+def test_recipe_is_found_by_its_digest(home: Home) -> None:
+    """What a recipe consists of can be read again, and an unknown digest is None."""
+    parts = {"params": {"train": {"epochs": 3}}, "image": None}
+
+    digest = repository.save_recipe(home, parts)
+
+    assert repository.read_recipe(home, digest) == parts
+    assert repository.read_recipe(home, "0" * 64) is None
