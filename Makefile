@@ -34,6 +34,7 @@ $(READY): requirements/all.lock requirements/uv.lock pyproject.toml
 	  echo "         firewall's root in it; if a time-out: make setup UV_HTTP_TIMEOUT=300; else mend it, then make setup" >&2; \
 	  exit 1; }
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --offline --editable .
+	@echo "cxr-ops and dvc are in $(BIN); in a new shell: source $(BIN)/activate"
 	@touch $@
 
 retrain: $(READY) ## retrain once: data if there are none, Airflow, verdict, summary
