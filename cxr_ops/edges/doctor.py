@@ -84,7 +84,6 @@ def examine(environ: Mapping[str, str] | None = None, start: Path | None = None)
         start: the folder from which the project is looked for; None: the current one.
     """
     env = os.environ if environ is None else environ
-    loopback.shield()
     checks = [_checked("names", lambda: _names(env)), _checked("settings", lambda: _settings(env))]
     home: Home | None = None
     if checks[-1].ok:
@@ -92,6 +91,7 @@ def examine(environ: Mapping[str, str] | None = None, start: Path | None = None)
         def find() -> str:
             nonlocal home
             home = Home.find(env, start)
+            loopback.shield(home.servers)
             return f"{home.project}; CXR_HOME is {home.root}"
 
         checks.append(_checked("project", find))

@@ -57,7 +57,7 @@ def environment(home: Home) -> dict[str, str]:
         write_atomic(config, _CONFIG.encode())
     # GIT_DIR, GIT_INDEX_FILE and the like stand in the environment of whatever a git hook starts.
     env = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
-    return loopback.environment(env) | {
+    return loopback.environment(env, home.servers) | {
         "GIT_CONFIG_GLOBAL": str(config),
         "GIT_CONFIG_NOSYSTEM": "1",
         "GIT_TERMINAL_PROMPT": "0",

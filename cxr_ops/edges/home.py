@@ -73,6 +73,12 @@ class Home:
         """The folder of the DVC remote, None where it is a bucket."""
         return None if self.dvc_remote.startswith("s3://") else Path(self.dvc_remote)
 
+    @property
+    def servers(self) -> tuple[str, ...]:
+        """The addresses of the HTTP servers that are configured."""
+        named = (self.s3_endpoint, self.mlflow_uri, self.settings.airflow_url)
+        return tuple(url for url in named if url and url.startswith("http"))
+
     def environment(self) -> dict[str, str]:
         """The settings that name places, as what a process started elsewhere must find in its environment."""
         given = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import os
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib.util import find_spec
 from typing import Final
 from urllib.parse import urlsplit
@@ -14,15 +14,21 @@ NAMES: Final = ("localhost", "127.0.0.1", "::1")
 _PROXIES: Final = ("http_proxy", "https_proxy", "all_proxy")
 
 
-def environment(environ: Mapping[str, str]) -> dict[str, str]:
+def environment(environ: Mapping[str, str], servers: Iterable[str] = ()) -> dict[str, str]:
     """An environment in which no program asks a proxy for this machine; with no proxy in it, the same one.
 
     Both spellings of `NO_PROXY` are written, because programs differ in which of the two they prefer.
+
+    Args:
+        environ: the environment.
+        servers: addresses that are asked. Those that `NO_PROXY` covers are named in it one by one, because not all
+            programs understand a network there.
     """
     if not any(environ.get(name) or environ.get(name.upper()) for name in _PROXIES):
         return dict(environ)
     named = f"{environ.get('no_proxy', '')},{environ.get('NO_PROXY', '')}".split(",")
-    hosts = list(dict.fromkeys(host.strip() for host in (*named, *NAMES) if host.strip()))
+    covered = [urlsplit(url).hostname or "" for url in servers if goes_straight(url, environ)]
+    hosts = list(dict.fromkeys(host.strip() for host in (*named, *NAMES, *covered) if host.strip()))
     text = "*" if "*" in hosts else ",".join(hosts)
     return {**environ, "no_proxy": text, "NO_PROXY": text}
 
@@ -42,9 +48,9 @@ def without_socks(environ: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in environ.items() if name not in unusable}
 
 
-def shield() -> None:
+def shield(servers: Iterable[str] = ()) -> None:
     """Do for this process what `environment` does for those that it starts."""
-    os.environ.update(environment(os.environ))
+    os.environ.update(environment(os.environ, servers))
 
 
 def opener(url: str) -> urllib.request.OpenerDirector:

@@ -80,6 +80,20 @@ def test_what_the_caller_excepts_stays_excepted() -> None:
     assert loopback.environment({"PATH": "/bin"}) == {"PATH": "/bin"}
 
 
+def test_servers_in_an_excepted_network_are_named() -> None:
+    """A server that a network in NO_PROXY covers is named there, for programs that know no networks; others are not."""
+    environ = {"http_proxy": DEAD, "NO_PROXY": "10.0.0.0/8"}
+    found = loopback.environment(environ, ["http://10.1.2.3:9000", "https://ml.example.org", "http://127.0.0.2"])
+    assert found["NO_PROXY"] == "10.0.0.0/8,localhost,127.0.0.1,::1,10.1.2.3,127.0.0.2"
+    done = subprocess.run(
+        [sys.executable, "-c", "from botocore.utils import get_environ_proxies as p; print(p('http://10.1.2.3:9000'))"],
+        env={**os.environ, **found},
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.strip() == "{}"
+
+
 @pytest.mark.parametrize(
     ("url", "no_proxy", "straight"),
     [

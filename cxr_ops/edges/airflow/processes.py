@@ -189,7 +189,7 @@ def environment(home: Home, port: int) -> dict[str, str]:
         "GX_ANALYTICS_ENABLED": "False",
     }
     theirs = {name: value for name, value in os.environ.items() if not name.startswith(("AIRFLOW_", "CXR_PROGRESS"))}
-    found = loopback.without_socks(loopback.environment(theirs)) | airflow | ours
+    found = loopback.without_socks(loopback.environment(theirs, home.servers)) | airflow | ours
     _refuse_expanded(found, folder, home.project)
     return found
 

@@ -43,7 +43,7 @@ def connected(home: Home) -> Iterator[MlflowClient]:
     """
     for key, value in _SETTINGS.items():
         os.environ.setdefault(key, value)
-    loopback.shield()
+    loopback.shield(home.servers)
     if home.s3_endpoint:
         os.environ["MLFLOW_S3_ENDPOINT_URL"] = home.s3_endpoint
     import mlflow

@@ -47,7 +47,7 @@ def serving(home: Home, say: Callable[[str], None]) -> Iterator[str]:
             cwd=folder,
             # Without its runner of jobs, which nothing here uses, it starts in a quarter of the time.
             env={
-                **loopback.environment(os.environ),
+                **loopback.environment(os.environ, home.servers),
                 **s3,
                 "MLFLOW_DISABLE_TELEMETRY": "true",
                 "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
