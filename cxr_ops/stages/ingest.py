@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import re
+import shlex
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
@@ -153,12 +154,15 @@ def _refuse_mixing(source: str, kind: str, folder: Path, batch: str, held: dict[
     if not others:
         return
     this, that = ("generated", "real") if generated else ("real", "generated")
-    own = home.root.with_name(f"{home.root.name}-{this}")
+    own = shlex.quote(str(home.root.with_name(f"{home.root.name}-{this}")))
+    addresses = {"CXR_DVC_REMOTE": home.dvc_remote, "MLFLOW_TRACKING_URI": home.mlflow_uri}
+    shared = [name for name, address in addresses.items() if str(home.root) not in address]
+    also = f" (and another {' and another '.join(shared)})" if shared else ""
     raise DataError(
         f"the data set holds {that} patients ({', '.join(others)}), and these are {this}: the two never mix",
         where=home.root,
-        fix=f"give the {this} ones an installation of their own, and name it in every later command: "
-        f"CXR_HOME={own} cxr-ops ingest {kind} {folder} --batch {batch}",
+        fix=f"give the {this} ones an installation of their own, and name it{also} in every later command: "
+        f"CXR_HOME={own} cxr-ops ingest {kind} {shlex.quote(str(folder))} --batch {batch}",
     )
 
 

@@ -250,6 +250,8 @@ def test_generated_and_real_patients_never_mix(make_nih: MakeNih, home: Home, tm
     assert "the data set holds generated patients (drawn), and these are real: the two never mix" in message
     assert f"CXR_HOME={home.root}-real cxr-ops ingest nih {folder} --batch first" in message
     assert "00000003" not in message
+    settings = {"CXR_HOME": str(home.root), "CXR_PROJECT": str(home.project), "MLFLOW_TRACKING_URI": "http://mlflow"}
+    assert "(and another MLFLOW_TRACKING_URI)" in refused(folder, Home.find(settings))
     assert result.patients == held["patient_id"].nunique()
 
 
