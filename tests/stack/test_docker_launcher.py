@@ -61,7 +61,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
     for folder in (root, *root.parents[:2]):
         folder.chmod(0o755)  # pytest's folders are for its own user, and containers run as another
     project = root / "project"
-    names = ("cxr_ops", "dags", "expectations", "requirements", "plots", ".dvc", ".dvcignore", ".gitignore")
+    names = ("cxr_ops", "dags", "defaults", "expectations", "requirements", "plots", ".dvc", ".dvcignore", ".gitignore")
     for name in (*names, "params.yaml", "dvc.yaml", *(path.name for path in PROJECT.glob("pccp*.yaml"))):
         source = PROJECT / name
         if source.is_dir():
@@ -138,7 +138,7 @@ def test_an_error_in_a_container_is_told(image: str, worker: Apart) -> None:
     arguments = ["--run", "r-9"]
     kind, message = worker.call("airflow_runs.execute_docker", {"CXR_IMAGE": image}, "r-9", "validate", arguments)
     assert kind == "AirflowFailException"
-    assert message.startswith("stage validate ended with exit code 1")
+    assert message.startswith(f"stage validate ended with exit code {contract.EXIT_SETTINGS}: there is no run")
     assert "r-9" in message
     assert "no result.json" not in message
 
