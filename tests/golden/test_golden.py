@@ -1,0 +1,149 @@
+"""What earlier versions wrote is read by this one: records, ledger, and a whole installation.
+
+`0.1/` holds files as version 0.1 wrote them (commit 6965aa7). `home.tar.xz` is an installation of that version: a data
+set of one batch, a run that was promoted, one that was rejected and one that was only opened. The packages' weights are
+zeros, so that they pack well; all else is as 0.1 left it, under the folder `/tmp/oldhome`.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sqlite3
+import tarfile
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from projects import make_home
+from rich.console import Console
+
+from cxr_ops import plan as plans
+from cxr_ops.audit.entries import Entry
+from cxr_ops.contract import MODEL_NAME, slug
+from cxr_ops.edges import lineage
+from cxr_ops.edges.home import Home
+from cxr_ops.edges.ledger import Ledger, open_ledger
+from cxr_ops.edges.ledger.folder import Folder
+from cxr_ops.edges.mlflow import versions
+from cxr_ops.edges.store import batches
+from cxr_ops.errors import DataError, StorageError
+from cxr_ops.model import package
+from cxr_ops.records.base import Kept, Record, sha256_file
+from cxr_ops.records.data import Batch, Division
+from cxr_ops.records.explanation import Explanation
+from cxr_ops.records.inputs import Inputs
+from cxr_ops.records.run import Opened, Result
+from cxr_ops.records.training import Prepared, Trained
+from cxr_ops.records.verdict import Verdict
+from cxr_ops.report import summary
+from cxr_ops.stages import open as opening
+from cxr_ops.stages import promote, publish
+
+GOLDEN = Path(__file__).parent
+RECORDS: dict[str, type[Record]] = {
+    "batch.json": Batch,
+    "explain.json": Explanation,
+    "inputs.json": Inputs,
+    "prepare.json": Prepared,
+    "result.json": Result,
+    "run.json": Opened,
+    "split.json": Division,
+    "train.json": Trained,
+    "verdict.json": Verdict,
+}
+FIRST, SECOND = (slug(f"manual__2026-03-0{number}T04:05:06+00:00") for number in (1, 2))
+MADE_AT = "/tmp/oldhome"
+
+
+@pytest.mark.parametrize("name", RECORDS)
+@pytest.mark.parametrize("version", sorted(path.name for path in GOLDEN.iterdir() if (path / "run.json").is_file()))
+def test_record_of_each_version_is_read(version: str, name: str) -> None:
+    """Each record reads back with every value that the file holds; what it did not say has a default."""
+    path = GOLDEN / version / name
+    said = json.loads(path.read_bytes())
+    found = RECORDS[name].read(path).model_dump(mode="json")
+    assert {key: found[key] for key in said} == said
+
+
+@pytest.mark.parametrize("name", [name for name, kind in RECORDS.items() if issubclass(kind, Kept)])
+def test_record_of_a_later_version_is_refused(tmp_path: Path, name: str) -> None:
+    """A format that this version does not know is refused with what to install, and not half understood."""
+    said = json.loads((GOLDEN / "0.1" / name).read_bytes())
+    (tmp_path / name).write_text(json.dumps({**said, "format": 99}))
+    with pytest.raises(DataError, match="format 99, and this version of cxr-ops reads formats up to") as raised:
+        RECORDS[name].read(tmp_path / name)
+    assert "install" in str(raised.value.fix)
+
+
+def test_plan_of_the_first_version_is_read() -> None:
+    """A plan of format 2, as version 0.1 shipped it, still says what it said."""
+    plan = plans.load(GOLDEN / "0.1" / "pccp.yaml")
+    assert (plan.format, plan.name, plan.approvals) == (2, "nih-production", 1)
+    assert (plan.performance.alpha, plan.performance.max_looks) == (0.005, 10)
+
+
+def test_ledger_of_the_first_version_is_whole(tmp_path: Path) -> None:
+    """Its entries verify, each by the SHA-256 of the file before it; a changed byte does not."""
+    files = sorted((GOLDEN / "0.1").glob("0000*.json"))
+    for path in files:
+        shutil.copy(path, tmp_path)
+    entries = Ledger(Folder(tmp_path)).entries()
+    assert [entry.kind for entry in entries] == ["look", "decision", "promotion"]
+    assert [entry.prev for entry in entries] == [None, *(sha256_file(path) for path in files[:-1])]
+    assert all(Entry.model_validate_json(path.read_bytes()).to_bytes() == path.read_bytes() for path in files)
+    (tmp_path / files[0].name).write_bytes(files[0].read_bytes().replace(b'"challenger"', b'"champion"'))
+    with pytest.raises(StorageError):
+        Ledger(Folder(tmp_path)).entries()
+
+
+@pytest.fixture
+def earlier(tmp_path: Path) -> Home:
+    """The installation of version 0.1, moved to a folder of this test."""
+    with tarfile.open(GOLDEN / "0.1" / "home.tar.xz") as archive:
+        archive.extractall(tmp_path, filter="data")
+    home = make_home(tmp_path / "home", tmp_path / "project")
+    # What held the old place: MLflow's database and models, DVC's settings, each clone's remote.
+    texts = [*tmp_path.rglob(".git/config"), *tmp_path.rglob("MLmodel"), *home.root.rglob("result.json")]
+    for path in (*texts, home.dvc_config / "config", home.root / "gitconfig"):
+        path.write_text(path.read_text(encoding="utf-8").replace(MADE_AT, str(tmp_path)), encoding="utf-8")
+    with closing(sqlite3.connect(home.root / "mlflow" / "mlflow.db")) as database, database:
+        for (table,) in database.execute("select name from sqlite_master where type = 'table'").fetchall():
+            for _, column, kind, *_ in database.execute(f"pragma table_info({table})").fetchall():
+                if kind.startswith(("VARCHAR", "TEXT")):
+                    database.execute(
+                        f"update {table} set {column} = replace({column}, ?, ?) where {column} like ?",
+                        (MADE_AT, str(tmp_path), f"%{MADE_AT}%"),
+                    )
+    return home
+
+
+def test_installation_of_the_first_version_opens(earlier: Home) -> None:
+    """Ledger, data, registry, summaries and lineage of an installation that version 0.1 left are all there."""
+    ledger = open_ledger(earlier)
+    champion = ledger.champion()
+    assert champion is not None
+    assert champion.promotion.run == FIRST
+    assert ledger.verify(Inputs.read(earlier.workspace(SECOND) / "inputs.json").ledger) == len(ledger.entries())
+    data = batches.data_revision(earlier)
+    assert data is not None
+    assert list(data.batches) == ["one"]
+    found = versions.fetch_champion(earlier, earlier.root / "fetched")
+    assert package.load(earlier.root / "fetched" / "package", found.package).digest == champion.promotion.package
+    console = Console(record=True, width=100, file=None)
+    for run, word in ((FIRST, "PROMOTE"), (SECOND, "REJECT")):
+        console.print(summary.render(earlier.run(run)))
+        assert word in console.export_text()
+    assert lineage.trace(earlier, f"{MODEL_NAME}/1").run == FIRST
+    assert promote.run(earlier, FIRST)["already"] is True
+    assert publish.run(earlier, SECOND)["verdict"] == "REJECT"
+
+
+def test_installation_of_the_first_version_is_worked_on(earlier: Home) -> None:
+    """A run that is opened in it now is judged against the champion that the first version promoted."""
+    result = opening.run(earlier, run="fourth")
+    inputs = Inputs.read(earlier.workspace("fourth") / "inputs.json")
+    promoted = open_ledger(earlier).champion()
+    assert promoted is not None
+    assert (inputs.champion.entry, inputs.champion.package) == (promoted.digest(), promoted.promotion.package)
+    assert result.champion == promoted.promotion.package
