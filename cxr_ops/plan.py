@@ -19,7 +19,7 @@ from cxr_ops.errors import SettingsError
 from cxr_ops.labels import FINDINGS, nearest
 from cxr_ops.params import explain_validation
 from cxr_ops.records.base import sha256_bytes
-from cxr_ops.records.inputs import Plan
+from cxr_ops.records.inputs import Limits, Plan
 
 
 def _finding(name: str) -> str:
@@ -434,6 +434,16 @@ class ChangePlan(Part):
         return self.modification_protocol.update_procedures.approvals
 
     @property
+    def limits(self) -> Limits:
+        """What of this plan is compared with other plans of a test epoch, of which the strictest holds."""
+        return Limits(
+            max_looks=self.performance.max_looks,
+            approvals=self.approvals,
+            disclosure=self.performance.disclosure,
+            require_clean_code=self.require_clean_code,
+        )
+
+    @property
     def require_clean_code(self) -> bool:
         """Whether only committed code may be promoted."""
         return self.modification_protocol.update_procedures.require_clean_code
@@ -445,7 +455,7 @@ def load(path: Path) -> ChangePlan:
     Raises:
         SettingsError: the file is missing or not YAML, or a key is unknown, missing, of the wrong type or out of range.
     """
-    return parse(_read(path), path)
+    return parse(read_bytes(path), path)
 
 
 def parse(data: bytes, where: object) -> ChangePlan:
@@ -468,7 +478,7 @@ def identify(root: Path, name: str) -> Plan:
     Raises:
         SettingsError: as `load`.
     """
-    data = _read(root / name)
+    data = read_bytes(root / name)
     return Plan(name=parse(data, root / name).name, path=name, sha256=sha256_bytes(data))
 
 
@@ -478,7 +488,7 @@ def load_bound(root: Path, name: str, bound: Plan) -> ChangePlan:
     Raises:
         SettingsError: the file's SHA-256 is not the one in the run's `inputs.json`, or as `load`.
     """
-    data = _read(root / name)
+    data = read_bytes(root / name)
     if sha256_bytes(data) != bound.sha256:
         raise SettingsError(
             f"{name} is not the plan that this run was opened with ({bound.path}, sha256 {bound.sha256[:12]}...)",
@@ -488,7 +498,12 @@ def load_bound(root: Path, name: str, bound: Plan) -> ChangePlan:
     return parse(data, root / name)
 
 
-def _read(path: Path) -> bytes:
+def read_bytes(path: Path) -> bytes:
+    """Read the file of a plan, whose SHA-256 is that of these bytes.
+
+    Raises:
+        SettingsError: it is missing.
+    """
     try:
         return path.read_bytes()
     except FileNotFoundError as error:

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any, Final, Literal
+from typing import Any, ClassVar, Final, Literal
 
-from cxr_ops.records.base import Record, canonical_json, sha256_bytes
+from pydantic import SerializerFunctionWrapHandler, model_serializer
 
-Kind = Literal["look", "decision", "approval", "promotion", "epoch"]
+from cxr_ops.records.base import Kept, Record, canonical_json, sha256_bytes
+from cxr_ops.records.inputs import Limits
+
+Kind = Literal["look", "decision", "approval", "promotion", "epoch", "plan"]
 
 
 Role = Literal["challenger", "champion", "reference"]
@@ -23,7 +26,8 @@ class Look(Record):
 
     A challenger's spends one of the looks that the plan allows in a test epoch; no claim is made on the champion and
     the reference, and theirs spend none. `batches` are those that were scored; entries from before there were epochs
-    name none.
+    name none. `plan` is the SHA-256 of the plan that the run is judged under, and `limits` what that limits; entries of
+    format 1 name neither.
     """
 
     model: str
@@ -32,6 +36,8 @@ class Look(Record):
     role: Role = "challenger"
     epoch: int = 1
     batches: tuple[str, ...] = ()
+    plan: str | None = None
+    limits: Limits | None = None
 
 
 class Decision(Record):
@@ -107,17 +113,38 @@ class EpochOpened(Record):
     reason: str
 
 
+class PlanAdopted(Record):
+    """From here on this change-control plan is in force.
+
+    `by` is who put it there, None where the first look of an installation did. `document` is the whole plan as it was
+    read, so that what a later one changes can be told from the ledger alone.
+    """
+
+    name: str
+    sha256: str
+    limits: Limits
+    by: str | None
+    reason: str
+    document: dict[str, Any]
+
+
 BODIES: Final[Mapping[str, type[Record]]] = {
     "look": Look,
     "decision": Decision,
     "approval": Approval,
     "promotion": Promotion,
     "epoch": EpochOpened,
+    "plan": PlanAdopted,
 }
 
 
-class Entry(Record):
-    """One entry. `digest()` is the SHA-256 of its file, and what other entries and records call it by."""
+class Entry(Kept):
+    """One entry. `digest()` is the SHA-256 of its file, and what other entries and records call it by.
+
+    An entry of format 1 was written before formats had numbers, and names none. Format 2 came with the plan in force.
+    """
+
+    newest: ClassVar[int] = 2
 
     seq: int
     prev: str | None
@@ -151,11 +178,25 @@ class Entry(Record):
         """The body of an `epoch`."""
         return EpochOpened.model_validate(self.body)
 
+    @property
+    def plan(self) -> PlanAdopted:
+        """The body of a `plan`."""
+        return PlanAdopted.model_validate(self.body)
+
+    @model_serializer(mode="wrap")
+    def _as_written(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """An entry of format 1 is written as it was, or its digest would be another."""
+        document: dict[str, Any] = write(self)
+        if self.format == 1:
+            document.pop("format", None)
+        return document
+
 
 def make(kind: Kind, body: Record | Mapping[str, Any], before: list[Entry]) -> Entry:
     """Make the entry that follows those before it; its body is checked against the kind's record."""
     checked = BODIES[kind].model_validate(body.model_dump() if isinstance(body, Record) else dict(body))
     entry = Entry(
+        format=Entry.newest,
         seq=len(before) + 1,
         prev=before[-1].digest() if before else None,
         kind=kind,

@@ -9,11 +9,19 @@ from datetime import datetime
 from typing import Final
 
 from cxr_ops.audit.entries import Decision, Entry
-from cxr_ops.audit.state import find_decision, last_promotion, open_epoch, reference_after, spent_looks
+from cxr_ops.audit.state import (
+    epoch_limits,
+    find_decision,
+    last_promotion,
+    open_epoch,
+    reference_after,
+    spent_looks,
+    strictest,
+)
 from cxr_ops.contract import MODEL_NAME, PROMOTE
 from cxr_ops.errors import ConflictError, RefusedError
 from cxr_ops.plan import ChangePlan
-from cxr_ops.records.inputs import Inputs
+from cxr_ops.records.inputs import Inputs, Limits
 
 # Who answers in an Airflow that lets everybody in is nobody.
 NOBODY: Final = ("", "anonymous")
@@ -62,26 +70,34 @@ def check_record(entries: list[Entry], entry: Entry, inputs: Inputs, plan: Chang
             fix="retrain in a new run; evaluate must be started with cxr-ops stage evaluate --run RUN",
         )
     # Runs that were opened at the same time counted the same looks; the ledger says who came first.
-    place, allowed = spent.index(look) + 1, plan.performance.max_looks
+    limits = limits_of(entries, decision, plan)
+    place, allowed = spent.index(look) + 1, limits.max_looks
     if place > allowed:
+        which = "the plan" if allowed == plan.performance.max_looks else "the strictest plan of the epoch"
         raise RefusedError(
-            f"{decision.run} took look {place} of test epoch {decision.epoch}, and the plan allows {allowed}",
+            f"{decision.run} took look {place} of test epoch {decision.epoch}, and {which} allows {allowed}",
             where=f"entry {entry.seq} of the ledger",
             fix="ingest patients who were never scored, then: cxr-ops epoch open --by NAME --reason TEXT",
         )
 
 
-def check_plan(decision: Decision, inputs: Inputs, plan: ChangePlan) -> None:
-    """The plan must be the one that was executed, and the code such as it asks for.
+def limits_of(entries: list[Entry], decision: Decision, plan: ChangePlan) -> Limits:
+    """What holds for a decision's run: the strictest of its own plan and of all that its test epoch has seen."""
+    return strictest([plan.limits, epoch_limits(entries, decision.epoch)]) or plan.limits
+
+
+def check_plan(entries: list[Entry], decision: Decision, inputs: Inputs, plan: ChangePlan) -> None:
+    """The plan must be the one that was executed, and the code such as it or a plan of the test epoch asks for.
 
     Raises:
         RefusedError: it is not so.
     """
     if decision.plan_sha256 != inputs.plan.sha256:
         raise RefusedError("the decision was made under another plan", fix="retrain in a new run")
-    if plan.require_clean_code and decision.code_dirty:
+    if decision.code_dirty and limits_of(entries, decision, plan).require_clean_code:
+        which = f"the plan {plan.name}" if plan.require_clean_code else "a plan of the test epoch"
         raise RefusedError(
-            f"{decision.run} ran uncommitted code, and the plan {plan.name} asks for committed code",
+            f"{decision.run} ran uncommitted code, and {which} asks for committed code",
             where=f"code snapshot {decision.code_commit[:12]}",
             fix="commit the changes and retrain",
         )
@@ -143,14 +159,16 @@ def signed(entries: list[Entry], decision: Entry) -> list[Entry]:
     return list(people.values())
 
 
-def check_agreed(entry: Entry, plan: ChangePlan, signed: list[Entry]) -> None:
-    """As many people must have agreed as the plan asks for, or more where the gate held the run."""
+def check_agreed(entries: list[Entry], entry: Entry, plan: ChangePlan, signed: list[Entry]) -> None:
+    """As many people must have agreed as the strictest plan asks for, or more where the gate held the run."""
     decision = entry.decision
-    asked = max(plan.approvals, decision.approvals)
+    limits = limits_of(entries, decision, plan)
+    asked = max(limits.approvals, decision.approvals)
     missing = asked - len(signed)
     if missing > 0:
         agreed = " and ".join(approval.approval.by for approval in signed) or "nobody"
         held = f" ({', '.join(decision.holds)})" if decision.holds else ""
+        held += " and the strictest plan of the test epoch" if limits.approvals > plan.approvals else ""
         raise RefusedError(
             f"{asked} {'person' if asked == 1 else 'persons'} must agree under the plan {plan.name}{held}; "
             f"so far {agreed} did, {missing} more {'is' if missing == 1 else 'are'} needed",

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from cxr_ops.audit.entries import Entry, Look
 from cxr_ops.errors import SettingsError
-from cxr_ops.records.inputs import Epoch, LedgerState, Reference
+from cxr_ops.records.inputs import Epoch, LedgerState, Limits, Reference
 
 
 def open_epoch(entries: list[Entry]) -> Epoch:
@@ -21,6 +23,49 @@ def spent_looks(entries: list[Entry], epoch: int) -> list[tuple[str, str]]:
             (look.model, look.test_digest) for look in looks if (look.role, look.epoch) == ("challenger", epoch)
         )
     )
+
+
+def plan_in_force(entries: list[Entry]) -> Entry | None:
+    """The entry that put the plan in force after these entries; None before the first look, or in an old ledger."""
+    return next((entry for entry in reversed(entries) if entry.kind == "plan"), None)
+
+
+def strictest(limits: Iterable[Limits | None]) -> Limits | None:
+    """Of each limit the strictest, passing over None; None where there is nothing else.
+
+    >>> loose = Limits(max_looks=9, approvals=0, disclosure="verdict", require_clean_code=False)
+    >>> str(strictest([loose, None, Limits(max_looks=99, approvals=2, disclosure="all", require_clean_code=True)]))
+    "max_looks=9 approvals=2 disclosure='verdict' require_clean_code=True"
+    """
+    known = [one for one in limits if one is not None]
+    if not known:
+        return None
+    return Limits(
+        max_looks=min(one.max_looks for one in known),
+        approvals=max(one.approvals for one in known),
+        disclosure="verdict" if any(one.disclosure == "verdict" for one in known) else "all",
+        require_clean_code=any(one.require_clean_code for one in known),
+    )
+
+
+def epoch_limits(entries: list[Entry], epoch: int) -> Limits | None:
+    """The strictest limits of all plans that were in force in a test epoch, or under which a look was taken in it.
+
+    A run may name any plan, and a plan may be replaced: neither gains looks, sheds approvals or discloses what was
+    withheld before the next epoch. None where no plan is known, as in the ledger of an earlier version.
+    """
+    found: list[Limits | None] = []
+    number, in_force = 1, None
+    for entry in entries:
+        if entry.kind == "epoch":
+            number = entry.epoch.number
+            found += [in_force] if number == epoch else []
+        elif entry.kind == "plan":
+            in_force = entry.plan.limits
+            found += [in_force] if number == epoch else []
+        elif entry.kind == "look" and entry.look.epoch == epoch:
+            found.append(entry.look.limits)
+    return strictest(found)
 
 
 def state_after(entries: list[Entry]) -> LedgerState:

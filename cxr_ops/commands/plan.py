@@ -1,4 +1,4 @@
-"""`cxr-ops plan`: read, compare and size change-control plans."""
+"""`cxr-ops plan`: read, compare and size change-control plans, and put one in force."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import typer
 
 from cxr_ops.commands.help import group
 from cxr_ops.commands.options import PlanFile, SplitTest, TruthFile
-from cxr_ops.commands.output import AsJson, say, say_json, show
+from cxr_ops.commands.output import AsJson, find_home, say, say_json, show
 from cxr_ops.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from cxr_ops.params import Params
     from cxr_ops.plan import ChangePlan
 
-app = group("Read, compare and size change-control plans.")
+app = group("Read, compare and size change-control plans, and put one in force.")
 
 
 def _params() -> Params | None:
@@ -127,6 +127,24 @@ def plan_explain(
         say(plans.markdown(sections))
     else:
         show(plans.render(sections))
+
+
+@app.command("adopt")
+def plan_adopt(
+    plan: Annotated[Path, typer.Argument(help="The plan.")],
+    by: Annotated[str, typer.Option(help="Who decided it.")],
+    reason: Annotated[str, typer.Option(help="Why; it stands on the ledger.")],
+) -> None:
+    """Put a plan in force. Until the next test epoch opens, the strictest limits of its plans still hold."""
+    from cxr_ops import plan as loaded
+    from cxr_ops.edges import plans as in_force
+    from cxr_ops.report import plans
+
+    plans.check_bounds(loaded.load(plan))
+    adopted, before = in_force.adopt(find_home(), plan, by=by, reason=reason)
+    say(f"the plan {adopted.name} {'was in force already' if before else 'is in force'}, sha256 {adopted.sha256}")
+    if not before:
+        say(f"runs name their own in params.yaml: gate.plan: {plan}")
 
 
 @app.command("diff")

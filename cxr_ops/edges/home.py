@@ -8,7 +8,7 @@
       runs/<run>/        one folder a run: workspace/ (a full clone), run.json, progress.jsonl, live.json
       checkpoints/       under the digest of the stage's inputs
       locks/             OS locks and what each supervisor runs
-      ledger/            the hash-chained record of looks, decisions, approvals, promotions and test epochs
+      ledger/            the hash-chained record of looks, decisions, approvals, promotions, test epochs and plans
       mlflow/            mlflow.db and artifacts/, unless MLFLOW_TRACKING_URI names a server
       airflow/           the embedded Airflow's home
       reports/<run>.html published reports

@@ -8,9 +8,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from cxr_ops import plan as plans
 from cxr_ops.audit.entries import Look, Role
 from cxr_ops.audit.package import digest as package_digest
 from cxr_ops.contract import CHAMPION, INPUTS, NO_CHANGE, PACKAGE
+from cxr_ops.edges import plans as in_force
 from cxr_ops.edges.home import Home
 from cxr_ops.edges.ledger import open_ledger
 from cxr_ops.edges.supervisor import OPENED, supervise
@@ -29,6 +31,7 @@ def run_stage(home: Home, run: str, stage: str) -> dict[str, Any]:
 
     Raises:
         RefusedError: `evaluate` would look at the test set of an epoch that is closed.
+        SettingsError: before `evaluate`, the plan is not the one that the run was opened with.
     """
     workspace = home.workspace(run)
     before = (lambda: _look(home, run)) if stage == "evaluate" else None
@@ -80,11 +83,23 @@ def _look(home: Home, run: str) -> None:
         "reference": inputs.reference.package if inputs.reference else None,
     }
     test_digest = _test_digest(workspace)
+    plan = plans.load_bound(workspace, inputs.plan.path, inputs.plan)
+    if open_ledger(home).epoch().number == inputs.epoch.number:  # else the look is refused
+        in_force.adopt_first(home, plan, inputs.plan.sha256)
     batches = tuple(sorted(inputs.data.batches.keys() - set(inputs.epoch.closed_batches)))
     for role, model in scored.items():
         if model is not None:
             epoch = inputs.epoch.number
-            look = Look(model=model, test_digest=test_digest, run=run, role=role, epoch=epoch, batches=batches)
+            look = Look(
+                model=model,
+                test_digest=test_digest,
+                run=run,
+                role=role,
+                epoch=epoch,
+                batches=batches,
+                plan=inputs.plan.sha256,
+                limits=plan.limits,
+            )
             open_ledger(home).record_look(look)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from cxr_ops.records.base import Kept, Record
 from cxr_ops.records.data import DataRevision
 
@@ -66,10 +68,38 @@ class Plan(Record):
     sha256: str
 
 
+class Limits(Record):
+    """What a plan limits around the evidence, as far as one plan is stricter in it than another.
+
+    `max_looks`: looks in a test epoch. `approvals`: people who must agree. `disclosure`: what people who tune see while
+    the epoch is open. `require_clean_code`: whether only committed code is promoted.
+    """
+
+    max_looks: int
+    approvals: int
+    disclosure: Literal["verdict", "all"]
+    require_clean_code: bool
+
+
+class OtherPlan(Record):
+    """The plan that would have been expected, where a run is judged under another: the one in force, or the last one.
+
+    `than` says which of the two it is. `looser` says, a clause each, in what the run's own plan asks for less; None
+    where the expected plan's text is not known.
+    """
+
+    than: Literal["the plan in force", "the last decision's plan"]
+    name: str
+    sha256: str
+    looser: list[str] | None
+
+
 class Inputs(Kept):
     """All that DVC cannot see, in one file (`inputs.json`) that `evaluate` and `gate` depend on.
 
-    `ledger` is None for a run opened without one: its look is unrecorded and it cannot promote.
+    `ledger` is None for a run opened without one: its look is unrecorded and it cannot promote. `limits` are the
+    strictest of the run's own plan and of those that were in force or used in its test epoch when it was opened; None
+    in a file of an earlier version, where the plan's own hold. `other_plan` is None where no other was expected.
     """
 
     code: Code
@@ -79,4 +109,6 @@ class Inputs(Kept):
     epoch: Epoch = Epoch()
     ledger: LedgerState | None
     plan: Plan
+    limits: Limits | None = None
+    other_plan: OtherPlan | None = None
     image: str | None = None

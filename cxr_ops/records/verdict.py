@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from cxr_ops.records.base import Kept, Record
-from cxr_ops.records.inputs import Champion, Plan, Reference
+from cxr_ops.records.inputs import Champion, OtherPlan, Plan, Reference
 
 
 class Reason(Record):
@@ -53,6 +53,7 @@ class Verdict(Kept):
     (a harm signal, a gain too good to be true) asks for it. `limited_findings` are those that the plan judges by its
     widest margin. `superior` says that the macro-AUC beats the reference's at `alpha`, `superior_findings` which
     findings beat the champion's (Holm's correction). `looks` counts the looks of the test epoch, this one included.
+    `other_plan` is that of `inputs.json`.
     """
 
     verdict: Literal["PROMOTE", "REJECT", "INSUFFICIENT EVIDENCE"]
@@ -75,3 +76,4 @@ class Verdict(Kept):
     superior_findings: list[str] = []
     epoch: int = 1
     looks: int | None = None
+    other_plan: OtherPlan | None = None

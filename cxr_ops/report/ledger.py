@@ -25,7 +25,7 @@ class Line:
         kind: the kind of the entry.
         what: what happened, in a clause.
         who: the people who had a part in it, with commas between; empty where nobody is named.
-        run: the run that it is about; empty for a new test epoch.
+        run: the run that it is about; empty for a new test epoch or plan.
         digest: the first characters of its digest.
     """
 
@@ -84,6 +84,14 @@ def _line(entry: Entry, approved: dict[str, str]) -> Line:
             opened = entry.epoch
             who = opened.by
             what = f"test epoch {opened.number}: {opened.reason}; closed {', '.join(opened.closed_batches)}"
+        case "plan":
+            plan, limits = entry.plan, entry.plan.limits
+            who = plan.by or ""
+            code = ", committed code" if limits.require_clean_code else ""
+            what = (
+                f"the plan {plan.name} {_short(plan.sha256)} is in force: {limits.max_looks} looks, "
+                f"{limits.approvals} must agree, disclosure {limits.disclosure}{code}; {plan.reason}"
+            )
     return Line(
         seq=entry.seq,
         at=entry.at[:19].replace("T", " "),

@@ -138,6 +138,7 @@ class Disclosed:
         plan: which plan governs.
         clinical_use: whether it covers use on patients; notice: the plan's own sentence.
         data_notice: what generated data may not be used for; "" for real ones.
+        other_plan: that another plan was expected, and in what this one asks for less; "" where none was.
         epoch: the test epoch and how many looks it has had, in words.
         validation: (model, macro-AUC on the validation set).
         facts: what the challenger is.
@@ -155,6 +156,7 @@ class Disclosed:
     clinical_use: bool
     notice: str
     data_notice: str
+    other_plan: str
     epoch: str
     validation: Sequence[tuple[str, float]]
     facts: Facts | None
@@ -191,6 +193,7 @@ def disclose(material: Material) -> Disclosed:
         clinical_use=verdict.clinical_use,
         notice=_notice(verdict),
         data_notice=_data_notice(material),
+        other_plan=_other_plan(verdict),
         epoch=words.epoch_text(verdict),
         validation=[(model, macros[model]) for model in MODELS if model in macros],
         facts=evaluation.facts,
@@ -220,6 +223,7 @@ def render(material: Material) -> str:
         outcome=words.outcome_sentence(verdict),
         notice=_notice(verdict),
         data_notice=_data_notice(material),
+        other_plan=_other_plan(verdict),
         level=_level(evaluation),
         drawings=draw(material),
         holds=[reason for reason in reasons if reason.code in HOLDS],
@@ -434,6 +438,10 @@ def draw_training(history: History) -> str:
 def _data_notice(material: Material) -> str:
     facts = material.evaluation.facts
     return data_notice(facts.sources if facts else (), material.inputs.data.batches)
+
+
+def _other_plan(verdict: Verdict) -> str:
+    return words.other_plan(verdict.plan, verdict.other_plan) if verdict.other_plan is not None else ""
 
 
 def _notice(verdict: Verdict) -> str:

@@ -127,6 +127,8 @@ def _headline(result: Result, verdict: Verdict | None, *, generated: bool) -> Te
     if verdict is not None:
         marked = "" if verdict.clinical_use else ", NOT FOR CLINICAL USE"
         text.append(f"plan {verdict.plan.name}{marked}; test {words.epoch_text(verdict)}\n")
+        if verdict.other_plan is not None:
+            text.append(f"{words.other_plan(verdict.plan, verdict.other_plan)}\n", "bold yellow")
     if generated:
         text.append("data: generated pictures of people who do not exist\n")
     if result.limited_findings:

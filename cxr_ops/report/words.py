@@ -8,6 +8,7 @@ from typing import Any, Final
 from cxr_ops import contract
 from cxr_ops.records.evidence import Estimate, Evaluation, Evidence, Figure, Performance, Undefined
 from cxr_ops.records.explanation import HeatMap
+from cxr_ops.records.inputs import OtherPlan, Plan
 from cxr_ops.records.verdict import Check, Reason, Verdict
 from cxr_ops.stats.checks import Role
 from cxr_ops.stats.codes import AGAINST, HOLDS
@@ -146,6 +147,24 @@ def epoch_text(verdict: Verdict) -> str:
     """Say which test epoch a verdict belongs to and how many looks that epoch has had."""
     looks = "look not recorded" if verdict.looks is None else f"look {verdict.looks}"
     return f"epoch {verdict.epoch}, {looks}"
+
+
+def other_plan(plan: Plan, other: OtherPlan) -> str:
+    """Say that a run is judged under another plan than one would expect, and in what that one asks for less.
+
+    >>> plan = Plan(name="easy", path="easy.yaml", sha256="a")
+    >>> other = OtherPlan(than="the plan in force", name="nih", sha256="b", looser=["max_looks 10 -> 99"])
+    >>> other_plan(plan, other).partition(" Looks")[0]
+    'Judged under another plan than the plan in force: easy instead of nih. Looser: max_looks 10 -> 99.'
+    """
+    if other.looser is None:
+        looser = f"What {other.name} asked for is not known here."
+    else:
+        looser = f"Looser: {'; '.join(other.looser)}." if other.looser else "Nothing in it is looser."
+    return (
+        f"Judged under another plan than {other.than}: {plan.name} instead of {other.name}. {looser} Looks, approvals, "
+        "disclosure and committed code are those of the strictest plan of the test epoch all the same."
+    )
 
 
 def in_order(reasons: Sequence[Reason]) -> list[Reason]:

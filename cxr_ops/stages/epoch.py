@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from cxr_ops import plan as plans
 from cxr_ops.audit.entries import Entry, EpochOpened, Look
-from cxr_ops.audit.state import open_epoch, spent_looks
+from cxr_ops.audit.state import epoch_limits, open_epoch, plan_in_force, spent_looks, strictest
 from cxr_ops.contract import INPUTS
 from cxr_ops.edges import dvc
 from cxr_ops.edges.home import Home
@@ -72,8 +72,9 @@ class OpenEpoch:
     Attributes:
         number: of the epoch, from 1.
         looks: looks spent in it.
-        max_looks: how many the plan of `params.yaml` allows.
-        plan: that plan's name.
+        max_looks: how many the strictest allows of the plan of `params.yaml` and of those that the epoch has seen.
+        plan: the name of the plan of `params.yaml`.
+        in_force: the name of the plan in force; None before the first look.
         closed_batches: batches whose test patients are retired.
     """
 
@@ -81,14 +82,16 @@ class OpenEpoch:
     looks: int
     max_looks: int
     plan: str
+    in_force: str | None
     closed_batches: tuple[str, ...]
 
     def __str__(self) -> str:
-        """Three lines for people."""
+        """Four lines for people."""
         return "\n".join(
             [
                 f"test epoch      {self.number}",
                 f"looks           {self.looks} of {self.max_looks} spent, under the plan {self.plan}",
+                f"plan in force   {self.in_force or 'none yet: the first look puts its own there'}",
                 f"closed batches  {', '.join(self.closed_batches) or 'none'}",
             ]
         )
@@ -104,11 +107,14 @@ def describe(home: Home) -> OpenEpoch:
     plan = plans.load(home.project / Params.load(home.project / dvc.PARAMS).gate.plan)
     entries = open_ledger(home).entries()
     epoch = open_epoch(entries)
+    limits = strictest([plan.limits, epoch_limits(entries, epoch.number)]) or plan.limits
+    now = plan_in_force(entries)
     return OpenEpoch(
         number=epoch.number,
         looks=len(spent_looks(entries, epoch.number)),
-        max_looks=plan.performance.max_looks,
+        max_looks=limits.max_looks,
         plan=plan.name,
+        in_force=now.plan.name if now is not None else None,
         closed_batches=tuple(epoch.closed_batches),
     )
 

@@ -23,8 +23,10 @@ import yaml
 from cxr_ops import contract
 from cxr_ops import plan as plans
 from cxr_ops import recipe as recipes
+from cxr_ops.audit.entries import Entry
 from cxr_ops.audit.state import open_epoch, reference_after, state_after
 from cxr_ops.edges import dvc, pipeline, supervisor
+from cxr_ops.edges import plans as in_force
 from cxr_ops.edges.home import Home
 from cxr_ops.edges.ledger import open_ledger
 from cxr_ops.edges.store import batches, repository, runs, snapshots
@@ -33,9 +35,10 @@ from cxr_ops.labels import nearest
 from cxr_ops.params import Params
 from cxr_ops.records.base import canonical_json, write_atomic
 from cxr_ops.records.data import Batch, DataRevision
-from cxr_ops.records.inputs import Champion, Code, Inputs
+from cxr_ops.records.inputs import Champion, Code, Inputs, OtherPlan
 from cxr_ops.records.run import Opened
 from cxr_ops.records.training import Start
+from cxr_ops.report import words
 
 # What `open` itself writes stands in a recipe under names of its own.
 _STATE: Final = (
@@ -115,8 +118,9 @@ def run(
     Raises:
         BusyError: the run is being worked on.
         DataError: there is no data set, or what arrives of it is not what was ingested.
-        RefusedError: the run is published, or another folder than a workspace of this run stands in its place; or the
-            plan does not cover a setting or the source of a batch, which `force` does not change.
+        RefusedError: the run is published, or another folder than a workspace of this run stands in its place; the plan
+            does not cover a setting or the source of a batch, which `force` does not change; or no plan is in force and
+            the last decision's is lost.
         SettingsError: an override, `params.yaml` or the plan is wrong, or the plan's reference was never promoted.
         StorageError: a store does not answer, the ledger is damaged, or the package of champion or reference is lost.
     """
@@ -149,11 +153,14 @@ def run(
         if not no_change:
             governing = plans.load(workspace / params.gate.plan)
             _check_bounds(governing, params)
-            runs.guard(home, run, withheld=governing.performance.disclosure == "verdict")
             runs.pull(home, workspace, data)
             _check_sources(governing, workspace, data)
             inputs = _write_inputs(home, workspace, params, code, data, recorded=True)
             champion = inputs.champion
+            limits = inputs.limits
+            runs.guard(home, run, withheld=limits is not None and limits.disclosure == "verdict")
+            if inputs.other_plan is not None:
+                sys.stderr.write(words.other_plan(inputs.plan, inputs.other_plan) + "\n")
             dvc.write_plots_template(home, workspace)
             runs.commit_workspace(home, workspace, f"Open {run}")
         Opened(
@@ -359,6 +366,7 @@ def _write_inputs(
     reference = reference_after(entries, governing.performance.reference.package)
     fetch_reference(home, reference, champion, folder / contract.REFERENCE)
     _write_start(folder, params, champion)
+    plan = plans.identify(folder, params.gate.plan)
     inputs = Inputs(
         code=code,
         data=data,
@@ -366,13 +374,29 @@ def _write_inputs(
         reference=reference,
         epoch=open_epoch(entries),
         ledger=state_after(entries) if recorded else None,
-        plan=plans.identify(folder, params.gate.plan),
+        plan=plan,
+        limits=in_force.limits_now(home, entries, governing, plan.sha256),
+        other_plan=_other_plan(home, entries, governing, plan.sha256),
         image=home.image,
     )
     write_atomic(folder / contract.IMAGE, canonical_json({"image": home.image}))
     inputs.epoch.write(folder / contract.EPOCH)
     inputs.write(folder / contract.INPUTS)
     return inputs
+
+
+def _other_plan(home: Home, entries: list[Entry], own: plans.ChangePlan, sha256: str) -> OtherPlan | None:
+    """The plan that one would expect where the run's own is another, and in what the run's own asks for less."""
+    from cxr_ops.report.plans import diff
+
+    found = in_force.expected(home, entries, sha256)
+    if found is None:
+        return None
+    other, text = found
+    if text is None:
+        return other
+    changes = [str(change) for change in diff(text, own) if change.direction == "looser"]
+    return other.model_copy(update={"looser": [change.removesuffix(" (looser)") for change in changes]})
 
 
 def _outside(governing: plans.ChangePlan, params: Params) -> list[str]:

@@ -69,15 +69,16 @@ def _promote(home: Home, run: str, ledger: Ledger, entries: list[Entry], approva
     decision = entry.decision
     outputs = read_outputs(home, run, decision)
     plan = plans.load_bound(outputs.root, outputs.inputs.plan.path, outputs.inputs.plan)
-    rules.check_plan(decision, outputs.inputs, plan)
+    rules.check_plan(entries, decision, outputs.inputs, plan)
     rules.check_record(entries, entry, outputs.inputs, plan)
     ledger.verify(outputs.inputs.ledger)
     rules.check_still_current(entries, decision, plan)
     rules.check_approvals(decision, approvals)
     for approval in approvals:
         _approve(ledger, entry, approval)
-    signed = rules.signed(ledger.entries(), entry)
-    rules.check_agreed(entry, plan, signed)
+    now = ledger.entries()
+    signed = rules.signed(now, entry)
+    rules.check_agreed(now, entry, plan, signed)
     check_honest(home, run, outputs, plan, entries)
     _check_stored(home, run, decision)
 

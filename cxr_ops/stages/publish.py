@@ -25,7 +25,7 @@ from cxr_ops.audit.entries import Decision, Entry
 from cxr_ops.audit.fit import Made, changed_since, misfits, read_made
 from cxr_ops.audit.judgement import misjudged, other_facts, straw_men
 from cxr_ops.audit.package import digest as package_digest
-from cxr_ops.audit.state import approvals_to_leave, find_decision, find_promotion, open_epoch
+from cxr_ops.audit.state import approvals_to_leave, epoch_limits, find_decision, find_promotion, open_epoch, strictest
 from cxr_ops.contract import DATASET, INPUTS, MODEL_NAME, PACKAGE
 from cxr_ops.edges import dvc, live
 from cxr_ops.edges.home import Home
@@ -118,7 +118,8 @@ def run(home: Home, run: str) -> dict[str, Any]:
     if decision is None:
         check_honest(home, run, outputs, plan, entries)
         live.replay(home, run)
-    if decision is None or (plan.performance.disclosure == "verdict" and not withheld):
+    limits = strictest([plan.limits, epoch_limits(entries, outputs.inputs.epoch.number)])
+    if decision is None or (limits is not None and limits.disclosure == "verdict" and not withheld):
         # A run that is decided on is logged again when its epoch has ended: what was withheld is added.
         mlflow_run_id = tracking.log_run(home, _content(home, run, outputs, withheld=withheld))
     if decision is None:
@@ -359,8 +360,9 @@ def _opened(home: Home, run: str) -> Opened:
 
 
 def _withholds(plan: plans.ChangePlan, epoch: int, entries: list[Entry]) -> bool:
-    """Whether what the test set shows of a run of this epoch is kept from people who tune."""
-    return plan.performance.disclosure == "verdict" and open_epoch(entries).number == epoch
+    """Whether what the test set shows of a run of this epoch is kept from people who tune: the strictest plan says."""
+    limits = strictest([plan.limits, epoch_limits(entries, epoch)])
+    return limits is not None and limits.disclosure == "verdict" and open_epoch(entries).number == epoch
 
 
 def _told(verdict: Verdict, *, withheld: bool) -> list[Reason]:
@@ -408,7 +410,9 @@ def _decide(home: Home, run: str, outputs: Outputs, mlflow_run_id: str, version:
     )
 
     def decide(entries: list[Entry]) -> Decision | Entry:
-        asked = max(body.approvals, approvals_to_leave(entries, body.plan_sha256))
+        limits = epoch_limits(entries, body.epoch)
+        of_epoch = limits.approvals if limits is not None else 0
+        asked = max(body.approvals, approvals_to_leave(entries, body.plan_sha256), of_epoch)
         return find_decision(entries, run) or body.model_copy(update={"approvals": asked})
 
     return open_ledger(home).append_if("decision", decide)

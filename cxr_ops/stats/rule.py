@@ -20,7 +20,7 @@ from typing import Final, Literal
 from cxr_ops.labels import FINDINGS
 from cxr_ops.plan import Bounds, ChangePlan, PerformanceEvaluation
 from cxr_ops.records.evidence import Estimate, Evaluation, Evidence, Facts, Scenario
-from cxr_ops.records.inputs import Inputs
+from cxr_ops.records.inputs import Inputs, Limits
 from cxr_ops.records.verdict import Check, Reason, Verdict
 from cxr_ops.stats import auc, checks, soundness
 from cxr_ops.stats.checks import Role, holm
@@ -114,7 +114,7 @@ def decide(evaluation: Evaluation, inputs: Inputs, plan: ChangePlan) -> Verdict:
         evidence_says=judgement.evidence_says,
         reasons=[*forbidden, *judgement.reasons],
         plan=inputs.plan,
-        approvals=judgement.approvals,
+        approvals=max(judgement.approvals, _limits(inputs, plan).approvals),
         clinical_use=plan.clinical_use,
         challenger=evaluation.challenger,
         champion=inputs.champion,
@@ -130,6 +130,7 @@ def decide(evaluation: Evaluation, inputs: Inputs, plan: ChangePlan) -> Verdict:
         superior_findings=judgement.superior_findings,
         epoch=inputs.epoch.number,
         looks=_looks(evaluation, inputs),
+        other_plan=inputs.other_plan,
     )
 
 
@@ -425,10 +426,17 @@ def _looks(evaluation: Evaluation, inputs: Inputs) -> int | None:
     return max(inputs.ledger.looks, len(inputs.ledger.looked)) + (0 if known else 1)
 
 
+def _limits(inputs: Inputs, plan: ChangePlan) -> Limits:
+    """The strictest limits of the test epoch; a file of an earlier version knows the plan's own alone."""
+    return plan.limits if inputs.limits is None else inputs.limits
+
+
 def _record(evaluation: Evaluation, inputs: Inputs, plan: ChangePlan) -> list[Reason]:
     """What else forbids a promotion whatever the evidence says."""
     found: list[Reason] = []
-    looks, most = _looks(evaluation, inputs), plan.performance.max_looks
+    limits = _limits(inputs, plan)
+    looks, most = _looks(evaluation, inputs), limits.max_looks
+    which = "the plan" if limits == plan.limits else "the strictest plan of the epoch"
     if looks is None:
         found.append(
             Reason(
@@ -441,16 +449,16 @@ def _record(evaluation: Evaluation, inputs: Inputs, plan: ChangePlan) -> list[Re
         found.append(
             Reason(
                 code=Code.TEST_SET_EXHAUSTED,
-                sentence=f"This test epoch has had {looks} looks, and the plan allows {most}. Patients never scored "
-                "before are needed: ingest them, then open a new epoch with cxr-ops epoch open.",
+                sentence=f"This test epoch has had {looks} looks, and {which} allows {most}. Patients never "
+                "scored before are needed: ingest them, then open a new epoch with cxr-ops epoch open.",
                 numbers={"looks": looks, "max_looks": most, "epoch": inputs.epoch.number},
             )
         )
-    if inputs.code.dirty and plan.require_clean_code:
+    if inputs.code.dirty and limits.require_clean_code:
         found.append(
             Reason(
                 code=Code.DIRTY_CODE,
-                sentence="The code held uncommitted changes, and the plan promotes only committed code.",
+                sentence=f"The code held uncommitted changes, and {which} promotes only committed code.",
             )
         )
     return found

@@ -20,6 +20,7 @@ from cxr_ops import contract
 from cxr_ops.audit.entries import Approval, Decision, Entry, EpochOpened, Look, Promotion
 from cxr_ops.commands import app as command
 from cxr_ops.commands.help import EXIT_CODES
+from cxr_ops.edges import plans as in_force
 from cxr_ops.edges.home import Home
 from cxr_ops.edges.ledger import open_ledger
 from cxr_ops.edges.lineage import trace
@@ -252,6 +253,7 @@ def _filled(home: Home) -> list[Entry]:
     )
     ledger.append("promotion", promotion)
     ledger.append("epoch", EpochOpened(number=2, closed_batches=["batch-1"], by="dr_ruiz", reason="new patients"))
+    in_force.adopt(home, home.project / "pccp.yaml", by="dr_ito", reason="reviewed")
     return ledger.entries()
 
 
@@ -273,6 +275,12 @@ def test_the_ledger_is_a_table_for_people_and_json_for_machines(project: Path, t
             ("approval", f"of decision {entries[1].digest()[:8]}", "dr_lee"),
             ("promotion", "version 3 is the champion, package cccccccc", "dr_lee"),
             ("epoch", "test epoch 2: new patients; closed batch-1", "dr_ruiz"),
+            (
+                "plan",
+                "nih-production",
+                "10 looks, 1 must agree, disclosure verdict, committed code; reviewed",
+                "dr_ito",
+            ),
         ),
         strict=True,
     ):
@@ -280,7 +288,7 @@ def test_the_ledger_is_a_table_for_people_and_json_for_machines(project: Path, t
     listed = json.loads(_cxr("ledger", "show", "--json", cwd=project, CXR_HOME=str(tmp_path)).stdout)
     assert [{**entry.model_dump(mode="json"), "digest": entry.digest()} for entry in entries] == listed
     verified = json.loads(_cxr("ledger", "verify", "--json", cwd=project, CXR_HOME=str(tmp_path)).stdout)
-    assert verified == {"entries": 5, "head": entries[-1].digest()}
+    assert verified == {"entries": 6, "head": entries[-1].digest()}
     epoch = json.loads(_cxr("epoch", "show", "--json", cwd=project, CXR_HOME=str(tmp_path)).stdout)
     assert (epoch["number"], epoch["looks"], epoch["closed_batches"]) == (2, 0, ["batch-1"])
 
@@ -325,6 +333,21 @@ def _plan(*arguments: str) -> _Done:
         return _Done(result.exception.exit_code, result.stdout, str(result.exception))
     assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
     return _Done(result.exit_code, result.stdout, result.stderr)
+
+
+@pytest.mark.usefixtures("_in_project")
+def test_a_plan_is_put_in_force(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`plan adopt` enters a checked plan in the ledger and says so, or that it stands there already."""
+    monkeypatch.setenv("CXR_HOME", str(tmp_path / "home"))
+    words = ("--by", "dr_lee", "--reason", "reviewed")
+    assert _plan("adopt", "pccp.yaml", *words).stdout.startswith("the plan nih-production is in force, sha256 ")
+    assert "was in force already" in _plan("adopt", "pccp.yaml", *words).stdout
+    wrong = tmp_path / "wrong.yaml"
+    wrong.write_text(Path("pccp.yaml").read_text().replace("train.epochs", "train.epoch"))
+    refused = _plan("adopt", str(wrong), *words)
+    assert (refused.exit_code, "did you mean 'train.epochs'" in refused.stderr) == (contract.EXIT_SETTINGS, True)
+    (entry,) = open_ledger(Home.find()).entries()
+    assert (entry.kind, entry.plan.by, entry.plan.name) == ("plan", "dr_lee", "nih-production")
 
 
 def _labels(path: Path) -> Path:

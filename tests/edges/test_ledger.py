@@ -79,6 +79,34 @@ def test_entry_is_read_back_as_it_was_written(ledger: Ledger) -> None:
     assert written.promotion == promotion("r")
 
 
+def test_entry_of_an_earlier_version_is_read_and_followed(ledger: Ledger) -> None:
+    """An entry without a format keeps its bytes and digest, new ones say format 2, and the chain is whole."""
+    old = {"seq": 1, "prev": None, "kind": "look", "at": "2026-01-01T00:00:00.000+00:00"}
+    old["body"] = {"model": "m", "test_digest": "t", "run": "r"}
+    old["seal"] = hashlib.sha256(canonical_json(old)).hexdigest()
+    data = canonical_json(old)
+    ledger.storage.create("00000001.json", data)
+    new = ledger.append("look", look(1))
+    first, second = ledger.entries()
+    assert (first.format, first.to_bytes(), first.digest()) == (1, data, hashlib.sha256(data).hexdigest())
+    assert (second, second.prev) == (new, first.digest())
+    assert json.loads(second.to_bytes())["format"] == 2
+    (ledger.storage.path / "00000001.json").write_bytes(data.replace(b'"kind"', b'"format": 1,\n  "kind"'))
+    with pytest.raises(StorageError, match="its bytes are not those that were written"):
+        ledger.entries()
+
+
+def test_entry_of_a_later_version_is_refused_with_what_to_do(ledger: Ledger) -> None:
+    """What a newer version wrote is not called damaged: it is said which format it has and what to install."""
+    ledger.append("look", look(0))
+    path = ledger.storage.path / "00000001.json"
+    later = path.read_bytes().replace(b'"format": 2', b'"format": 3').replace(b'"kind": "look"', b'"kind": "watch"')
+    path.write_bytes(later)
+    with pytest.raises(StorageError, match="format 3, and this version of cxr-ops reads formats up to 2") as caught:
+        ledger.entries()
+    assert "install the version" in str(caught.value.fix)
+
+
 @pytest.mark.parametrize("number", [1, 2, 3])
 def test_altered_entry_is_found(ledger: Ledger, number: int) -> None:
     """A changed word in any entry, the last one included, is a StorageError that names the entry."""

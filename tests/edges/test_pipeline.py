@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from projects import make_home, make_project
 
+from cxr_ops import plan as plans
 from cxr_ops.audit.entries import EpochOpened
 from cxr_ops.contract import PACKAGE_FILES
 from cxr_ops.edges import pipeline
@@ -15,7 +16,7 @@ from cxr_ops.edges.ledger import open_ledger
 from cxr_ops.errors import DataError, RefusedError
 from cxr_ops.records.base import tree_digest
 from cxr_ops.records.data import DataRevision, Division
-from cxr_ops.records.inputs import Champion, Code, Epoch, Inputs, Plan, Reference
+from cxr_ops.records.inputs import Champion, Code, Epoch, Inputs, Reference
 from cxr_ops.records.run import Opened, Result
 
 RUN = "run-1"
@@ -84,7 +85,7 @@ def crown(home: Home, package: str | None) -> None:
         reference=Reference(package="f" * 64, version="1"),
         epoch=Epoch(number=2, closed_batches=["closed"]),
         ledger=None,
-        plan=Plan(name="p", path="pccp.demo.yaml", sha256="a" * 64),
+        plan=plans.identify(home.workspace(RUN), "pccp.demo.yaml"),
     ).write(home.workspace(RUN) / "inputs.json")
 
 
@@ -102,7 +103,11 @@ def test_looks_are_on_the_ledger_before_the_scores_exist(home: Home) -> None:
 
     pipeline.run_stage(home, RUN, "evaluate")
 
-    looks = [entry.look for entry in open_ledger(home).entries()[1:]]
+    _, adopted, *looked = open_ledger(home).entries()
+    plan = plans.load(home.workspace(RUN) / "pccp.demo.yaml")
+    assert (adopted.plan.name, adopted.plan.by, adopted.plan.limits) == ("demonstration", None, plan.limits)
+    looks = [entry.look for entry in looked]
+    assert {(look.plan, look.limits) for look in looks} == {(adopted.plan.sha256, plan.limits)}
     assert [(look.model, look.role, look.test_digest, look.run) for look in looks] == [
         (package, "challenger", "t1", RUN),
         ("c" * 64, "champion", "t1", RUN),
@@ -111,9 +116,9 @@ def test_looks_are_on_the_ledger_before_the_scores_exist(home: Home) -> None:
     assert {(look.epoch, look.batches) for look in looks} == {(2, ("one", "two"))}
     assert open_ledger(home).state().looked == [(package, "t1")]
     seen = (home.workspace(RUN) / "evaluate" / "seen.txt").read_text()
-    assert seen == "00000001.json 00000002.json 00000003.json 00000004.json"
+    assert seen == " ".join(f"0000000{number}.json" for number in range(1, 6))
     pipeline.run_stage(home, RUN, "evaluate")
-    assert len(open_ledger(home).entries()) == 4
+    assert len(open_ledger(home).entries()) == 5
 
 
 def test_run_of_a_closed_epoch_is_not_scored(home: Home) -> None:

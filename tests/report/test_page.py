@@ -15,6 +15,7 @@ import pytest
 
 from cxr_ops.labels import FINDINGS
 from cxr_ops.records.evidence import Estimate, Undefined
+from cxr_ops.records.inputs import OtherPlan
 from cxr_ops.records.verdict import Reason
 from cxr_ops.report import figures, page, words
 from cxr_ops.stats.codes import MEANING, Code
@@ -520,6 +521,18 @@ def test_the_summary_tells_verdict_meanings_validation_and_digests(material, dec
     assert not {"Mass: -0.039.", "Edema: -0.038.", "view=AP"} & set(text.split("  "))
     assert "-0.03" not in text
     assert f"<body>{page.PUBLISHED_MARK}" in html
+
+
+@pytest.mark.parametrize("render", [page.render, page.render_summary])
+def test_another_plan_than_expected_is_said_at_the_top(material, decision, evidence, render):
+    """Report and summary begin with the plan that was expected, and with what the run's own plan asks for less."""
+    other = OtherPlan(than="the plan in force", name="strict", sha256="5" * 64, looser=["max_looks 10 -> 1000"])
+    verdict = decision(evidence(), "PROMOTE").model_copy(update={"other_plan": other})
+    text = Page(render(material(verdict=verdict))).text
+    said = "another plan than the plan in force: demonstration instead of strict. Looser: max_looks 10 -> 1000."
+    assert text.index(said) < text.index("PROMOTE", text.index(said))
+    assert text.index(said) < 400
+    assert "Judged under another plan" not in Page(render(material())).text
 
 
 def test_a_summary_of_an_old_evaluation_says_what_is_missing(bare):

@@ -13,7 +13,7 @@ from rich.console import Console
 from cxr_ops.errors import DataError
 from cxr_ops.labels import FINDINGS
 from cxr_ops.records.evidence import Estimate
-from cxr_ops.records.inputs import Champion
+from cxr_ops.records.inputs import Champion, OtherPlan
 from cxr_ops.records.run import Result
 from cxr_ops.records.verdict import Reason
 from cxr_ops.report import summary
@@ -209,6 +209,18 @@ def test_withheld_results_are_not_printed(finished, tmp_path, evidence):
     found = summary.as_json(folder)
     assert list(found) == ["result", "validation_macro"]
     assert found["validation_macro"] == evidence().validation_macro
+
+
+def test_another_plan_than_expected_is_said_at_the_top(finished, evidence, decision):
+    """The lines before the table name the plan that was expected, and what is looser; an unknown plan is said to be."""
+    for looser, told in ((["approvals 2 -> 0"], "Looser: approvals 2 -> 0."), (None, "asked for is not known here.")):
+        other = OtherPlan(than="the last decision's plan", name="strict", sha256="5" * 64, looser=looser)
+        folder = finished()
+        verdict = decision(evidence(), "PROMOTE").model_copy(update={"other_plan": other})
+        verdict.write(folder / "workspace" / "gate" / "verdict.json")
+        head = printed(folder, width=300).partition("AUC by finding")[0]
+        assert "another plan than the last decision's plan: demonstration instead of strict." in head
+        assert told in head
 
 
 def test_as_json_holds_the_same_evidence(finished, evidence):

@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from cxr_ops.audit.entries import Look
+from cxr_ops.edges import plans as in_force
 from cxr_ops.edges.home import Home
 from cxr_ops.edges.ledger import open_ledger
 from cxr_ops.errors import DataError, RefusedError, SettingsError
@@ -123,13 +124,14 @@ def test_two_who_open_at_once_open_one(home: Home) -> None:
     assert [entry.kind for entry in open_ledger(home).entries()] == ["look", "epoch"]
 
 
-def test_epoch_is_shown(home: Home) -> None:
+def test_epoch_is_shown(home: Home, project: Path) -> None:
     """`show` gives the number, the looks spent of the plan's, and the closed batches."""
     plan = yaml.safe_load((home.project / "pccp.demo.yaml").read_text())
     allowed = plan["modification_protocol"]["performance_evaluation"]["max_looks"]
     assert str(stage.describe(home)).splitlines() == [
         "test epoch      1",
         f"looks           0 of {allowed} spent, under the plan {plan['name']}",
+        "plan in force   none yet: the first look puts its own there",
         "closed batches  none",
     ]
     look(home, "a", "one")
@@ -139,3 +141,7 @@ def test_epoch_is_shown(home: Home) -> None:
     assert "test epoch      2" in shown
     assert f"looks           1 of {allowed} spent" in shown
     assert "closed batches  one" in shown
+    in_force.adopt(home, project / "pccp.yaml", by="dr_lee", reason="reviewed")
+    shown = str(stage.describe(home))
+    assert "looks           1 of 10 spent" in shown  # the strictest of the epoch holds
+    assert "plan in force   nih-production" in shown

@@ -11,8 +11,10 @@ import pytest
 import yaml
 from projects import Installation, commit_all, make_batch, make_home, make_project, run_git
 
+from cxr_ops import plan as plans
 from cxr_ops.audit.entries import Decision, EpochOpened, Look, Promotion
 from cxr_ops.edges import dvc, supervisor
+from cxr_ops.edges import plans as in_force
 from cxr_ops.edges.home import Home
 from cxr_ops.edges.ledger import open_ledger
 from cxr_ops.edges.mlflow import versions
@@ -337,6 +339,40 @@ def test_run_whose_results_are_withheld_is_its_owners_alone(home: Home) -> None:
     plan.write_text(plan.read_text().replace("disclosure: all", "disclosure: verdict"))
     stage.run(home, run=RUN)
     assert [folder.stat().st_mode & 0o777 for folder in (home.run(RUN), home.workspace(RUN))] == [0o700, 0o700]
+
+
+def test_run_is_bound_by_the_plan_in_force(home: Home, capsys: pytest.CaptureFixture) -> None:
+    """A run under a looser plan is opened with the strictest limits, says what is looser, and is shut to others."""
+    demo = home.project / "pccp.demo.yaml"
+    strict = home.project / "strict.yaml"
+    text = (
+        demo.read_text()
+        .replace("name: demonstration", "name: strict")
+        .replace("disclosure: all", "disclosure: verdict")
+    )
+    strict.write_text(
+        text.replace("max_looks: 1000", "max_looks: 10").replace("approvals: 0\n    req", "approvals: 2\n    req")
+    )
+    stage.run(home, run="run-2")
+    first = Inputs.read(home.workspace("run-2") / "inputs.json")
+    assert (first.limits, first.other_plan) == (plans.load(demo).limits, None)
+    in_force.adopt(home, strict, by="dr_lee", reason="reviewed")
+    capsys.readouterr()
+
+    stage.run(home, run=RUN)
+
+    inputs = Inputs.read(home.workspace(RUN) / "inputs.json")
+    assert inputs.limits == plans.load(strict).limits
+    assert inputs.limits.approvals == 2
+    other = inputs.other_plan
+    assert (other.than, other.name, other.sha256) == ("the plan in force", "strict", sha256_file(strict))
+    assert sorted(other.looser) == [
+        "disclosure verdict -> all",
+        "max looks 10 -> 1000",
+        "update procedures approvals 2 -> 0",
+    ]
+    assert "another plan than the plan in force: demonstration instead of strict." in capsys.readouterr().err
+    assert home.run(RUN).stat().st_mode & 0o777 == 0o700
 
 
 def test_data_from_elsewhere_are_refused_before_a_training(home: Home) -> None:

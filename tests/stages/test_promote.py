@@ -17,7 +17,7 @@ from mlflow import MlflowClient
 
 from cxr_ops import plan as plans
 from cxr_ops.audit import judgement
-from cxr_ops.audit.entries import EpochOpened, Look
+from cxr_ops.audit.entries import EpochOpened, Look, PlanAdopted
 from cxr_ops.contract import MODEL_NAME
 from cxr_ops.edges.home import Home
 from cxr_ops.edges.ledger import open_ledger
@@ -25,7 +25,7 @@ from cxr_ops.edges.mlflow import aliases, versions
 from cxr_ops.edges.store import runs
 from cxr_ops.errors import ConflictError, CxrError, RefusedError, StorageError
 from cxr_ops.params import Params
-from cxr_ops.records.inputs import Champion, Reference
+from cxr_ops.records.inputs import Champion, Limits, Reference
 from cxr_ops.records.run import Opened, Result
 from cxr_ops.stages import promote, publish
 
@@ -316,6 +316,52 @@ def test_approved_run_records_who_agreed(published: Home, packages: dict[str, Pa
     assert ledger.champion().promotion.approvals == [approval.digest()]
     for folder in (published.reports, published.restricted):
         assert "dr_lee, 2026-03-01T09:00:00+00:00" in (folder / f"{run}.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("strict", "dirty", "match"),
+    [
+        pytest.param(
+            {"approvals": 2}, False, "2 persons must agree .*strictest plan of the test epoch", id="approvals"
+        ),
+        pytest.param({"max_looks": 2}, False, "took look 3 .* the strictest plan of the epoch allows 2", id="looks"),
+        pytest.param(
+            {"require_clean_code": True}, True, "a plan of the test epoch asks for committed", id="dirty code"
+        ),
+    ],
+)
+@pytest.mark.parametrize("how", ["in force", "used by another run", "put in force after the decision"])
+def test_looser_plan_of_a_run_is_no_way_around(
+    published: Home, packages: dict[str, Path], strict: dict[str, Any], dirty: bool, match: str, how: str
+) -> None:
+    """A run under the demonstration's plan is bound by the strictest plan that its test epoch has seen."""
+    limits = Limits(**{"max_looks": 1000, "approvals": 0, "disclosure": "all", "require_clean_code": False} | strict)
+    adopted = PlanAdopted(name="strict", sha256="5" * 64, limits=limits, by="dr_lee", reason="reviewed", document={})
+    case = Case(name="third", package="c", dirty=dirty, claimed=True)
+    ledger = open_ledger(published)
+    if how == "in force":
+        ledger.append("plan", adopted)
+    elif how == "used by another run":
+        known = next(entry.look for entry in ledger.entries() if entry.kind == "look")
+        ledger.append("look", known.model_copy(update={"role": "champion", "limits": limits}))
+    run = redecide(published, packages, case)
+    if how == "put in force after the decision":
+        ledger.append("plan", adopted)
+    refused(published, run, RefusedError, match)
+
+
+def test_disclosure_of_an_epoch_is_that_of_its_strictest_plan(published: Home) -> None:
+    """A run under a plan that discloses all shows nothing while a plan of the open epoch withholds it."""
+    demo = plans.load(published.workspace(FIRST) / "pccp.demo.yaml")
+    ledger = open_ledger(published)
+    assert not publish._withholds(demo, 1, ledger.entries())
+    limits = demo.limits.model_copy(update={"disclosure": "verdict"})
+    body = PlanAdopted(name="s", sha256="5" * 64, limits=limits, by="dr_lee", reason="reviewed", document={})
+    ledger.append("plan", body)
+    assert publish._withholds(demo, 1, ledger.entries())
+    ledger.append("epoch", EpochOpened(number=2, closed_batches=["batch-1"], by="dr_lee", reason="spent"))
+    assert not publish._withholds(demo, 1, ledger.entries())
+    assert publish._withholds(demo, 2, ledger.entries())
 
 
 @pytest.mark.parametrize("name", ["gate/verdict.json", "evaluate/evaluation.json", "inputs.json", "report/report.html"])

@@ -837,6 +837,19 @@ def test_looks_run_out(equal, demo):
     assert "cxr-ops epoch open" in reason.sentence
 
 
+def test_the_strictest_limits_of_the_epoch_hold(equal, demo):
+    """Under a looser plan the looks, people and clean code of the strictest one are asked, and the reason says so."""
+    limits = demo.limits.model_copy(update={"max_looks": 10, "approvals": 2, "require_clean_code": True})
+    assert rule.decide(equal, inputs_of(looks=9, limits=demo.limits), demo).approvals == 0
+    last = rule.decide(equal, inputs_of(looks=9, limits=limits), demo)
+    assert (last.verdict, last.approvals) == (PROMOTE, 2)
+    spent = rule.decide(equal, inputs_of(looks=10, limits=limits, dirty=True), demo)
+    assert spent.verdict == INSUFFICIENT
+    told = {reason.code: reason.sentence for reason in spent.reasons}
+    assert "the strictest plan of the epoch allows 10" in told["TEST_SET_EXHAUSTED"]
+    assert "the strictest plan of the epoch promotes only committed code" in told["DIRTY_CODE"]
+
+
 def test_a_repeat_spends_no_look_and_buys_none(equal, demo):
     """The same model on the same test set is no new look, a larger test set is one, and a late look stays late."""
     ten = change_rules(demo, max_looks=10)

@@ -1,4 +1,4 @@
-"""The ledger: an append-only, hash-chained record of looks, decisions, approvals, promotions and test epochs.
+"""The ledger: an append-only, hash-chained record of looks, decisions, approvals, promotions, test epochs and plans.
 
     $CXR_HOME/ledger/00000001.json, 00000002.json, ...
 
@@ -23,7 +23,7 @@ from pydantic import ValidationError
 from cxr_ops.audit.entries import BODIES, Entry, Kind, Look, make, seal
 from cxr_ops.audit.state import find_decision, last_promotion, open_epoch, same_scoring, state_after
 from cxr_ops.errors import ConflictError, RefusedError, StorageError
-from cxr_ops.records.base import Record
+from cxr_ops.records.base import NEWER, NEWER_FIX, Record
 from cxr_ops.records.inputs import Epoch, LedgerState
 
 ANY_HEAD: Final = "any head"
@@ -183,6 +183,8 @@ class Ledger:
             BODIES[entry.kind].model_validate(entry.body)
         except ValidationError as error:
             first = error.errors()[0]
+            if newer := [one["msg"] for one in error.errors() if one["type"] == NEWER]:
+                raise StorageError(f"{name}: {newer[0]}", where=self.storage.place(name), fix=NEWER_FIX) from error
             place = ".".join(str(part) for part in first["loc"])
             raise self._broken(name, f"it is not an entry: {place + ': ' if place else ''}{first['msg']}") from error
         if entry.to_bytes() != data:
