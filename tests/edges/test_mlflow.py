@@ -336,6 +336,9 @@ def test_artifacts_stand_on_s3(s3_server, packages: dict[str, Path], tmp_path: P
     monkeypatch.setenv("MLFLOW_S3_ENDPOINT_URL", "http://not-ours")  # put back after the test
     s3 = s3_server.client()
     s3.create_bucket(Bucket="cxr-mlflow")
+    monkeypatch.setenv("no_proxy", "10.0.0.0/8")  # put back after the test, as what follows
+    monkeypatch.setenv("NO_PROXY", "10.0.0.0/8")
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")  # the server is on this machine: nobody asks it for that
     home = make_home(tmp_path, mlflow_artifacts="s3://cxr-mlflow/artifacts", s3_endpoint=s3_server.endpoint)
     through(home, packages, tmp_path)
     objects = s3.list_objects_v2(Bucket="cxr-mlflow")["Contents"]

@@ -19,13 +19,16 @@ from cxr_ops.stages import open as stage
 def test_data_travel_by_s3_and_are_checked(
     tmp_path: Path, s3_server: S3Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What one machine ingests, another opens and publishes; altered and lost objects and wrong keys are refused."""
+    """What one machine ingests, another opens and publishes, whatever proxies are set; what was altered is refused."""
     for name, value in s3_server.environ.items():
         monkeypatch.setenv(name, value)
     client = s3_server.client()
     client.create_bucket(Bucket="cxr-data")
+    for name in ("HTTP_PROXY", "http_proxy", "https_proxy"):  # the server is on this machine: nobody asks them for it
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    monkeypatch.setenv("ALL_PROXY", "socks5://127.0.0.1:9")
     project = make_project(tmp_path / "project")
-    settings = {"CXR_DVC_REMOTE": "s3://cxr-data/dvc", "CXR_S3_ENDPOINT": s3_server.endpoint}
+    settings = {"CXR_DVC_REMOTE": "S3://cxr-data/dvc/", "CXR_S3_ENDPOINT": s3_server.endpoint}
     batch = make_batch(tmp_path, "one")
 
     first = make_home(tmp_path / "first", project, **settings)
