@@ -20,7 +20,7 @@ from cxr_ops.data import score_files
 from cxr_ops.data.score_files import Scores, Truth
 from cxr_ops.errors import DataError, SettingsError
 from cxr_ops.labels import FINDINGS
-from cxr_ops.records.base import canonical_json, sha256_bytes, sha256_file
+from cxr_ops.records.base import canonical_json, sha256_bytes
 from cxr_ops.records.evidence import Estimate, Evaluation, Evidence, Figure, FindingEvidence
 from cxr_ops.report.comparison import Compared
 from cxr_ops.report.figures import Model
@@ -32,6 +32,7 @@ from cxr_ops.stats.evidence import CHALLENGER, CHAMPION, Scored, assess, score_p
 LEVEL: Final = 0.95
 PLAN: Final = "pccp.yaml"
 TEMPLATE: Final = "nih-production"
+MAKE: Final = f"cxr-ops plan template {TEMPLATE} > {PLAN}"
 NOTES: Final = (
     "Scores alone were judged: not where the models come from, whom they were trained on, or who looked before.",
 )
@@ -64,7 +65,8 @@ def run(
         SettingsError: the plan cannot be read.
     """
     place, chosen = _find_plan(plan)
-    change_plan = plans.load(place)
+    wanted = _read_plan(place)
+    change_plan = plans.parse(wanted, place)
     labels = score_files.read_truth(truth)
     files = {CHALLENGER: score_files.read_scores(a)} | ({CHAMPION: score_files.read_scores(b)} if b else {})
     _check_same_images(files)
@@ -95,8 +97,8 @@ def run(
         test_digest=sha256_bytes(canonical_json([list(kept.image_ids), np.nan_to_num(kept.truth, nan=-1).tolist()])),
         test_images=len(test.patients),
         test_patients=len(np.unique(test.patients)),
-        challenger=sha256_file(a),
-        champion=sha256_file(b) if b else None,
+        challenger=files[CHALLENGER].sha256,
+        champion=files[CHAMPION].sha256 if b else None,
         problems=problems,
         subgroups=found.subgroups,
         missing_groups=found.missing_groups,
@@ -112,7 +114,7 @@ def run(
         challenger=str(names[0]),
         champion=names[1],
         plan=change_plan,
-        plan_sha256=sha256_file(place),
+        plan_sha256=sha256_bytes(wanted),
         evaluation=evaluation,
         judgement=rule.judge(evaluation, change_plan),
         level=LEVEL,
@@ -277,18 +279,24 @@ def _faults(test: Scored, files: Mapping[str, Scores]) -> list[tuple[str, str]]:
 
 def _find_plan(plan: Path | None) -> tuple[Path, list[str]]:
     """The plan's file, and a note where nobody named it."""
-    make = f"cxr-ops plan template {TEMPLATE} > {PLAN}"
     if plan is None:
         here = Path(PLAN)
         if here.is_file():
             return here, [f"No plan was named: {PLAN} of this folder was taken."]
-        note = f"No plan was named, and no {PLAN} is here: the template {TEMPLATE} was taken. To own a plan: {make}"
+        note = f"No plan was named, and no {PLAN} is here: the template {TEMPLATE} was taken. To own a plan: {MAKE}"
         return plan_templates.path(TEMPLATE), [note]
-    if plan.is_dir() or not plan.exists():
-        raise SettingsError(
-            "the change-control plan is missing", where=plan, fix=f"name a plan with --plan, or make one: {make}"
-        )
     return plan, []
+
+
+def _read_plan(place: Path) -> bytes:
+    try:
+        return place.read_bytes()
+    except OSError as error:
+        raise SettingsError(
+            f"the change-control plan cannot be read: {error.strerror}",
+            where=place,
+            fix=f"name a plan with --plan, or make one: {MAKE}",
+        ) from error
 
 
 def _missing_images(labels: Truth, kept: Truth, files: Mapping[str, Scores]) -> list[str]:

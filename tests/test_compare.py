@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import json
+import os
 import re
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -393,6 +396,18 @@ def test_long_names_of_files_are_not_folded(files, monkeypatch, capsys):
     (files.folder / "other" / "b.csv").write_bytes(files.paths[2].read_bytes())
     compared = compare.run(files.paths[0], files.paths[2], files.folder / "other" / "b.csv", plan=DEMO)
     assert (compared.challenger, compared.champion) == (str(files.paths[2]), str(files.folder / "other" / "b.csv"))
+
+
+def test_inputs_may_be_pipes(files):
+    """What comes through a pipe is read once, and its digest is that of its bytes."""
+    whole = files.paths[1].read_bytes()
+    files.paths[1].unlink()
+    os.mkfifo(files.paths[1])
+    writer = threading.Thread(target=files.paths[1].write_bytes, args=(whole,))
+    writer.start()
+    found = compare.as_json(compare.run(files.paths[0], files.paths[1], plan=DEMO))
+    writer.join(timeout=30)
+    assert found["a"]["sha256"] == hashlib.sha256(whole).hexdigest()
 
 
 def test_figures_can_go_to_the_output_itself(files, tmp_path):

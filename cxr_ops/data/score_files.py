@@ -96,6 +96,7 @@ class Scores:
 
     Attributes:
         path: the file.
+        sha256: of its bytes as they were read; a pipe can be read once.
         image_ids: (N,) no two alike.
         patients: (N,) whose image it is; None where the file does not say.
         findings: those that the file holds scores for, in the order of `FINDINGS`; at least one.
@@ -104,6 +105,7 @@ class Scores:
     """
 
     path: Path
+    sha256: str
     image_ids: tuple[str, ...]
     patients: tuple[str, ...] | None
     findings: tuple[str, ...]
@@ -190,6 +192,7 @@ def read_scores(path: Path) -> Scores:
     _note_columns(table, notes)
     return Scores(
         path=path,
+        sha256=table.sha256,
         image_ids=table.columns[IMAGE],
         patients=patients,
         findings=findings,

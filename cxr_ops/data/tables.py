@@ -23,7 +23,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from cxr_ops.errors import DataError
+from cxr_ops.errors import DataError, StorageError
+from cxr_ops.records.base import sha256_bytes
 
 IMAGE: Final = "image_id"
 PATIENT: Final = "patient_id"
@@ -40,6 +41,13 @@ ALIASES: Final[Mapping[str, str]] = {
 }
 OLDEST: Final = 120  # years; the NIH's release holds ages such as 414, which are slips of the pen
 
+# How files begin that are called tables and are no text.
+_OTHER_KINDS: Final = (
+    (b"PK\x03\x04", "a workbook or an archive", "save the sheet as text (in Excel: CSV UTF-8)"),
+    (b"\xd0\xcf\x11\xe0", "a workbook of old Excel", "save the sheet as text (in Excel: CSV UTF-8)"),
+    (b"\x1f\x8b", "compressed", "unpack it first: gunzip"),
+    (b"PAR1", "Parquet", "write it as CSV (in pandas: to_csv(..., index=False))"),
+)
 _ENCODINGS: Final = ((b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"))
 _SEPARATORS: Final = {",": "commas", ";": "semicolons", "\t": "tabs"}
 _WITH_COMMA: Final = re.compile(r"([^\[\],]*\[[^\[\],]*),([^\[\]]*\])")  # OriginalImage[Width,Height], Bbox [x,y,w,h]
@@ -67,6 +75,7 @@ class Table:
 
     Attributes:
         path: the file.
+        sha256: of its bytes.
         lines: (N,) the line of the file on which each row ends; the header is line 1.
         columns: (N,) texts of each column as they stand, by our name of the column, in the file's order.
         written: the name that the header gives to each column.
@@ -76,6 +85,7 @@ class Table:
     """
 
     path: Path
+    sha256: str
     lines: tuple[int, ...]
     columns: Mapping[str, tuple[str, ...]]
     written: Mapping[str, str]
@@ -120,8 +130,10 @@ def read(path: Path, aliases: Mapping[str, str] = ALIASES) -> Table:
 
     Raises:
         DataError: the file is missing, not text or not CSV, has no header, or names a column twice.
+        StorageError: it cannot be read.
     """
-    text, notes = _decode(path)
+    data = _bytes(path)
+    text, notes = _decode(path, data)
     separator, body = _separator(text)
     if separator != ",":
         notes.append(f"fields are separated by {_SEPARATORS[separator]}")
@@ -145,6 +157,7 @@ def read(path: Path, aliases: Mapping[str, str] = ALIASES) -> Table:
     texts = list(zip(*(fields for _, fields in kept), strict=True)) or [()] * len(names)
     return Table(
         path=path,
+        sha256=sha256_bytes(data),
         lines=tuple(line for line, _ in kept),
         columns={aliases.get(name, name): tuple(column) for name, column in zip(names, texts, strict=True) if name},
         written=written,
@@ -233,11 +246,10 @@ def read_patients(texts: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...
 # -------------------------------------------------------------------------------------------------- the file
 
 
-def _decode(path: Path) -> tuple[str, list[str]]:
-    try:
-        data = path.read_bytes()
-    except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
-        raise DataError(f"{path.name} is missing", where=path) from error
+def _decode(path: Path, data: bytes) -> tuple[str, list[str]]:
+    for start, what, fix in _OTHER_KINDS:
+        if data.startswith(start):
+            raise DataError(f"the file is {what}, not text", where=path, fix=fix)
     for mark, encoding in _ENCODINGS:
         if data.startswith(mark):
             try:
@@ -255,6 +267,17 @@ def _decode(path: Path) -> tuple[str, list[str]]:
             where=f"{path}, line {_line_at(data, error.start)}",
             fix="save it as UTF-8 (in Excel: CSV UTF-8)",
         ) from error
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except IsADirectoryError as error:
+        raise DataError(f"{path.name} is a folder, not a table", where=path, fix="name the file in it") from error
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise DataError(f"{path.name} is missing", where=path, fix="name a file that is there") from error
+    except OSError as error:
+        raise StorageError(f"{path.name} cannot be read: {error.strerror}", where=path) from error
 
 
 def _separator(text: str) -> tuple[str, str]:

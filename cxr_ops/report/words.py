@@ -63,6 +63,9 @@ def difference_text(figure: Figure | None, digits: int = 3) -> str:
 
     Of a difference of AUCs, a record of an earlier version holds bounds alone; they are called so.
 
+    >>> old = {"method": "logit_difference", "other": 0.8, "se_logit": 0.1}
+    >>> difference_text(Estimate(value=0.01, se=0.02, low=-0.03, high=0.05, level=0.95, **old))
+    '+0.010 (bounds \u22120.030 to +0.050)'
     >>> difference_text(Estimate(value=-0.004, se=0.02, low=-0.03, high=0.0225, level=0.95))
     '\u22120.004 (\u22120.030 to +0.022)'
     """

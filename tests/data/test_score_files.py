@@ -189,6 +189,24 @@ def test_what_contradicts_or_is_not_known_is_an_error_with_a_next_step(tmp_path:
     assert caught.value.fix
 
 
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (b"PK\x03\x04\x14\0", "workbook.*CSV UTF-8"),
+        (b"\x1f\x8b\x08\0", "compressed.*gunzip"),
+        (b"PAR1\x15\0", "Parquet.*to_csv"),
+    ],
+)
+def test_a_file_that_is_no_text_is_called_what_it_is(tmp_path: Path, data: bytes, said: str) -> None:
+    """A workbook, a compressed table and Parquet are told from damage, with how to make text of them."""
+    (tmp_path / "t.csv").write_bytes(data)
+    with pytest.raises(DataError) as caught:
+        score_files.read_truth(tmp_path / "t.csv")
+    assert re.search(said, str(caught.value), re.DOTALL)
+    with pytest.raises(DataError, match="is a folder"):
+        score_files.read_truth(tmp_path)
+
+
 def test_labels_that_agree_in_two_kinds_of_columns_are_read(tmp_path: Path) -> None:
     """A table with both kinds of labels is read where they say the same, gaps left aside, and that is told."""
     truth = _read(tmp_path, "image_id,Finding Labels,Mass,Nodule\na.png,Mass,1,\nb.png,No Finding,0,0\n")
