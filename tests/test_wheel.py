@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -149,6 +150,19 @@ def test_a_copy_of_a_ledger_is_read_with_the_base_install_alone(base: Path, tmp_
     assert "there is no such folder" in lost.stderr
 
 
+def test_lineage_and_looks_are_read_with_the_base_install_alone(base: Path, tmp_path: Path) -> None:
+    """In a project's folder `lineage` and `epoch show` read its ledger, though no stage could run there."""
+    for name in ("params.yaml", "dvc.yaml", "pccp.demo.yaml"):
+        shutil.copy(PROJECT / name, tmp_path)
+    look = Look(model="c" * 64, test_digest="a" * 64, run="run-1")
+    Ledger(Folder(tmp_path / ".cxr" / "ledger")).record_look(look)
+    (tmp_path / ".cxr" / "runs" / "run-1").mkdir(parents=True)
+    traced = _cxr(base, "lineage", "run-1", cwd=tmp_path)
+    assert (traced.returncode, traced.stdout) == (contract.EXIT_DATA, "")
+    assert "the run run-1 has not ended, or failed" in traced.stderr
+    assert "1 of 1000 spent" in _cxr(base, "epoch", "show", cwd=tmp_path).stdout
+
+
 @pytest.mark.parametrize(
     ("arguments", "extras"),
     [
@@ -159,6 +173,7 @@ def test_a_copy_of_a_ledger_is_read_with_the_base_install_alone(base: Path, tmp_
         (("train", "--ablate"), "stages"),
         (("publish", "--run", "x"), "stages"),
         (("promote", "--run", "x"), "stages"),
+        (("checkout", "x", "y"), "stages"),
         (("stage", "open", "--run", "x"), "stages"),
         (("stage", "gate", "--run", "x"), "stages"),
         (("stage", "ingest", "x", "--batch", "x"), "stages"),

@@ -15,10 +15,10 @@ from cxr_ops.contract import CHAMPION, INPUTS, NO_CHANGE, PACKAGE
 from cxr_ops.edges import plans as in_force
 from cxr_ops.edges.home import Home
 from cxr_ops.edges.ledger import open_ledger
-from cxr_ops.edges.supervisor import OPENED, supervise
+from cxr_ops.edges.supervisor import supervise
 from cxr_ops.records.data import Division
 from cxr_ops.records.inputs import Champion, Inputs
-from cxr_ops.records.run import Opened, Result
+from cxr_ops.records.run import OPENED, Opened, Result
 from cxr_ops.records.verdict import Verdict
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from cxr_ops import contract
 from cxr_ops.edges.home import Home
 from cxr_ops.edges.ledger import open_ledger
-from cxr_ops.edges.supervisor import OPENED
 from cxr_ops.errors import SettingsError
+from cxr_ops.records.run import OPENED
 
 _SHOWN = 5  # of the runs that there are, where none is the one that was asked for
 

@@ -34,8 +34,8 @@ from cxr_ops.edges.home import Home
 from cxr_ops.edges.locks import Lock
 from cxr_ops.errors import BusyError, CxrError, DataError, SettingsError, StoppedError, StorageError
 from cxr_ops.records.base import canonical_json, sha256_bytes
+from cxr_ops.records.run import OPENED
 
-OPENED = "run.json"  # `open` writes it last: without it, a run's workspace is not whole
 _TOKEN = "CXR_SUPERVISED"  # noqa: S105 - a mark on processes, no secret
 _POLL = 0.2  # seconds
 _KILLED = 10.0  # seconds in which a killed process must be gone

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from cxr_ops.records.base import Kept
 from cxr_ops.records.data import DataRevision
 from cxr_ops.records.inputs import Champion, Code
 from cxr_ops.records.verdict import Reason
+
+OPENED: Final = "run.json"  # `open` writes it last: without it, a run's workspace is not whole
 
 
 class Opened(Kept):

@@ -36,7 +36,7 @@ from cxr_ops.params import Params
 from cxr_ops.records.base import canonical_json, write_atomic
 from cxr_ops.records.data import Batch, DataRevision
 from cxr_ops.records.inputs import Champion, Code, Inputs, OtherPlan
-from cxr_ops.records.run import Opened
+from cxr_ops.records.run import OPENED, Opened
 from cxr_ops.records.training import Start
 from cxr_ops.report import words
 
@@ -133,7 +133,7 @@ def run(
         raise RefusedError(f"the run {run} is on record with a decision, and is not made again", fix="start a new run")
     params_of(home.project, overrides or {})  # a wrong setting is told before anything is made
     with supervisor.hold_workspace(home, run):
-        opened = home.run(run) / supervisor.OPENED
+        opened = home.run(run) / OPENED
         runs.check_workspace(home, run)
         opened.unlink(missing_ok=True)
         runs.clear_workspace(home, run)

@@ -32,14 +32,13 @@ from cxr_ops.edges.home import Home
 from cxr_ops.edges.ledger import open_ledger
 from cxr_ops.edges.mlflow import aliases, tracking, versions
 from cxr_ops.edges.store import checkout, runs
-from cxr_ops.edges.supervisor import OPENED
 from cxr_ops.errors import DataError, RefusedError
 from cxr_ops.params import Params
 from cxr_ops.records.base import sha256_bytes, sha256_file, write_atomic
 from cxr_ops.records.data import Batch
 from cxr_ops.records.evidence import Estimate, Evaluation, Figure
 from cxr_ops.records.inputs import Inputs
-from cxr_ops.records.run import Opened, Result
+from cxr_ops.records.run import OPENED, Opened, Result
 from cxr_ops.records.verdict import Reason, Verdict
 from cxr_ops.report.page import PUBLISHED_MARK
 from cxr_ops.stats.codes import HOLDS, MEANING, Code
