@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
-from cxr_ops.errors import SettingsError
+from cxr_ops.errors import SettingsError, StorageError
 from cxr_ops.labels import nearest
 
 # Name of each plan, as it stands in the plan -> its file.
@@ -25,6 +25,7 @@ def path(name: str) -> Path:
 
     Raises:
         SettingsError: no template has the name; the nearest one is named.
+        StorageError: the file is gone, or was never there: an image holds the code alone.
     """
     if name not in FILES:
         guess = nearest(name, FILES)
@@ -33,8 +34,15 @@ def path(name: str) -> Path:
             where="plan template",
             fix=f"name one of {', '.join(FILES)}",
         )
-    packed = _PACKAGE / "templates" / FILES[name]
-    return packed if packed.is_file() else _PACKAGE.parent / FILES[name]
+    places = (_PACKAGE / "templates" / FILES[name], _PACKAGE.parent / FILES[name])
+    found = next((place for place in places if place.is_file()), None)
+    if found is None:
+        raise StorageError(
+            f"the template {name} did not come with this installation",
+            where=places[0],
+            fix=f"install the package from its wheel, or take {FILES[name]} from the project's repository",
+        )
+    return found
 
 
 def purpose(name: str) -> str:
