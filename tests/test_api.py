@@ -176,7 +176,7 @@ def test_nothing_is_saved_over(done: tuple[Path, str], model: api.Model, tmp_pat
 
 
 def _other_bytes(folder: Path) -> None:
-    (folder / "pictures" / "001.png").write_bytes(b"GIF89a not a PNG")
+    (folder / "pictures" / "001.png").write_bytes(b"GIF89a neither PNG nor JPEG")
 
 
 def _gone(folder: Path) -> None:
@@ -211,7 +211,7 @@ def _few(folder: Path) -> None:
     ("change", "said"),
     [
         (_gone, r"1 of 6 pictures are not there: 001\.png"),
-        (_other_bytes, r"001\.png: .*not a PNG"),
+        (_other_bytes, r"001\.png: .*neither PNG nor JPEG"),
         (_twice, r"003\.png: the same pixels are another patient's too"),
         (_no_patients, r"does not say whose image"),
         (_column, r"'Efusion' is not one of the 14 findings; the nearest is 'Effusion'"),
