@@ -33,6 +33,7 @@ from cxr_ops.labels import FINDINGS
 from cxr_ops.params import Params
 from cxr_ops.records.base import sha256_bytes, write_atomic
 from cxr_ops.records.data import Batch, is_generated
+from cxr_ops.stages import remove
 
 # The batch is built aside, enters DVC's cache and is pushed to the remote: three copies, where all stand on one disk.
 COPIES: Final = 3
@@ -112,7 +113,12 @@ def run(
         held = batches.batch_files(home, names=_FILES)
         listing = source.read(folder)
         _refuse_mixing(listing.source, kind, folder, batch, held, home)
-        checked = building.check(listing, batch, held, progress=progress)
+        barred = {
+            patient: f"the patient was tested in the batch {name!r}, which was taken out: a batch of that name may "
+            "bring the patient back, and no other, or the test would be forgotten"
+            for patient, name in remove.tested_and_gone(home, but=batch).items()
+        }
+        checked = building.check(listing, batch, held, barred=barred, progress=progress)
         listed = _list_problems(quarantine, checked.problems) if checked.problems else None
         if checked.problems and (on_bad == "refuse" or checked.frame.empty):
             raise _refusal(checked, folder, listed)

@@ -59,8 +59,8 @@ class Removal:
             lines.append("  the test set stays as it is")
         if self.scored:
             lines.append(
-                "  models were scored on its test patients: if they come back, then under the same batch's name, or "
-                "nobody knows that they were"
+                "  models were scored on its test patients: they may come back in a batch of the same name, and in no "
+                "other, for the name is what shows that they were tested"
             )
         lines.append("  nothing is lost: the store keeps the batch; the same folder and name bring it back")
         return "\n".join([*lines, f"  data revision {self.revision}"])
@@ -118,6 +118,34 @@ def run(home: Home, batch: str, *, by: str, reason: str) -> Removal:
         test_patients=(before["patient_id"].nunique(), after["patient_id"].nunique()),
         scored=_scored(entries, batch) and batch in set(before["batch"]),
     )
+
+
+def tested_and_gone(home: Home, *, but: str) -> dict[str, str]:
+    """Test patients of batches that models were scored on and that were taken out, with the name of the batch.
+
+    That they were tested is known by the name of their batch: under another name they would be tested as new.
+
+    Args:
+        home: the installation.
+        but: a batch whose patients do not count: the one that is about to enter.
+
+    Raises:
+        DataError: a batch is missing from the store or was altered.
+        StorageError: the ledger or the store cannot be read.
+    """
+    held, removed = batches.history(home)
+    here = {but, *(one.batch for one in held)}
+    gone = {one.batch: f"{one.revision}^" for one in removed if one.batch not in here}
+    entries = open_ledger(home).entries() if gone else []
+    tested: dict[str, str] = {}
+    for name in filter(lambda name: _scored(entries, name), gone):
+        before = batches.revision_at(home, gone[name])
+        only = before.model_copy(update={"batches": {name: before.batches[name]}})
+        folder = batches.batch_files(home, (batches.BATCH, "manifest.csv"), only)[name]
+        rows = manifest.read_manifest(folder / "manifest.csv")
+        split = Params.load(home.project / dvc.PARAMS).split
+        tested |= dict.fromkeys(_test_set(rows, split, ())["patient_id"], name)
+    return tested
 
 
 def _test_set(rows: pd.DataFrame, split: Split, closed: Collection[str]) -> pd.DataFrame:

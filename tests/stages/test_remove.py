@@ -18,10 +18,10 @@ from cxr_ops.data.sources import nih
 from cxr_ops.edges.home import Home
 from cxr_ops.edges.ledger import open_ledger
 from cxr_ops.edges.store import batches
-from cxr_ops.errors import BusyError, RefusedError, SettingsError
+from cxr_ops.errors import BusyError, DataError, RefusedError, SettingsError
 from cxr_ops.params import Params
 from cxr_ops.records.base import tree_digest
-from cxr_ops.stages import remove
+from cxr_ops.stages import ingest, remove
 
 MakeNih = Callable[..., Path]
 
@@ -82,12 +82,20 @@ def test_a_batch_leaves_and_nothing_is_lost(home: Home, made: Path) -> None:
     assert [one.batch for one in batches.history(home)[0]] == ["one", "two"]
 
 
-def test_what_was_scored_is_told(home: Home) -> None:
-    """Where a model was scored on the batch, its patients are to come back under its name alone, and that is said."""
+def test_scored_patients_come_back_under_their_batchs_name_alone(home: Home, make_nih: MakeNih) -> None:
+    """Where a model was scored on the batch, its test patients are refused in any other, and that is said first."""
     open_ledger(home).record_look(Look(model="m", test_digest="t", run="r", batches=("one", "two")))
+    in_two = count_tested(home, "two")
     done = remove.run(home, "two", by="dr_lee", reason="wrong labels")
     assert done.scored
-    assert "under the same batch's name" in str(done)
+    assert "in a batch of the same name" in str(done)
+    again = make_nih("again", patients=10, first=21)
+    with pytest.raises(DataError, match=f"{2 * in_two} problems"):
+        ingest.run("nih", again, batch="three", home=home)
+    listed = (home.quarantine / "three" / "problems.csv").read_text(encoding="utf-8").splitlines()[1:]
+    assert all("the patient was tested in the batch 'two', which was taken out" in line for line in listed)
+    assert ingest.run("nih", again, batch="two", home=home).patients == 10
+    assert remove.tested_and_gone(home, but="three") == {}
 
 
 def test_what_retired_patients_rest_on_stays(home: Home) -> None:

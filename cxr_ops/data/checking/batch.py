@@ -6,7 +6,7 @@ gets one reason.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -59,6 +59,7 @@ def check(
     batch: str,
     held: dict[str, Path] | None = None,
     *,
+    barred: Mapping[str, str] | None = None,
     processes: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Checked:
@@ -68,6 +69,7 @@ def check(
         listing: what a source read.
         batch: the batch's name.
         held: for each batch of the data set, a folder with its `manifest.csv` and `pixels.csv`.
+        barred: patients who may not enter, with the reason.
         processes: how many decode; by default one a processor.
         progress: called with the images decoded so far and their number.
 
@@ -96,6 +98,7 @@ def check(
     others = {name: path for name, path in (held or {}).items() if name != batch}
     problems += [problem(row, what) for row, what in duplicates.within(rows, inspected)]
     problems += [problem(row, what) for row, what in duplicates.across(rows, inspected, others)]
+    problems += [problem(row, barred[row.patient_id]) for row in rows if barred and row.patient_id in barred]
     bad = {item.line for item in problems if item.file == listing.table}
     good = sorted((row for row in rows if row.line not in bad), key=lambda row: row.image_id)
 

@@ -61,8 +61,16 @@ class Removed:
 def data_revision(home: Home) -> DataRevision | None:
     """The data set as it is now, None before the first ingestion."""
     commit = resolve_ref(home, DATA_REF)
-    if commit is None:
-        return None
+    return None if commit is None else revision_at(home, commit)
+
+
+def revision_at(home: Home, commit: str) -> DataRevision:
+    """The data set as it was at a commit of the data branch, which may be named as git names them (`<commit>^`).
+
+    Raises:
+        StorageError: there is no such commit.
+    """
+    commit = git(home, home.store, "rev-parse", "--verify", "--quiet", f"{commit}^{{commit}}")
     batches = {name: _batch_digest(pointer, name) for name, pointer in read_pointers(home, commit).items()}
     return DataRevision(revision=commit, batches=batches)
 
@@ -164,8 +172,12 @@ def history(home: Home) -> tuple[list[Held], list[Removed]]:
     return list(held.values()), removed
 
 
-def batch_files(home: Home, names: Collection[str] = (BATCH, "manifest.csv", "boxes.csv")) -> dict[str, Path]:
-    """Fetch the named small files of every batch of the data set.
+def batch_files(
+    home: Home,
+    names: Collection[str] = (BATCH, "manifest.csv", "boxes.csv"),
+    revision: DataRevision | None = None,
+) -> dict[str, Path]:
+    """Fetch the named small files of every batch of the data set, or of the batches that `revision` lists.
 
     Returns:
         For each batch the folder in which they can be read. The folders are kept, by digest, and must not be written.
@@ -174,7 +186,7 @@ def batch_files(home: Home, names: Collection[str] = (BATCH, "manifest.csv", "bo
         DataError: a file is missing from the store or was altered.
         StorageError: the remote does not answer.
     """
-    revision = data_revision(home)
+    revision = revision or data_revision(home)
     if revision is None:
         return {}
     folders = {batch: home.root / "batches" / digest for batch, digest in revision.batches.items()}
