@@ -45,6 +45,7 @@ def run(
     *,
     plan: Path | None = None,
     validation: Path | None = None,
+    images: Path | None = None,
 ) -> Compared:
     """Compare two models, or describe one.
 
@@ -59,6 +60,7 @@ def run(
             for production that the package has.
         validation: labels of further images in the files of scores, on which thresholds are chosen and probabilities
             recalibrated. Without it, figures that need it are undefined.
+        images: a list of the test set's images, one a line; without it, all of the truth are the test set.
 
     Raises:
         DataError: a file is damaged, or the images of the files do not fit one another.
@@ -67,12 +69,13 @@ def run(
     place, chosen = _find_plan(plan)
     wanted = _read_plan(place)
     change_plan = plans.parse(wanted, place)
-    labels = score_files.read_truth(truth)
+    known = score_files.read_truth(truth)
+    labels = known if images is None else score_files.read_images(images, known)
     files = {CHALLENGER: score_files.read_scores(a)} | ({CHAMPION: score_files.read_scores(b)} if b else {})
     _check_same_images(files)
     before = None if validation is None else score_files.read_truth(validation)
-    _check_known(files[CHALLENGER], labels, before)
-    for given in (labels, *([before] if before else [])):
+    _check_known(files[CHALLENGER], labels, known, before)
+    for given in (known, *([before] if before else [])):
         _check_same_patients(given, files)
     test = _gather(labels, files)
     if not len(test.patients):
@@ -206,14 +209,14 @@ def _check_same_images(files: Mapping[str, Scores]) -> None:
             )
 
 
-def _check_known(scores: Scores, labels: Truth, before: Truth | None) -> None:
-    """Every scored image must have a label file that it belongs to, and one only."""
-    known = set(labels.image_ids)
+def _check_known(scores: Scores, labels: Truth, known: Truth, before: Truth | None) -> None:
+    """Every scored image must have a label file that it belongs to, and one only; `labels` are the test set's."""
+    test = set(labels.image_ids)
     earlier = set(before.image_ids) if before else set()
     for images, what, fix in (
-        (known & earlier, "stand in the truth and in the validation set", "take them out of one of the two"),
+        (test & earlier, "stand in the truth and in the validation set", "take them out of one of the two"),
         (
-            set(scores.image_ids) - known - earlier,
+            set(scores.image_ids) - set(known.image_ids) - earlier,
             "have scores and are not in the truth",
             f"compare the image ids of both files: those of the truth are like {labels.image_ids[0]!r}",
         ),
@@ -304,7 +307,7 @@ def _missing_images(labels: Truth, kept: Truth, files: Mapping[str, Scores]) -> 
     left = len(labels.image_ids) - len(kept.image_ids)
     if not left:
         return []
-    where = " and ".join(one.path.name for one in files.values())
+    where = " and ".join(dict.fromkeys(one.path.name for one in files.values()))
     sentence = f"{left:,} of {len(labels.image_ids):,} images of the truth have no scores in {where}"
     if labels.patients is not None and kept.patients is not None:
         before, after = score_files.positive_patients(labels), score_files.positive_patients(kept)
@@ -316,7 +319,7 @@ def _missing_images(labels: Truth, kept: Truth, files: Mapping[str, Scores]) -> 
         gone = len(set(labels.patients)) - len(set(kept.patients))
         sentence += f", all images of {gone:,} patients among them"
         sentence += f"; positive patients without a scored positive image: {', '.join(lost)}" if lost else ""
-    return [f"{sentence}. Score them; if they are not of the test set, take them out of the truth."]
+    return [f"{sentence}. Score them; if they are not of the test set, name those that are in a list: --images LIST."]
 
 
 def _missing_findings(kept: Truth, files: Mapping[str, Scores]) -> list[str]:

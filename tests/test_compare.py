@@ -226,6 +226,25 @@ def test_images_of_the_truth_without_scores_are_told_first_and_nothing_passes(fi
     assert compare.as_json(compared)["missing"] == [first.sentence]
 
 
+def test_a_list_names_the_images_of_the_test_set(files):
+    """With a list, other images of the truth are neither judged nor missing, whether they are scored or not."""
+    named = files.ids[:400]
+    images = files.folder / "test_list.txt"
+    images.write_text("\n".join(named) + "\n\n")
+    for path, scores in zip(files.paths[1:], (files.a, files.b), strict=True):
+        write(path, ["image_id", *FINDINGS], [[files.ids[i], *scores[i].tolist()] for i in range(500)])
+    compared = compare.run(*files.paths, plan=DEMO, images=images)
+    assert compared.missing == ()
+    assert compared.evaluation.test_images == 400
+    assert compared.evaluation.findings[0].challenger.value == pytest.approx(
+        roc_auc_score(files.truth[:400, 0], files.a[:400, 0])
+    )
+    assert "100 of 600 images" in compare.run(*files.paths, plan=DEMO).missing[0]
+    images.write_text("\n".join([*named, "other.png"]))
+    with pytest.raises(DataError, match=r"1 of 401 images of the list are not in the truth.*'other.png'"):
+        compare.run(*files.paths, plan=DEMO, images=images)
+
+
 def test_patients_that_a_file_of_scores_invents_count_for_nothing(files):
     """A patient an image: refused where the truth names patients, and no ground for a promotion where it does not."""
     for path, scores in zip(files.paths[1:], (files.a, files.b), strict=True):

@@ -25,6 +25,9 @@ def compare_(
     validation: Annotated[
         Path | None, typer.Option(help="Labels of further scored images, to choose thresholds and to recalibrate.")
     ] = None,
+    images: Annotated[
+        Path | None, typer.Option(help="The test set's images, one a line, as in the NIH's test_list.txt; else all.")
+    ] = None,
     json_out: Annotated[Path | None, typer.Option("--json", help="Write all figures there; - is the output.")] = None,
     html_out: Annotated[Path | None, typer.Option("--html", help="Write a page with figures there.")] = None,
 ) -> None:
@@ -32,13 +35,14 @@ def compare_(
     from cxr_ops.commands import places
 
     outputs = {"--json": json_out, "--html": html_out}
-    places.check(outputs, {"--truth": truth, "--a": a, "--b": b, "--plan": plan, "--validation": validation})
+    inputs = {"--truth": truth, "--a": a, "--b": b, "--plan": plan, "--validation": validation, "--images": images}
+    places.check(outputs, inputs)
 
     from cxr_ops import compare
     from cxr_ops.records.base import canonical_json
     from cxr_ops.report import comparison
 
-    compared = compare.run(truth, a, b, plan=plan, validation=validation)
+    compared = compare.run(truth, a, b, plan=plan, validation=validation, images=images)
     if json_out is not None:
         places.write(json_out, canonical_json(compare.as_json(compared)))
     if html_out is not None:

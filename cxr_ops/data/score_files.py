@@ -170,6 +170,24 @@ def read_truth(path: Path) -> Truth:
     )
 
 
+def read_images(path: Path, truth: Truth) -> Truth:
+    """Those images of a truth that a list names, one a line, such as the NIH's `test_list.txt`.
+
+    Raises:
+        DataError: the file is missing, not text or empty, or names an image that the truth does not have.
+    """
+    named = {line.strip() for line in tables.read_text(path).splitlines()} - {""}
+    if not named:
+        raise DataError("the list names no image", where=path, fix="write an image id on each line")
+    if unknown := sorted(named - set(truth.image_ids)):
+        raise DataError(
+            f"{len(unknown):,} of {len(named):,} images of the list are not in the truth, the first is {unknown[0]!r}",
+            where=path,
+            fix=f"compare the image ids of both files: those of the truth are like {truth.image_ids[0]!r}",
+        )
+    return truth.where(np.array([image_id in named for image_id in truth.image_ids], dtype=bool))
+
+
 def read_scores(path: Path) -> Scores:
     """Read the scores of a model. A finding whose column is empty all through has no scores.
 

@@ -167,6 +167,16 @@ def read(path: Path, aliases: Mapping[str, str] = ALIASES) -> Table:
     )
 
 
+def read_text(path: Path) -> str:
+    """The text of a file, in UTF-8 or in UTF-16 with its mark.
+
+    Raises:
+        DataError: the file is missing or not text.
+        StorageError: it cannot be read.
+    """
+    return _decode(path, _bytes(path))[0]
+
+
 def missing(text: str) -> bool:
     """Whether a field holds nothing: it is empty, or says so as pandas, R or a spreadsheet do."""
     return not text or text in _NOTHING
