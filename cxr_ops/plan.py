@@ -364,11 +364,14 @@ class UpdateProcedures(Part):
     Attributes:
         approvals: how many people must agree besides the gate; 0 promotes unattended.
         require_clean_code: whether only committed code may be promoted.
+        code_source: where that code must have been committed, `REPOSITORY#BRANCH`; null leaves it to the installation's
+            CXR_CODE_SOURCE.
     """
 
     summary: Text
     approvals: int = Field(ge=0, le=9)
     require_clean_code: bool
+    code_source: Annotated[str, Field(pattern=r"^[^#\s][^#]*#[^#\s]+$")] | None = None
     monitoring: Monitoring
 
 
@@ -442,6 +445,11 @@ class ChangePlan(Part):
             disclosure=self.performance.disclosure,
             require_clean_code=self.require_clean_code,
         )
+
+    @property
+    def code_source(self) -> str | None:
+        """Where committed code must have been committed, `REPOSITORY#BRANCH`, where the plan says it."""
+        return self.modification_protocol.update_procedures.code_source
 
     @property
     def require_clean_code(self) -> bool:

@@ -167,6 +167,17 @@ class Settings:
             group=PLACES,
         ),
     ] = None
+    code_source: Annotated[
+        str | None,
+        Variable(
+            name="CXR_CODE_SOURCE",
+            meaning="where reviewed code is, `REPOSITORY#BRANCH`: under a plan that asks for committed code, only what "
+            "that branch holds is promoted",
+            without="the plan's `code_source`; without either, such a plan promotes nothing",
+            read=_text,
+            group=PLACES,
+        ),
+    ] = None
     airflow_url: Annotated[
         str | None,
         Variable(

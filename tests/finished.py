@@ -122,7 +122,8 @@ def packages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def make_home(root: Path, **changes: Any) -> Home:
     """An installation under a folder, with everything local."""
     (root / "project").mkdir(parents=True, exist_ok=True)
-    environ = {"CXR_HOME": str(root / "home"), "CXR_PROJECT": str(root / "project")}
+    source = f"{root / 'reviewed.git'}#main"
+    environ = {"CXR_HOME": str(root / "home"), "CXR_PROJECT": str(root / "project"), "CXR_CODE_SOURCE": source}
     return replace(Home.find(environ), **changes)
 
 
@@ -323,6 +324,9 @@ def _code(home: Home, root: Path, run: str) -> str:
     git.git(home, root, "commit", "--quiet", "-m", "Code")
     commit = git.git(home, root, "rev-parse", "HEAD")
     git.git(home, root, "push", "--quiet", "origin", f"HEAD:refs/cxr/code/{commit}")
+    reviewed = home.settings.code_source.partition("#")[0]
+    git.git(home, root, "init", "--quiet", "--bare", reviewed)
+    git.git(home, root, "push", "--quiet", "--force", reviewed, "HEAD:refs/heads/main")
     return commit
 
 

@@ -355,7 +355,8 @@ def _updates(plan: ChangePlan) -> Iterable[str]:
     else:
         yield f"A PROMOTE is carried out when {_people(updates.approvals)} agreed who did not ask for the run."
     if updates.require_clean_code:
-        yield "Only committed code may be promoted."
+        where = f", and only from {updates.code_source}" if updates.code_source else ""
+        yield f"Only committed code may be promoted{where}."
     else:
         yield "Code with changes that nobody committed may be promoted."
     yield updates.monitoring.summary

@@ -25,7 +25,7 @@ from cxr_ops.contract import PACKAGE
 from cxr_ops.edges.home import Home
 from cxr_ops.edges.ledger import Ledger, open_ledger
 from cxr_ops.edges.mlflow import aliases, versions
-from cxr_ops.edges.store import runs
+from cxr_ops.edges.store import runs, snapshots
 from cxr_ops.errors import RefusedError
 from cxr_ops.stages.publish import check_honest, finish, read_outputs
 
@@ -80,6 +80,7 @@ def _promote(home: Home, run: str, ledger: Ledger, entries: list[Entry], approva
     signed = rules.signed(now, entry)
     rules.check_agreed(now, entry, plan, signed)
     check_honest(home, run, outputs, plan, entries)
+    _check_reviewed(home, plan, decision)
     _check_stored(home, run, decision)
 
     def decide(now: list[Entry]) -> Promotion | Entry:
@@ -100,6 +101,26 @@ def _promote(home: Home, run: str, ledger: Ledger, entries: list[Entry], approva
         )
 
     return ledger.append_if("promotion", decide)
+
+
+def _check_reviewed(home: Home, plan: plans.ChangePlan, decision: Decision) -> None:
+    """Where the plan asks for committed code, the code must be in the branch that plan or installation names.
+
+    A commit alone says nothing: anybody can commit anything in a clone of their own.
+    """
+    if not plan.require_clean_code:
+        return
+    source = plan.code_source or home.settings.code_source
+    if source is None:
+        raise RefusedError(
+            f"the plan {plan.name} asks for committed code, and nothing says which branch holds reviewed code",
+            fix="set CXR_CODE_SOURCE=REPOSITORY#BRANCH where cxr-ops runs, or code_source in the plan",
+        )
+    if not snapshots.is_reviewed(home, decision.code_commit, source):
+        raise RefusedError(
+            f"the code of {decision.run}, commit {decision.code_commit[:12]}, is not in {source}",
+            fix="have the change reviewed and merged there, then retrain",
+        )
 
 
 def _check_stored(home: Home, run: str, decision: Decision) -> None:

@@ -65,6 +65,7 @@ CHANGES: list[tuple[str, Any, str]] = [
     (f"{RULES}.calibration.brier_margin", 0.01, "looser"),
     ("modification_protocol.update_procedures.approvals", 2, "stricter"),
     ("modification_protocol.update_procedures.require_clean_code", False, "looser"),
+    ("modification_protocol.update_procedures.code_source", "https://git.example.org/a.git#main", "other"),
     ("modification_protocol.update_procedures.monitoring.review_after_days", 90, "stricter"),
 ]
 

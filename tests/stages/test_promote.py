@@ -131,7 +131,7 @@ def test_reference_rises_to_what_beat_it_and_never_falls(
     """Only macro superiority under a plan that says so makes the new champion the reference."""
     old = open_ledger(champion).champion().promotion.package
     run = redecide(champion, packages, against_champion(champion, superior=superior), raise_on_superiority=raises)
-    for name in ("_check_stored", "check_honest", "finish"):
+    for name in ("_check_stored", "_check_reviewed", "check_honest", "finish"):
         monkeypatch.setattr(promote, name, lambda *_: None)
     monkeypatch.setattr(aliases, "reconcile", lambda _: False)
     promote.run(champion, run)
@@ -145,7 +145,7 @@ def test_plan_that_asks_for_nobody_is_no_way_around_one_that_asks(
 ) -> None:
     """After a release that two people agreed to, a run under another plan needs two people as well."""
     strict = redecide(champion, packages, against_champion(champion, plan="pccp.yaml", approvals=2))
-    for name in ("_check_stored", "check_honest", "finish"):
+    for name in ("_check_stored", "_check_reviewed", "check_honest", "finish"):
         monkeypatch.setattr(promote, name, lambda *_: None)
     monkeypatch.setattr(aliases, "reconcile", lambda _: False)
     promote.run(champion, strict, ["dr_lee", "dr_ito"])
@@ -559,3 +559,20 @@ def test_facts_that_are_not_the_settings_are_refused(published: Home, packages: 
     )
     [said] = judgement.other_facts(outputs.evaluation.model_copy(update={"facts": lie}), settings)
     assert said == "the model says train.learning_rate 0.5, and params.yaml 0.001"
+
+
+def test_code_that_nobody_reviewed_is_refused(published: Home, packages: dict[str, Path], tmp_path: Path) -> None:
+    """Under a plan that asks for committed code, a commit of a private clone is refused, and so is no named branch."""
+    run = finish(published, packages, Case(name="third", plan="pccp.yaml"))
+    publish.run(published, run)
+    reviewed = published.settings.code_source.partition("#")[0]
+    empty = tmp_path / "empty"
+    subprocess.run(["git", "init", "-q", "--initial-branch=main", str(empty)], check=True)
+    who = ["-c", "user.name=a", "-c", "user.email=a@example.org"]
+    subprocess.run(["git", *who, "commit", "-q", "--allow-empty", "-m", "Reviewed"], cwd=empty, check=True)
+    subprocess.run(["git", "push", "-q", "--force", reviewed, "main"], cwd=empty, check=True)
+    refused(published, run, RefusedError, "is not in .*reviewed.git#main", "dr_lee")
+    nowhere = replace(published, settings=replace(published.settings, code_source=None))
+    refused(nowhere, run, RefusedError, "nothing says which branch holds reviewed code")
+    lost = replace(published, settings=replace(published.settings, code_source=f"{tmp_path / 'lost'}#main"))
+    refused(lost, run, StorageError, "cannot be fetched")

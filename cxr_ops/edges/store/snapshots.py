@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import secrets
 from pathlib import Path
 from typing import Final
 
 from cxr_ops.edges.git import GitError, git
 from cxr_ops.edges.home import Home
 from cxr_ops.edges.store.repository import RUN_STATE, ensure_store, resolve_ref, temporary
-from cxr_ops.errors import SettingsError
+from cxr_ops.errors import SettingsError, StorageError
 from cxr_ops.records.inputs import Code
 
 MAX_UNTRACKED: Final = 10_000_000  # bytes of one new file that a snapshot takes; code is smaller
@@ -64,6 +65,44 @@ def snapshot(home: Home) -> Code:
     )
     git(home, home.store, "update-ref", f"refs/cxr/snapshots/{commit}", commit)
     return Code(commit=commit, dirty=True)
+
+
+def is_reviewed(home: Home, commit: str, source: str) -> bool:
+    """Whether a branch of a repository holds a commit.
+
+    Args:
+        home: the installation.
+        commit: the code of a run, as the store has it.
+        source: the branch, `REPOSITORY#BRANCH`; the repository is a folder or any address that git fetches from.
+
+    Raises:
+        SettingsError: `source` has another form.
+        StorageError: the repository or the branch cannot be fetched.
+    """
+    repository, sign, branch = source.rpartition("#")
+    if not sign or not repository or not branch or branch.startswith("-") or repository.startswith("-"):
+        raise SettingsError(
+            f"{source!r} does not name a branch of a repository",
+            where="CXR_CODE_SOURCE, or code_source of the plan",
+            fix="for example https://git.example.org/cxr-ops.git#main",
+        )
+    reviewed = f"refs/cxr/reviewed/{secrets.token_hex(8)}"
+    fetch = ("fetch", "--quiet", "--no-tags", "--no-write-fetch-head", "--update-shallow")
+    try:
+        git(home, home.store, *fetch, repository, f"+refs/heads/{branch}:{reviewed}")
+    except GitError as error:
+        raise StorageError(
+            f"the branch of reviewed code cannot be fetched: {error}",
+            where=source,
+            fix="check CXR_CODE_SOURCE, or code_source of the plan, and that git may read the repository",
+        ) from error
+    try:
+        git(home, home.store, "merge-base", "--is-ancestor", commit, reviewed)
+    except GitError:
+        return False
+    finally:
+        git(home, home.store, "update-ref", "-d", reviewed)
+    return True
 
 
 def _project_head(home: Home) -> str | None:
