@@ -69,6 +69,16 @@ def test_every_finding_has_its_line_with_both_models_interval_difference_and_cou
     assert any(line.startswith("mean of 13") and "0.861 [0.848,0.874]" in line for line in lines)
 
 
+def test_generated_data_are_told_at_the_top(finished, evidence):
+    """A run on generated pictures says so before any figure; a run on others does not."""
+    folder = finished()
+    assert "people who do not exist" not in printed(folder)
+    given = evidence()
+    generated = given.model_copy(update={"facts": given.facts.model_copy(update={"sources": ["generated"]})})
+    generated.write(folder / "workspace" / "evaluate" / "evaluation.json")
+    assert "data: generated pictures of people who do not exist" in printed(folder).split("AUC by finding")[0]
+
+
 @pytest.mark.parametrize("champion", [True, False])
 def test_it_fits_80_columns_and_cuts_nothing(finished, champion):
     """At 80 columns no line is longer but that of a path, and nothing was shortened to fit."""

@@ -103,6 +103,8 @@ def check(
     good = sorted((row for row in rows if row.line not in bad), key=lambda row: row.image_id)
 
     boxes, refused, notes = _check_boxes(listing, inspected)
+    # One problem of the list is one of all its boxes; a box whose picture was refused is not counted again.
+    left_out = len(listing.boxes) if any(item.line is None for item in refused) else len(refused)
     kept = {row.image_id for row in good}
     return Checked(
         source=listing.source,
@@ -123,9 +125,7 @@ def check(
         ),
         notes=(*listing.notes, *notes),
         total=listing.total,
-        boxes_left_out=sum(item.file == listing.boxes_from for item in listing.problems)
-        + len(listing.boxes)
-        - len(boxes),
+        boxes_left_out=sum(item.file == listing.boxes_from for item in listing.problems) + left_out,
     )
 
 

@@ -94,6 +94,15 @@ def test_the_scale_of_a_box_list_is_that_of_the_whole_list(make_nih: MakeNih) ->
     assert "those of 1024 x 1024" in checked.problems[0].what
 
 
+def test_a_box_of_a_refused_picture_is_no_box_of_its_own(make_nih: MakeNih) -> None:
+    """A picture that does not decode takes its box along, which is counted once: with the row."""
+    folder = make_nih(patients=4)
+    image(folder, "00000001_000.png").write_bytes(b"no picture")
+    checked = boxed(folder, "00000001_000.png,Mass,1,1,9,9", "00000002_000.png,Mass,1,1,9,9")
+    assert (len(checked.boxes), checked.boxes_left_out, len(checked.frame)) == (1, 0, 7)
+    assert [item.image_id for item in checked.problems] == ["00000001_000.png"]
+
+
 def test_boxes_that_fit_resized_pictures_are_taken_and_the_scale_is_told(make_nih: MakeNih) -> None:
     """Boxes inside pictures of another size than the release's are taken, with a note on the scale that was assumed."""
     checked = boxed(make_nih(patients=4), "00000001_000.png,Mass,1,1,9,9", "00000002_000.png,Mass,1,1,31.5,31.9")
