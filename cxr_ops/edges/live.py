@@ -42,7 +42,7 @@ END_SECONDS = 5.0
 _CHUNK: Final = 1 << 20  # bytes of the spool that are worked on at a time
 _SYSTEM: Final = "system"
 # What in a line says where the training stands, and not how it goes; the AUC is the last finished epoch's.
-_POSITION: Final = frozenset({"at", "done", "total", "epoch", "epochs", "validation_auc"})
+_POSITION: Final = frozenset({"at", "done", "total", "epoch", "epochs", "validation_auc", "seconds_left"})
 
 
 @dataclass(frozen=True, kw_only=True)

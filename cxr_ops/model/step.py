@@ -61,6 +61,7 @@ class Job:
         loss: on the same device.
         say: tells a person a sentence.
         ranks: this process among those that share a batch.
+        doing: is told what goes on within a step, how many images of it are done, and of how many.
     """
 
     data: Data
@@ -72,6 +73,7 @@ class Job:
     loss: Loss
     say: Callable[[str], None]
     ranks: Ranks = ALONE
+    doing: Callable[[str, int, int], None] = lambda *_: None
 
 
 # --------------------------------------------------------------------------------------- batches from the cache
@@ -163,6 +165,7 @@ def learn(job: Job, batch: Batch, *, epoch: int, step: int) -> torch.Tensor:
         loss = job.loss(logits_NK, truth_NK) / max(1, batch.terms)
         loss.backward()  # type: ignore[no-untyped-call]  # torch publishes no type for it
         total += loss.detach()
+        job.doing("a step", min(batch.images, int(part.places_N.max(initial=-1)) + 1), batch.images)
     job.ranks.sum([total, *(p.grad for p in job.net.parameters() if p.grad is not None)])
     return total
 
@@ -184,6 +187,7 @@ def score(job: Job, rows_R: npt.NDArray[np.int64], size: int, stop: threading.Ev
                 with autocast(job.machine):
                     found_NK = job.net(x_N1SS.contiguous(memory_format=torch.channels_last))
                 logits_RK[own[turn] : own[turn] + size] = found_NK
+            job.doing("validation", min(len(rows_R), (turn + 1) * ranks.world * size), len(rows_R))
         ranks.sum([logits_RK])
     return logits_RK.cpu().numpy()
 

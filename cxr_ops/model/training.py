@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any, Final
@@ -32,13 +32,15 @@ from cxr_ops.model import batches, calibration, checkpoint, distributed, network
 from cxr_ops.model.distributed import ALONE, Ranks
 from cxr_ops.model.loss import Loss, build
 from cxr_ops.model.machine import Machine, reproducible
-from cxr_ops.model.progress import progress
+from cxr_ops.model.progress import busy, progress
 from cxr_ops.model.step import Data, Job, feed, learn_within_memory, part_size, score_within_memory
 from cxr_ops.params import Train
 from cxr_ops.stats.ranking import area
 
 CHECKPOINT_SECONDS = 120.0  # the most work that a kill can cost; one is also written after every epoch
-LOOK_EVERY: Final = 10  # steps between looks at the loss: on a GPU, each look waits for the device
+# Between looks at the loss: on a GPU each look waits for the device, and on a CPU ten steps may take minutes.
+LOOK_EVERY: Final = 10  # steps
+LOOK_SECONDS: Final = 5.0
 
 
 @dataclass(kw_only=True)
@@ -209,15 +211,17 @@ def train(
         reproducible(machine),
         stop_requests() as stop,
         torch.random.fork_rng(devices=[]),
-        progress(console, settings.epochs, len(data.train), tells=ranks.first) as show,
+        progress(console, settings.epochs, len(data.train), tells=ranks.first) as told,
     ):
-        last_save = time.monotonic()
+        job = replace(job, doing=told.doing)
+        last_save = last_look = time.monotonic()
         while optimization.goes_on(settings, standing.epoch, standing.best_epoch):
             epoch, aucs = standing.epoch, [row["validation_auc"] for row in standing.history]
             rows = batches.epoch_batches(data.train, settings, epoch, data.truth_RK)
             optimization.prepare(net, settings, epoch)
             loss_sum = torch.tensor(standing.loss_sum, dtype=torch.float64, device=machine.device)
             began, images_before, waited, pace, waiting = time.monotonic(), standing.images, 0.0, 0.0, 0.0
+            told.doing("first step of the epoch")
             ready = feed(job, rows[standing.step :], lambda: standing.parts)
             while standing.step < len(rows):
                 asked_for = time.monotonic()
@@ -241,11 +245,13 @@ def train(
 
                 # Asked once a step: what is saved below must be of one moment.
                 asked, due = ranks.any(stop.is_set(), time.monotonic() - last_save > CHECKPOINT_SECONDS)
-                if standing.step % LOOK_EVERY == 0 or standing.step == len(rows) or due or asked:
+                slow = time.monotonic() - last_look > LOOK_SECONDS
+                if standing.step % LOOK_EVERY == 0 or standing.step == len(rows) or slow or due or asked:
+                    last_look = time.monotonic()
                     standing.loss_sum = _finite(loss_sum.item(), "training", settings, standing)
                     seconds = time.monotonic() - began
                     pace, waiting = (standing.images - images_before) / seconds, waited / seconds
-                    show(
+                    told.show(
                         epoch=epoch,
                         done=standing.images,
                         loss=standing.loss_sum / standing.images,
@@ -260,6 +266,7 @@ def train(
                     save(epoch * len(rows) + standing.step)
                     last_save = time.monotonic()
 
+            told.doing("validation")
             with average.in_charge():
                 logits_VK, standing.parts = score_within_memory(job, data.validation, standing.parts, stop)
             if logits_VK is None:  # stopped: a validation that was broken off is done again
@@ -290,7 +297,7 @@ def train(
             save((epoch + 1) * len(rows))
             last_save = time.monotonic()
             # Told after it was saved: what is told of an epoch is not told again with other numbers.
-            show(
+            told.show(
                 epoch=epoch,
                 done=seen,
                 loss=row["train_loss"],
@@ -305,9 +312,11 @@ def train(
                 f"validation loss {row['validation_loss']:.4f}  mean validation AUC {row['validation_auc']:.4f}  "
                 f"waited for data {waiting:.1%}"
             )
-    found = calibration.fit(best_logits_VK.numpy(), truth_VK, settings.calibrate)
+    with busy(console, "calibrates the model", tells=ranks.first):
+        found = calibration.fit(best_logits_VK.numpy(), truth_VK, settings.calibrate)
+        state = calibration.fold({name: tensor.cpu() for name, tensor in best.items()}, found)
     return Trained(
-        state=calibration.fold({name: tensor.cpu() for name, tensor in best.items()}, found),
+        state=state,
         best_epoch=standing.best_epoch,
         best_auc=standing.best_auc,
         history=standing.history,

@@ -23,13 +23,13 @@ import numpy.typing as npt
 import pandas as pd
 import yaml
 
-from cxr_ops import recipe
+from cxr_ops import recipe, voice
 from cxr_ops.audit.package import patient_key
 from cxr_ops.contract import PACKAGE
 from cxr_ops.data import contrast
 from cxr_ops.errors import DataError
 from cxr_ops.labels import FINDINGS, UNCERTAIN
-from cxr_ops.model import checkpoint, distributed, machine, package, pretrained, step, training
+from cxr_ops.model import checkpoint, distributed, machine, package, pretrained, progress, step, training
 from cxr_ops.params import Params, Prepare
 from cxr_ops.records.base import canonical_json, sha256_bytes, sha256_file, write_atomic
 from cxr_ops.records.data import GENERATED_ID, NOTICE
@@ -85,7 +85,9 @@ def _start_processes(root: Path, params: Params) -> None:
 def _train(root: Path, params: Params, ranks: distributed.Ranks) -> None:
     """Train in this process, one of `ranks`, of which the first writes the outputs."""
     out = root / "train"
-    index, data, digests = _read_prepared(root / "prepare", params.prepare)
+    console = voice.console(quiet=not ranks.first)
+    with progress.busy(console, "checks the packed pictures", tells=ranks.first):
+        index, data, digests = _read_prepared(root / "prepare", params.prepare)
     data, trained_on = _leave_out(data, root / "prepare" / "index.csv")
     if ranks.first and (untrained := [name for name in FINDINGS if name not in trained_on]):
         sys.stderr.write(
@@ -96,7 +98,8 @@ def _train(root: Path, params: Params, ranks: distributed.Ranks) -> None:
     given = machine.choose_machine(settings)
     if not ranks.first:
         ranks.wait()  # what is downloaded, is once
-    start = pretrained.read(settings, root, split=params.split, patients=index["patient_id"])
+    with progress.busy(console, "reads the weights to start from", tells=ranks.first):
+        start = pretrained.read(settings, root, split=params.split, patients=index["patient_id"])
     if ranks.first:
         ranks.wait()
     if settings.weights == "champion" and start.origin.start != "champion" and ranks.first:
@@ -161,7 +164,8 @@ def _train(root: Path, params: Params, ranks: distributed.Ranks) -> None:
         parts=trained.parts,  # of a batch: more than train.accumulate where memory ran out
     )
     patients = {patient_key(params.split.salt, patient) for patient in index["patient_id"]}
-    digest = package.write(out / PACKAGE, state=trained.state, contract=terms, patients=patients | start.patients)
+    with progress.busy(console, "writes the package"):
+        digest = package.write(out / PACKAGE, state=trained.state, contract=terms, patients=patients | start.patients)
     rows = [",".join(f"{row[column]:.6g}" for column in HISTORY) for row in trained.history]
     write_atomic(out / "history.csv", "\n".join([",".join(HISTORY), *rows, ""]).encode())
     Trained(
