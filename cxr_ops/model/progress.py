@@ -71,7 +71,9 @@ class Progress:
                 "images_per_second": round(pace, 1),
                 "data_wait": round(waiting, 4),
             }
-            self._text = f"epoch {epoch + 1}/{self._epochs}  loss {loss:.3f}  {pace:.{0 if pace >= 9.5 else 1}f} images/s"
+            self._text = (
+                f"epoch {epoch + 1}/{self._epochs}  loss {loss:.3f}  {pace:.{0 if pace >= 9.5 else 1}f} images/s"
+            )
             self._doing = ""
             self._report({} if history is None else {"history": dict(history)})
 
