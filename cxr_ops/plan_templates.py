@@ -45,8 +45,25 @@ def path(name: str) -> Path:
     return found
 
 
+def read(name: str) -> str:
+    """The text of a template.
+
+    Raises:
+        SettingsError, StorageError: as `path`; or the file is empty, as a shell leaves it that was told to write there.
+    """
+    place = path(name)
+    text = place.read_text(encoding="utf-8")
+    if not text.strip():
+        raise StorageError(
+            "the template is empty: what writes to this very file empties it first",
+            where=place,
+            fix=f"git checkout {place.name}, then write the template to another file",
+        )
+    return text
+
+
 def purpose(name: str) -> str:
     """What a template is for: the first sentence of its first comment."""
-    lines = path(name).read_text(encoding="utf-8").splitlines()
+    lines = read(name).splitlines()
     comment = [line.removeprefix("#").strip() for line in lines[: next(i for i, x in enumerate(lines) if x[:1] != "#")]]
     return " ".join(comment).partition(". ")[0].rstrip(".") + "."

@@ -29,6 +29,9 @@ def test_a_template_that_did_not_come_along_is_told(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(plan_templates, "_PACKAGE", tmp_path / "cxr_ops")
     with pytest.raises(StorageError, match="did not come with this installation"):
         plan_templates.path("demonstration")
+    (tmp_path / "pccp.demo.yaml").write_text("")
+    with pytest.raises(StorageError, match="empties it first"):
+        plan_templates.read("demonstration")
     (tmp_path / "pccp.demo.yaml").write_text("# A plan. More.\nformat: 2\n")
     assert plan_templates.path("demonstration") == tmp_path / "pccp.demo.yaml"
     assert plan_templates.purpose("demonstration") == "A plan."

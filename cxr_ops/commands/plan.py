@@ -231,11 +231,11 @@ def plan_template(
         str | None, typer.Argument(metavar="NAME", help="A template; if left out, they are listed.")
     ] = None,
 ) -> None:
-    """Print a plan to begin with: cxr-ops plan template nih-production > pccp.yaml. Without a name, list them."""
+    """Print a plan to begin with: cxr-ops plan template nih-production > my-plan.yaml. Without a name, list them."""
     from cxr_ops import plan_templates
 
     if name is None:
         for known in plan_templates.FILES:
             say(f"{known:<18}{plan_templates.purpose(known)}")
     else:
-        say(plan_templates.path(name).read_text(encoding="utf-8").rstrip("\n"))
+        say(plan_templates.read(name).rstrip("\n"))
