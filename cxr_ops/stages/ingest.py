@@ -157,7 +157,8 @@ def _refuse_mixing(source: str, kind: str, folder: Path, batch: str, held: dict[
         )
     records = [Batch.read(path / "batch.json") for path in held.values()]
     others = sorted(one.name for one in records if is_generated(one.source, one.name) != generated)
-    if not others:
+    # Under an earlier version no name told further drawn batches; beside the one whose name does, they are drawn.
+    if not others or (generated and len(others) < len(records)):
         return
     this, that = ("generated", "real") if generated else ("real", "generated")
     own = shlex.quote(str(home.root.with_name(f"{home.root.name}-{this}")))

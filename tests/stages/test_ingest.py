@@ -229,13 +229,10 @@ def draw(out: Path, images: int = 40, first_patient: int = 1) -> Path:
     return out
 
 
-def as_drawn_by_an_earlier_version(home: Home, folder: Path) -> None:
-    """A data set of one batch under the NIH's name, as version 0.1 left it."""
-    ingest.run("nih", folder, batch="other", home=home)
-    with_name = building.check(nih.read_folder(folder), "synthetic-1", processes=1)
-    building.build(home.root / "aside" / "synthetic-1", with_name)
-    shutil.rmtree(home.store)
-    batches.add_batch(home, home.root / "aside" / "synthetic-1")
+def as_drawn_by_an_earlier_version(home: Home, folder: Path, batch: str) -> None:
+    """A batch of the data set under the NIH's name, as version 0.1 left it."""
+    building.build(home.root / "aside" / batch, building.check(nih.read_folder(folder), batch, processes=1))
+    batches.add_batch(home, home.root / "aside" / batch)
 
 
 def test_generated_and_real_patients_never_mix(make_nih: MakeNih, home: Home, tmp_path: Path) -> None:
@@ -257,10 +254,11 @@ def test_generated_and_real_patients_never_mix(make_nih: MakeNih, home: Home, tm
 
 def test_what_an_earlier_version_drew_is_generated_too(make_nih: MakeNih, home: Home, tmp_path: Path) -> None:
     """A batch that version 0.1 drew opens, takes no real patients, and takes generated ones, whose ids are others."""
-    as_drawn_by_an_earlier_version(home, make_nih("earlier"))
+    as_drawn_by_an_earlier_version(home, make_nih("earlier"), "synthetic-1")
+    as_drawn_by_an_earlier_version(home, make_nih("more", first=200), "synthetic-2")
     assert "holds generated patients (synthetic-1)" in refused(make_nih("own", first=500), home)
     ingest.run("nih", draw(tmp_path / "drawn"), batch="drawn", home=home)
-    assert set(batches.batch_files(home)) == {"synthetic-1", "drawn"}
+    assert set(batches.batch_files(home)) == {"synthetic-1", "synthetic-2", "drawn"}
     with pytest.raises(SettingsError, match="is the name of a batch that an earlier version drew"):
         ingest.run("nih", make_nih("named"), batch="synthetic-1", home=home)
 
