@@ -191,6 +191,43 @@ def test_a_command_that_needs_an_extra_says_which(
     assert "Traceback" not in done.stderr
 
 
+# Runs every command with its least arguments, and prints those that end in what is no error of ours.
+EVERY_COMMAND = """
+import sys
+from typer.main import get_command
+from typer.testing import CliRunner
+from cxr_ops.commands.app import app
+from cxr_ops.errors import CxrError
+
+def leaves(command, path=()):
+    for name, inner in getattr(command, "commands", {}).items():
+        yield from leaves(inner, (*path, name))
+    if not hasattr(command, "commands"):
+        yield path, command
+
+count = 0
+for path, command in leaves(get_command(app)):
+    needed = [param for param in command.params if param.required]
+    given = [word for param in needed for word in ((param.opts[0], "x") if param.opts[0][0] == "-" else ("x",))]
+    error = CliRunner().invoke(app, [*path, *given]).exception
+    count += 1
+    if not isinstance(error, CxrError | SystemExit | None):
+        print(*path, repr(error), file=sys.stderr)
+print(count)
+"""
+
+
+def test_no_command_ends_in_a_missing_module(base: Path, tmp_path: Path) -> None:
+    """With the base install, in a project's folder, every command there is works or says what is wrong."""
+    for name in ("params.yaml", "dvc.yaml", "pccp.demo.yaml"):
+        shutil.copy(PROJECT / name, tmp_path)
+    environment = {"PATH": os.defpath, "HOME": str(tmp_path), "LANG": "C.UTF-8"}
+    program = [str(base / "bin" / "python"), "-c", EVERY_COMMAND]
+    done = subprocess.run(program, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert int(done.stdout.split()[-1]) > 30
+
+
 def test_the_modules_that_are_looked_for_are_those_of_the_extras() -> None:
     """For each package of an extra in pyproject.toml one of its modules is looked for, and for no other."""
     brings: dict[str, set[str]] = {}
