@@ -31,6 +31,7 @@ MODEL_NAME: Final = "cxr-densenet121"
 # Names in a run's workspace.
 DATASET: Final = "dataset"  # dataset/<batch>/{batch.json,manifest.csv,boxes.csv,shard-NNNNN.tar}
 INPUTS: Final = "inputs.json"
+LOOK: Final = "look.json"  # which scoring of the test set is on the ledger; without one the test set is not scored
 IMAGE: Final = "image.json"
 EPOCH: Final = "epoch.json"
 CHAMPION: Final = "champion"  # champion/champion.json, and champion/package where there is one

@@ -11,13 +11,13 @@ from typing import Any
 from cxr_ops import plan as plans
 from cxr_ops.audit.entries import Look, Role
 from cxr_ops.audit.package import digest as package_digest
-from cxr_ops.contract import CHAMPION, INPUTS, NO_CHANGE, PACKAGE
+from cxr_ops.contract import CHAMPION, INPUTS, LOOK, NO_CHANGE, PACKAGE
 from cxr_ops.edges import plans as in_force
 from cxr_ops.edges.home import Home
 from cxr_ops.edges.ledger import open_ledger
 from cxr_ops.edges.supervisor import supervise
 from cxr_ops.records.data import Division
-from cxr_ops.records.inputs import Champion, Inputs
+from cxr_ops.records.inputs import Champion, Inputs, RecordedLook
 from cxr_ops.records.run import OPENED, Opened, Result
 from cxr_ops.records.verdict import Verdict
 
@@ -74,7 +74,7 @@ def challenger_digest(workspace: Path) -> str:
 
 
 def _look(home: Home, run: str) -> None:
-    """Put on the ledger who is about to be scored on what, before the scores exist."""
+    """Put on the ledger who is about to be scored on what, before the scores exist, and tell `evaluate` that it is."""
     workspace = home.workspace(run)
     inputs = Inputs.read(workspace / INPUTS)
     scored: dict[Role, str | None] = {
@@ -100,7 +100,10 @@ def _look(home: Home, run: str) -> None:
                 plan=inputs.plan.sha256,
                 limits=plan.limits,
             )
-            open_ledger(home).record_look(look)
+            entry = open_ledger(home).record_look(look)
+            if role == "challenger":
+                taken = RecordedLook(package=model, test_digest=test_digest, entry=entry.digest())
+    taken.write(workspace / LOOK)
 
 
 def _champion(workspace: Path) -> Champion:

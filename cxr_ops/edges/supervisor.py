@@ -52,7 +52,7 @@ def supervise(home: Home, run: str, stage: str, *, before: Callable[[], None] | 
         home: the installation.
         run: the run's name.
         stage: a stage of the workspace's `dvc.yaml`.
-        before: called with both locks held, right before the stage may run.
+        before: called with both locks held, right before the stage may run. It may write what the stage depends on.
 
     Returns:
         `run`, `stage`, `inputs` (digest of all that the outputs depend on), `outs` (digest of what DVC recorded of
@@ -76,6 +76,7 @@ def supervise(home: Home, run: str, stage: str, *, before: Callable[[], None] | 
         with _locked(home.locks / f"{digest}.lock", signals.check, "the same inputs", grace) as shared:
             if before is not None:
                 before()
+                digest = dvc.stage_digest(workspace, stages, stage)  # it may have written what the stage depends on
             ran = _repro(home, run, stage, digest, signals, (lock, shared), grace)
         outs = dvc.read_lock(workspace)[stage].get("outs", [])
         return {"run": run, "stage": stage, "inputs": digest, "outs": sha256_bytes(canonical_json(outs)), "ran": ran}

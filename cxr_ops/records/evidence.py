@@ -172,7 +172,9 @@ class Evaluation(Kept, Evidence):
     `problems` are reasons, as (code, sentence), for which this evidence may not promote (permuted findings, training
     patients in the test set, ...). `uncertain` counts the uncertain labels of each finding that has some; `scenarios`
     holds both ways to take them, and is empty where there are none. `missing_groups` says in sentences which subgroups
-    of the plan could not be formed. `validation_macro` is each model's macro-AUC on the validation set.
+    of the plan could not be formed. `scored` is the set that all figures are of: the test set, or, where no look at it
+    is on the ledger, the validation set; `test_images` and `test_patients` count that set, `test_digest` stays the
+    test set's. `validation_macro` is each model's macro-AUC on the validation set.
     """
 
     test_digest: str
@@ -190,3 +192,4 @@ class Evaluation(Kept, Evidence):
     scenarios: list[Scenario] = []
     facts: Facts | None = None
     validation_macro: dict[str, float] = {}
+    scored: Literal["test", "validation"] = "test"

@@ -94,6 +94,18 @@ class OtherPlan(Record):
     looser: list[str] | None
 
 
+class RecordedLook(Kept):
+    """The look at the test set that stands on the ledger for a run: `look.json`.
+
+    `open` writes it empty, the supervisor fills it before `evaluate` scores: the challenger's package and the test set,
+    as the ledger's `entry` (its digest) names them. Without a look the test set is not scored.
+    """
+
+    package: str | None = None
+    test_digest: str | None = None
+    entry: str | None = None
+
+
 class Inputs(Kept):
     """All that DVC cannot see, in one file (`inputs.json`) that `evaluate` and `gate` depend on.
 

@@ -139,6 +139,7 @@ class Disclosed:
         clinical_use: whether it covers use on patients; notice: the plan's own sentence.
         data_notice: what generated data may not be used for; "" for real ones.
         other_plan: that another plan was expected, and in what this one asks for less; "" where none was.
+        unscored: that the test set was not scored; "" where it was.
         epoch: the test epoch and how many looks it has had, in words.
         validation: (model, macro-AUC on the validation set).
         facts: what the challenger is.
@@ -157,6 +158,7 @@ class Disclosed:
     notice: str
     data_notice: str
     other_plan: str
+    unscored: str
     epoch: str
     validation: Sequence[tuple[str, float]]
     facts: Facts | None
@@ -194,6 +196,7 @@ def disclose(material: Material) -> Disclosed:
         notice=_notice(verdict),
         data_notice=_data_notice(material),
         other_plan=_other_plan(verdict),
+        unscored=_unscored(evaluation),
         epoch=words.epoch_text(verdict),
         validation=[(model, macros[model]) for model in MODELS if model in macros],
         facts=evaluation.facts,
@@ -224,6 +227,7 @@ def render(material: Material) -> str:
         notice=_notice(verdict),
         data_notice=_data_notice(material),
         other_plan=_other_plan(verdict),
+        unscored=_unscored(evaluation),
         level=_level(evaluation),
         drawings=draw(material),
         holds=[reason for reason in reasons if reason.code in HOLDS],
@@ -442,6 +446,15 @@ def _data_notice(material: Material) -> str:
 
 def _other_plan(verdict: Verdict) -> str:
     return words.other_plan(verdict.plan, verdict.other_plan) if verdict.other_plan is not None else ""
+
+
+def _unscored(evaluation: Evaluation) -> str:
+    if evaluation.scored == "test":
+        return ""
+    return (
+        "No look at the test set is on the ledger, so it was not scored. Every figure is of the validation set, also "
+        "where this page says test, and the training was chosen by that set. Nothing can be promoted by it."
+    )
 
 
 def _notice(verdict: Verdict) -> str:

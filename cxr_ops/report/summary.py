@@ -247,8 +247,7 @@ def _places(result: Result, run_folder: Path) -> Text:
         rows.append(("DVC", f"run commit {result.run_commit}"))
     if result.run_commit and not result.restricted:  # both hold what the test set shows
         rows.append(("", f"in {_near(run_folder.parent.parent / 'store.git')}"))
-        if not result.restricted:
-            rows.append(("", f"to bring it back: cxr-ops checkout {result.run} FOLDER"))
+        rows.append(("", f"to bring it back: cxr-ops checkout {result.run} FOLDER"))
         rows.append(("run", _near(run_folder)))
     rows.append(("lineage", f"cxr-ops lineage {result.run}"))
     rows += _next_step(result)

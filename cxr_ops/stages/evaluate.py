@@ -1,9 +1,12 @@
 """evaluate: score challenger, champion and reference on the same locked test set, and weigh them against one another.
 
-Reads `inputs.json`, `champion/`, `reference/`, `validate/manifest.csv`, `split/`, the shards of `dataset/`,
-`train/package` and the plan. Writes `evaluate/evaluation.json` (the evidence), `scores.csv` and
-`validation_scores.csv` (one row an image of the two sets), `metrics.json` (for `dvc metrics`) and `roc.csv` (for `dvc
-plots`).
+The test set is scored only where `look.json` names this challenger and this test set: the supervisor of a run writes it
+when the look stands on the ledger. In a checkout the validation set is scored instead, and all figures are of it.
+
+Reads `inputs.json`, `look.json`, `champion/`, `reference/`, `validate/manifest.csv`, `split/`, the shards of
+`dataset/`, `train/package` and the plan. Writes `evaluate/evaluation.json` (the evidence), `scores.csv` and
+`validation_scores.csv` (one row an image of the two sets; both of the validation set where the test set is not scored),
+`metrics.json` (for `dvc metrics`) and `roc.csv` (for `dvc plots`).
 
 All models are scored here, from source pixels, each through the code in its own package. Every image is decoded once.
 The validation set is there to choose thresholds and to recalibrate, so that neither is done on the test set.
@@ -13,6 +16,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -37,7 +41,7 @@ from cxr_ops.plan import PerformanceEvaluation
 from cxr_ops.records.base import canonical_json, write_atomic
 from cxr_ops.records.data import Division
 from cxr_ops.records.evidence import Estimate, Evaluation, Evidence, Facts, Figure
-from cxr_ops.records.inputs import Epoch, Inputs, Reference
+from cxr_ops.records.inputs import Epoch, Inputs, RecordedLook, Reference
 from cxr_ops.records.training import StartingWeights, Trained
 from cxr_ops.stats import auc, checks, evidence
 from cxr_ops.stats.codes import Code
@@ -50,6 +54,7 @@ if TYPE_CHECKING:
 Scores = npt.NDArray[np.float32]
 Problem = tuple[str, str]
 
+_UNRECORDED: Final = "No look at the test set is on the ledger, so the test set was not scored."
 _SPLIT_CODES: Final = {
     CHALLENGER: Code.SPLIT_MISMATCH,
     CHAMPION: Code.CHAMPION_SPLIT_MISMATCH,
@@ -76,31 +81,40 @@ def run(root: Path, params: Params) -> None:
     frame = manifest.read_split(root)
     test, validation = (frame[frame["split"] == side].reset_index(drop=True) for side in ("test", "validation"))
     models = _load(root, inputs)
-    scores, validation_scores = _score(root, params, (test, validation), models)
+    recorded = _is_recorded(root, models[CHALLENGER].digest, splits.test_digest(test))
+    if recorded:
+        rows = test
+        scores, validation_scores = _score(root, params, (test, validation), models)
+    else:
+        sys.stderr.write(f"{_UNRECORDED} Figures are of the validation set.\n")
+        rows = validation
+        [validation_scores] = _score(root, params, (validation,), models)
+        scores = validation_scores
     found = evidence.assess(
         FINDINGS,
-        _scored(test, scores),
+        _scored(rows, scores),
         validation=_scored(validation, validation_scores),
-        attributes={name: test[name].astype("string").fillna("").tolist() for name in plans.ATTRIBUTES},
+        attributes={name: rows[name].astype("string").fillna("").tolist() for name in plans.ATTRIBUTES},
         rules=plan.performance,
         level=params.evaluate.level,
     )
     evaluation = Evaluation(
         **dict(found.evidence),
         test_digest=splits.test_digest(test),
-        test_images=len(test),
-        test_patients=int(test["patient_id"].nunique()),
+        test_images=len(rows),
+        test_patients=int(rows["patient_id"].nunique()),
         challenger=models[CHALLENGER].digest,
         champion=inputs.champion.package,
         reference=inputs.reference.package if inputs.reference else None,
         epoch=inputs.epoch.number,
         problems=[
+            *([] if recorded else [(Code.UNRECORDED_LOOK, _UNRECORDED)]),
             *_test_set_problems(root, frame, inputs.epoch),
             *_split_problems(models, test, params.split.salt),
             *_not_scored(models[CHALLENGER], found.evidence, plan.performance),
             *evidence.score_problems(
                 FINDINGS,
-                manifest.label_array(test),
+                manifest.label_array(rows),
                 scores,
                 {role: [name for name in FINDINGS if name not in model.trained] for role, model in models.items()},
             ),
@@ -112,13 +126,35 @@ def run(root: Path, params: Params) -> None:
         scenarios=found.scenarios,
         facts=facts(models[CHALLENGER], frame),
         validation_macro=found.validation_macro,
+        scored="test" if recorded else "validation",
     )
     out.mkdir(parents=True)
     evaluation.write(out / "evaluation.json")
-    write_atomic(out / "scores.csv", scores_table(test, scores))
+    write_atomic(out / "scores.csv", scores_table(rows, scores))
     write_atomic(out / "validation_scores.csv", scores_table(validation, validation_scores))
     write_atomic(out / "metrics.json", canonical_json(metrics(evaluation)))
-    write_atomic(out / "roc.csv", roc_table(test, scores))
+    write_atomic(out / "roc.csv", roc_table(rows, scores))
+
+
+def _is_recorded(root: Path, challenger: str, test_digest: str) -> bool:
+    """Whether the scoring of this model on this test set is on the ledger, as the supervisor says in `look.json`.
+
+    Raises:
+        DataError: the file is missing, or the look that it names is another model's or on another test set.
+    """
+    path = root / contract.LOOK
+    if not path.is_file():
+        raise DataError(f"{path.name} is missing", where=path, fix="open the run again: cxr-ops open")
+    look = RecordedLook.read(path)
+    if look.entry is None:
+        return False
+    if (look.package, look.test_digest) != (challenger, test_digest):
+        raise DataError(
+            "the look on the ledger is that of another model, or on another test set",
+            where=path,
+            fix="cxr-ops stage evaluate --run RUN records this one; in a checkout: cxr-ops open",
+        )
+    return True
 
 
 def _load(root: Path, inputs: Inputs) -> dict[str, LoadedModel]:
@@ -326,7 +362,10 @@ def _people(count: int) -> str:
 
 
 def metrics(evaluation: Evaluation) -> dict[str, float]:
-    """The main figures as a flat table for `dvc metrics`; a number that cannot be had is left out."""
+    """The main figures as a flat table for `dvc metrics`; a number that does not exist is left out.
+
+    Where the test set was not scored, each name begins with `validation_`.
+    """
     figures: dict[str, Figure | None] = {
         "macro_auc": evaluation.macro_challenger,
         "macro_auc_champion": evaluation.macro_champion,
@@ -347,7 +386,7 @@ def metrics(evaluation: Evaluation) -> dict[str, float]:
     precisions = [figure.value for figure in judged if isinstance(figure, Estimate)]
     if precisions and len(precisions) == len(evaluation.macro_over):
         table["mean_average_precision"] = float(np.mean(precisions))
-    return table
+    return table if evaluation.scored == "test" else {f"validation_{name}": value for name, value in table.items()}
 
 
 def scores_table(rows: pd.DataFrame, scores: Mapping[str, Scores]) -> bytes:

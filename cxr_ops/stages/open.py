@@ -2,7 +2,7 @@
 
 With a run's name, that is a clone of the code in `$CXR_HOME/runs/<run>/workspace`; without one, the checkout that the
 person is in, for `dvc repro`. Both get the data set, the champion, the reference, the test epoch, what training
-starts from, and `inputs.json`: what DVC cannot see.
+starts from, and `inputs.json`: what DVC cannot see. No look at the test set is recorded yet, and `look.json` says so.
 
 A run whose recipe is the champion's own ends here with NO_CHANGE. It would make the champion again; or, where training
 starts from the champion, it would train it once more on what it has seen.
@@ -35,7 +35,7 @@ from cxr_ops.labels import nearest
 from cxr_ops.params import Params
 from cxr_ops.records.base import canonical_json, write_atomic
 from cxr_ops.records.data import Batch, DataRevision
-from cxr_ops.records.inputs import Champion, Code, Inputs, OtherPlan
+from cxr_ops.records.inputs import Champion, Code, Inputs, OtherPlan, RecordedLook
 from cxr_ops.records.run import OPENED, Opened
 from cxr_ops.records.training import Start
 from cxr_ops.report import words
@@ -44,6 +44,7 @@ from cxr_ops.report import words
 _STATE: Final = (
     contract.DATASET,
     contract.INPUTS,
+    contract.LOOK,
     contract.IMAGE,
     contract.EPOCH,
     contract.CHAMPION,
@@ -382,6 +383,7 @@ def _write_inputs(
     write_atomic(folder / contract.IMAGE, canonical_json({"image": home.image}))
     inputs.epoch.write(folder / contract.EPOCH)
     inputs.write(folder / contract.INPUTS)
+    RecordedLook().write(folder / contract.LOOK)
     return inputs
 
 

@@ -161,6 +161,12 @@ def read_outputs(home: Home, run: str, decision: Decision | None = None) -> Outp
             raise DataError(f"{path.name} is missing", where=path, fix=_again(run, "report"))
     package = package_digest(root / "train" / PACKAGE)
     made = read_made(root, package=package)
+    if made.evaluation.scored != "test":
+        raise DataError(
+            f"the test set was not scored in {run}: no look at it was recorded",
+            where=root / "evaluate" / "evaluation.json",
+            fix=_again(run, "evaluate, gate and report"),
+        )
     outputs = Outputs(root=root, made=made, package=package, opened=_opened(home, run))
     if decision is not None:
         check_unchanged(outputs, decision)

@@ -441,7 +441,7 @@ def _record(evaluation: Evaluation, inputs: Inputs, plan: ChangePlan) -> list[Re
         found.append(
             Reason(
                 code=Code.UNRECORDED_LOOK,
-                sentence="This run has no ledger, so its look at the test set is unrecorded and it cannot promote.",
+                sentence="This run has no ledger, so no look at the test set is on record and it cannot promote.",
             )
         )
     # Asked of a repeat too: it spends nothing, but what was scored after the budget must not pass the second time.

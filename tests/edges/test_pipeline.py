@@ -16,7 +16,7 @@ from cxr_ops.edges.ledger import open_ledger
 from cxr_ops.errors import DataError, RefusedError
 from cxr_ops.records.base import tree_digest
 from cxr_ops.records.data import DataRevision, Division
-from cxr_ops.records.inputs import Champion, Code, Epoch, Inputs, Reference
+from cxr_ops.records.inputs import Champion, Code, Epoch, Inputs, RecordedLook, Reference
 from cxr_ops.records.run import Opened, Result
 
 RUN = "run-1"
@@ -29,7 +29,7 @@ stages:
     outs: [train]
   evaluate:
     cmd: python -m cxr_ops.stages evaluate
-    deps: [train/package, champion, split/split.json]
+    deps: [train/package, champion, split/split.json, look.json]
     params: [evaluate]
     outs: [evaluate]
 """
@@ -47,6 +47,7 @@ def run(root, params):
     (root / "evaluate").mkdir(exist_ok=True)
     ledger = sorted(path.name for path in (root.parents[2] / "ledger").glob("*.json"))
     (root / "evaluate" / "seen.txt").write_text(" ".join(ledger))
+    shutil.copy(root / "look.json", root / "evaluate" / "look.json")
 """
 
 
@@ -60,6 +61,7 @@ def home(tmp_path: Path) -> Home:
     (workspace / "dvc.yaml").write_text(STAGES)
     (workspace / "split").mkdir()
     Division(salt="s", validation=0.1, test=0.2, test_digest="t1", splits={}).write(workspace / "split" / "split.json")
+    RecordedLook().write(workspace / "look.json")
     crown(home, "c" * 64)
     return home
 
@@ -101,7 +103,7 @@ def test_looks_are_on_the_ledger_before_the_scores_exist(home: Home) -> None:
     package = pipeline.run_stage(home, RUN, "train")["package"]
     assert len(open_ledger(home).entries()) == 1
 
-    pipeline.run_stage(home, RUN, "evaluate")
+    done = pipeline.run_stage(home, RUN, "evaluate")
 
     _, adopted, *looked = open_ledger(home).entries()
     plan = plans.load(home.workspace(RUN) / "pccp.demo.yaml")
@@ -117,7 +119,10 @@ def test_looks_are_on_the_ledger_before_the_scores_exist(home: Home) -> None:
     assert open_ledger(home).state().looked == [(package, "t1")]
     seen = (home.workspace(RUN) / "evaluate" / "seen.txt").read_text()
     assert seen == " ".join(f"0000000{number}.json" for number in range(1, 6))
-    pipeline.run_stage(home, RUN, "evaluate")
+    told = RecordedLook.read(home.workspace(RUN) / "evaluate" / "look.json")
+    assert told == RecordedLook(package=package, test_digest="t1", entry=looked[0].digest())
+    again = pipeline.run_stage(home, RUN, "evaluate")
+    assert (again["inputs"], again["ran"]) == (done["inputs"], False)
     assert len(open_ledger(home).entries()) == 5
 
 

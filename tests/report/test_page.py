@@ -535,6 +535,16 @@ def test_another_plan_than_expected_is_said_at_the_top(material, decision, evide
     assert "Judged under another plan" not in Page(render(material())).text
 
 
+@pytest.mark.parametrize("render", [page.render, page.render_summary])
+def test_figures_of_the_validation_set_are_marked_at_the_top(material, evidence, render):
+    """Where the test set was not scored, report and summary begin with that, and otherwise do not say it."""
+    one = material()
+    unscored = material(evaluation=evidence().model_copy(update={"scored": "validation"}))
+    said = "NOT THE TEST SET. No look at the test set is on the ledger, so it was not scored."
+    assert 0 <= Page(render(unscored)).text.find(said) < 400
+    assert said not in Page(render(one)).text
+
+
 def test_a_summary_of_an_old_evaluation_says_what_is_missing(bare):
     """Without validation figures or facts, the summary is made all the same."""
     text = Page(page.render_summary(bare)).text

@@ -20,7 +20,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from cxr_ops import plan as plans
 from cxr_ops.audit.package import digest as package_digest
 from cxr_ops.audit.package import patient_key
-from cxr_ops.data import manifest, shards
+from cxr_ops.data import manifest, shards, splits
 from cxr_ops.errors import DataError, SettingsError
 from cxr_ops.labels import FINDINGS
 from cxr_ops.model import network, package, scoring
@@ -28,7 +28,7 @@ from cxr_ops.params import Evaluate, Gate, Params, Prepare, Split
 from cxr_ops.records.base import canonical_json, sha256_bytes
 from cxr_ops.records.data import DataRevision
 from cxr_ops.records.evidence import Evaluation
-from cxr_ops.records.inputs import Champion, Code, Epoch, Inputs, LedgerState, Reference
+from cxr_ops.records.inputs import Champion, Code, Epoch, Inputs, LedgerState, RecordedLook, Reference
 from cxr_ops.records.training import StartingWeights, Trained
 from cxr_ops.records.verdict import Verdict
 from cxr_ops.stages import evaluate, gate, split
@@ -125,6 +125,7 @@ def open_run(root: Path, champion: str | None = None, reference: str | None = No
     """Write what `open` leaves for evaluate and gate."""
     record = Champion(package=champion, entry="e" * 64 if champion else None)
     record.write(root / "champion" / "champion.json")
+    RecordedLook().write(root / "look.json")
     frozen = Reference(package=reference, version="1") if reference else None
     (root / "reference").mkdir(exist_ok=True)
     named = frozen.model_dump() if frozen else {"package": None, "version": None}
@@ -188,8 +189,20 @@ def workspace(made: Path, tmp_path: Path) -> Path:
     return root
 
 
+def record_look(root: Path) -> None:
+    """Leave what the supervisor leaves when the look stands on the ledger; of a damaged workspace it leaves nothing."""
+    try:
+        frame = manifest.read_split(root)
+        test = splits.test_digest(frame[frame["split"] == "test"].reset_index(drop=True))
+        challenger = package_digest(root / "train" / "package")
+    except (DataError, OSError, ValueError, KeyError):
+        return
+    RecordedLook(package=challenger, test_digest=test, entry="e" * 64).write(root / "look.json")
+
+
 def run(root: Path) -> Evaluation:
-    """Run the stage and read its evidence."""
+    """Run the stage after its look, and read its evidence."""
+    record_look(root)
     evaluate.run(root, PARAMS)
     return Evaluation.read(root / "evaluate" / "evaluation.json")
 
@@ -261,6 +274,61 @@ def test_a_finding_that_was_not_trained_is_not_scored(workspace):
     assert verdict.verdict == "INSUFFICIENT EVIDENCE"
     assert "NOT_SCORED" in {reason.code for reason in verdict.reasons}
     assert "TOO_FEW_PATIENTS" not in {reason.code for reason in verdict.reasons}
+
+
+@pytest.fixture
+def decoded(monkeypatch: pytest.MonkeyPatch) -> set[str]:
+    """The images that are read for scoring."""
+    seen: set[str] = set()
+    real = shards.ShardReader.read
+
+    def read(self: shards.ShardReader, image_id: str) -> bytes:
+        seen.add(image_id)
+        return real(self, image_id)
+
+    monkeypatch.setattr(shards.ShardReader, "read", read)
+    return seen
+
+
+def test_without_a_recorded_look_the_test_set_is_not_scored(workspace, decoded):
+    """`dvc repro` in a checkout reads no test image: all files are of the validation set, and promote nothing."""
+    with_champion(workspace, row=1)
+    evaluate.run(workspace, PARAMS)
+    evidence = Evaluation.read(workspace / "evaluate" / "evaluation.json")
+    frame = manifest.read_split(workspace)
+    assert decoded == set(frame.loc[frame["split"] == "validation", "image_id"])
+    assert evidence.scored == "validation"
+    for name in ("scores.csv", "validation_scores.csv"):
+        assert set(read_scores(workspace, name)["image_id"]) == decoded
+    scores = read_scores(workspace)
+    assert (evidence.test_images, evidence.test_patients) == (len(scores), scores["patient_id"].nunique())
+    for row in evidence.findings:
+        expected = roc_auc_score(scores[f"{row.finding}_truth"], scores[f"{row.finding}_challenger"])
+        assert row.challenger.value == pytest.approx(expected, abs=1e-12)
+    numbers = json.loads((workspace / "evaluate" / "metrics.json").read_bytes())
+    assert numbers["validation_macro_auc"] == evidence.macro_challenger.value
+    assert all(name.startswith("validation_") for name in numbers)
+    assert [code for code, _ in evidence.problems] == ["UNRECORDED_LOOK"]
+    verdict = decide(workspace)
+    assert verdict.verdict == "INSUFFICIENT EVIDENCE"
+    assert "UNRECORDED_LOOK" in {reason.code for reason in verdict.reasons}
+
+
+@pytest.mark.parametrize("other", ["package", "test_digest", "missing"])
+def test_look_of_another_scoring_is_none(workspace, decoded, other):
+    """A look.json that names another model or test set, or that is gone, is an error, and nothing is scored."""
+    record_look(workspace)
+    path = workspace / "look.json"
+    if other == "missing":
+        path.unlink()
+    else:
+        RecordedLook.read(path).model_copy(update={other: "0" * 64}).write(path)
+    with pytest.raises(
+        DataError, match="missing" if other == "missing" else "of another model, or on another test set"
+    ):
+        evaluate.run(workspace, PARAMS)
+    assert not decoded
+    assert not (workspace / "evaluate").exists()
 
 
 def test_the_validation_set_is_scored_beside_the_test_set(workspace):
@@ -509,6 +577,7 @@ def test_few_patients_give_insufficient_evidence_against_a_champion(workspace):
     small = PARAMS.model_copy(update={"split": Split(salt=SALT, test=0.08)})
     split.run(workspace, small)
     with_champion(workspace, row=1)
+    record_look(workspace)
     evaluate.run(workspace, small)
     assert decide(workspace).verdict == "INSUFFICIENT EVIDENCE"
 
@@ -666,6 +735,7 @@ def test_the_real_network_is_scored_as_torch_scores_it(workspace):
     trained_as(folder.parent, digest)
     small = PARAMS.model_copy(update={"split": Split(salt=SALT, test=0.08)})
     split.run(workspace, small)
+    record_look(workspace)
     evaluate.run(workspace, small)
     scores = pd.read_csv(workspace / "evaluate" / "scores.csv")
     with shards.ShardReader(workspace / "dataset") as reader:

@@ -22,7 +22,7 @@ from cxr_ops.edges.store import batches, repository
 from cxr_ops.errors import BusyError, CxrError, DataError, RefusedError, SettingsError
 from cxr_ops.params import Params
 from cxr_ops.records.base import sha256_file, tree_digest
-from cxr_ops.records.inputs import Champion, Epoch, Inputs, Reference
+from cxr_ops.records.inputs import Champion, Epoch, Inputs, RecordedLook, Reference
 from cxr_ops.records.run import Result
 from cxr_ops.records.training import Start
 from cxr_ops.stages import open as stage
@@ -79,6 +79,7 @@ def test_run_gets_a_workspace_with_all_that_it_depends_on(home: Home, tmp_path: 
     assert (inputs.ledger.entries, inputs.ledger.head, inputs.ledger.looks) == (0, None, 0)
     assert inputs.plan.sha256 == sha256_file(home.project / "pccp.demo.yaml")
     assert Champion.read(workspace / "champion" / "champion.json") == Champion()
+    assert RecordedLook.read(workspace / "look.json") == RecordedLook()
     assert json.loads((workspace / "reference" / "reference.json").read_text()) == {"package": None, "version": None}
     assert Epoch.read(workspace / "epoch.json") == inputs.epoch == Epoch(number=1, closed_batches=[])
     assert json.loads((workspace / "image.json").read_text()) == {"image": None}

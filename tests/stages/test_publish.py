@@ -322,7 +322,7 @@ def test_outputs_that_changed_after_the_decision_are_refused(published: Home) ->
         publish.run(published, FIRST)
 
 
-@pytest.mark.parametrize("what", ["package", "evaluation", "verdict", "epoch", "inputs", "missing", "summary"])
+@pytest.mark.parametrize("what", ["package", "evaluation", "verdict", "epoch", "inputs", "missing", "summary", "look"])
 def test_outputs_that_do_not_belong_together_are_refused(published: Home, packages: dict[str, Path], what: str) -> None:
     """Files of different runs of the stages are a DataError that says which, and nothing is recorded."""
     run = finish(published, packages, Case(name="third", package="c"), tracked=False)
@@ -336,6 +336,9 @@ def test_outputs_that_do_not_belong_together_are_refused(published: Home, packag
     elif what == "verdict":
         path = root / "gate/verdict.json"
         Verdict.read(path).model_copy(update={"challenger": "0" * 64}).write(path)
+    elif what == "look":
+        path = root / "evaluate/evaluation.json"
+        Evaluation.read(path).model_copy(update={"scored": "validation"}).write(path)
     elif what == "epoch":
         path = root / "gate/verdict.json"
         Verdict.read(path).model_copy(update={"epoch": 2}).write(path)

@@ -22,6 +22,7 @@ RUN_STATE: Final = (
     contract.DATASET,
     dvc.LOCK,
     contract.INPUTS,
+    contract.LOOK,
     contract.IMAGE,
     contract.EPOCH,
     RECIPE,
