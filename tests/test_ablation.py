@@ -13,7 +13,8 @@ from scipy import stats
 from sklearn.metrics import roc_auc_score
 from typer.testing import CliRunner
 
-from cxr_ops import ablation, cli
+from cxr_ops import ablation
+from cxr_ops.commands.app import app
 from cxr_ops.data import manifest
 from cxr_ops.data.checking.batch import build, check
 from cxr_ops.data.shards import ShardReader
@@ -275,7 +276,7 @@ def test_without_prepared_pictures_the_next_command_is_told(tmp_path: Path) -> N
 
 def test_options_of_an_ablation_need_it() -> None:
     """`cxr-ops train --seeds 5` trains nothing: it says that --ablate is missing."""
-    done = CliRunner().invoke(cli.app, ["train", "--seeds", "5"])
+    done = CliRunner().invoke(app, ["train", "--seeds", "5"])
     assert isinstance(done.exception, SettingsError)
     assert "need --ablate" in str(done.exception)
 
@@ -287,7 +288,7 @@ def test_the_command_shows_the_table(measured, monkeypatch: pytest.MonkeyPatch) 
     (measured.root / "params.yaml").write_text(yaml.safe_dump(settings))
     monkeypatch.chdir(measured.root)
     given = ["--seeds", "2", "--only", "class_weights", "--set", "train.epochs=1"]
-    done = CliRunner().invoke(cli.app, ["train", "--ablate", *given])
+    done = CliRunner().invoke(app, ["train", "--ablate", *given])
     assert done.exit_code == 0, done.output
     assert f"{row(measured.found, 'class_weights').auc:.4f}" in done.output
     assert "ablation.html" in done.output
