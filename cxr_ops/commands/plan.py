@@ -144,7 +144,13 @@ def plan_adopt(
     adopted, before = in_force.adopt(find_home(), plan, by=by, reason=reason)
     say(f"the plan {adopted.name} {'was in force already' if before else 'is in force'}, sha256 {adopted.sha256}")
     if not before:
-        say(f"runs name their own in params.yaml: gate.plan: {plan}")
+        say(f"what a run is judged by is named in params.yaml: gate.plan: {plan}")
+    if (held := in_force.held(find_home())) is not None and held != adopted.limits:
+        code = ", committed code" if held.require_clean_code else ""
+        say(
+            f"until the next test epoch, earlier plans hold too: {held.max_looks} looks, {held.approvals} must agree, "
+            f"disclosure {held.disclosure}{code}"
+        )
 
 
 @app.command("diff")

@@ -25,7 +25,7 @@ from cxr_ops.records.inputs import Inputs, Limits, OtherPlan
 
 
 def adopt(home: Home, path: Path, *, by: str, reason: str) -> tuple[PlanAdopted, bool]:
-    """Put a plan in force.
+    """Put a plan in force. In an earlier version's ledger, the last decision's is entered before it, if it is known.
 
     Args:
         home: the installation.
@@ -46,10 +46,15 @@ def adopt(home: Home, path: Path, *, by: str, reason: str) -> tuple[PlanAdopted,
     body = _body(plans.parse(data, path), sha256_bytes(data), by=by.strip(), reason=reason.strip())
     before = plan_in_force(open_ledger(home).entries())
 
+    def decide_first(entries: list[Entry]) -> PlanAdopted | Entry:
+        # What was looked at under that plan stays bound by it: see `epoch_limits`.
+        return plan_in_force(entries) or _of_last_decision(home, entries) or body
+
     def decide(entries: list[Entry]) -> PlanAdopted | Entry:
         now = plan_in_force(entries)
         return now if now is not None and now.plan.sha256 == body.sha256 else body
 
+    open_ledger(home).append_if("plan", decide_first)
     entry = open_ledger(home).append_if("plan", decide)
     return entry.plan, before is not None and entry.digest() == before.digest()
 
@@ -71,6 +76,12 @@ def adopt_first(home: Home, own: ChangePlan, sha256: str) -> None:
             f"the plan {adopted.name} is in force from now on ({adopted.reason}); "
             "another one: cxr-ops plan adopt PLAN --by NAME --reason TEXT\n"
         )
+
+
+def held(home: Home) -> Limits | None:
+    """The strictest limits of the open test epoch; None where no plan is known yet."""
+    entries = open_ledger(home).entries()
+    return epoch_limits(entries, open_epoch(entries).number)
 
 
 def limits_now(home: Home, entries: list[Entry], own: ChangePlan, sha256: str) -> Limits:
@@ -117,16 +128,25 @@ def _first(home: Home, entries: list[Entry], own: ChangePlan, sha256: str) -> Pl
     last = last_decision(entries)
     if last is None or last.decision.plan_sha256 == sha256:
         return _body(own, sha256, by=None, reason="the plan of the first look since plans are on the ledger")
-    decision = last.decision
-    plan = _text(home, entries, decision.plan_sha256)
-    if plan is None:
+    adopted, decision = _of_last_decision(home, entries), last.decision
+    if adopted is None:
         raise RefusedError(
             f"the last decision was made under the plan {decision.plan}, of which this installation holds no text, so "
             f"nobody can tell whether {own.name} asks for less",
             where=f"entry {last.seq} of the ledger, plan sha256 {decision.plan_sha256[:12]}",
             fix="put a plan in force: cxr-ops plan adopt PLAN --by NAME --reason TEXT",
         )
-    return _body(plan, decision.plan_sha256, by=None, reason=f"the plan of the last decision, on {decision.run}")
+    return adopted
+
+
+def _of_last_decision(home: Home, entries: list[Entry]) -> PlanAdopted | None:
+    """What puts the last decision's plan in force; None without a decision, or where that plan's text is lost."""
+    last = last_decision(entries)
+    plan = _text(home, entries, last.decision.plan_sha256) if last is not None else None
+    if last is None or plan is None:
+        return None
+    reason = f"the plan of the last decision, on {last.decision.run}"
+    return _body(plan, last.decision.plan_sha256, by=None, reason=reason)
 
 
 def _body(plan: ChangePlan, sha256: str, *, by: str | None, reason: str) -> PlanAdopted:

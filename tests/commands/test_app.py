@@ -342,12 +342,17 @@ def test_a_plan_is_put_in_force(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     words = ("--by", "dr_lee", "--reason", "reviewed")
     assert _plan("adopt", "pccp.yaml", *words).stdout.startswith("the plan nih-production is in force, sha256 ")
     assert "was in force already" in _plan("adopt", "pccp.yaml", *words).stdout
+    looser = _plan("adopt", "pccp.demo.yaml", *words).stdout
+    assert "until the next test epoch, earlier plans hold too: 10 looks, 1 must agree, disclosure verdict" in looser
     wrong = tmp_path / "wrong.yaml"
     wrong.write_text(Path("pccp.yaml").read_text().replace("train.epochs", "train.epoch"))
     refused = _plan("adopt", str(wrong), *words)
     assert (refused.exit_code, "did you mean 'train.epochs'" in refused.stderr) == (contract.EXIT_SETTINGS, True)
-    (entry,) = open_ledger(Home.find()).entries()
-    assert (entry.kind, entry.plan.by, entry.plan.name) == ("plan", "dr_lee", "nih-production")
+    entries = open_ledger(Home.find()).entries()
+    assert [(entry.kind, entry.plan.by, entry.plan.name) for entry in entries] == [
+        ("plan", "dr_lee", "nih-production"),
+        ("plan", "dr_lee", "demonstration"),
+    ]
 
 
 def _labels(path: Path) -> Path:

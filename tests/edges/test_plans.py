@@ -89,6 +89,15 @@ def test_old_ledger_goes_on_under_its_last_decisions_plan(home: Home) -> None:
     assert plan_in_force(open_ledger(home).entries()).plan.sha256 == sha256
 
 
+def test_adopting_a_looser_plan_does_not_free_an_old_ledger(home: Home) -> None:
+    """The last decision's plan is entered first, so that its limits hold to the end of the test epoch."""
+    decided(home, "nih-production", own(home, "pccp.yaml")[1])
+    in_force.adopt(home, home.project / "pccp.demo.yaml", by="dr_lee", reason="more looks")
+    names = [(entry.plan.name, entry.plan.by) for entry in open_ledger(home).entries() if entry.kind == "plan"]
+    assert names == [("nih-production", None), ("demonstration", "dr_lee")]
+    assert in_force.held(home) == plans.load(home.project / "pccp.yaml").limits
+
+
 def test_old_ledger_whose_plan_is_lost_asks_for_one(home: Home) -> None:
     """A plan that cannot be read cannot be compared: another one is refused until somebody puts one in force."""
     decided(home, "lost", "9" * 64)

@@ -92,11 +92,21 @@ def guard(home: Home, run: str, *, withheld: bool) -> None:
     """Let nobody but the owner into a run's folder where a plan withholds what the test set shows, else all.
 
     What is as it should be, or was set to something else by an administrator, is left as it is.
+
+    Raises:
+        StorageError: the rights cannot be changed.
     """
     for folder in (home.run(run), home.workspace(run)):
         closed = stat.S_IMODE(folder.stat().st_mode) == _CLOSED
         if closed != withheld:
-            folder.chmod(_CLOSED if withheld else _OPEN)
+            try:
+                folder.chmod(_CLOSED if withheld else _OPEN)
+            except OSError as error:
+                raise StorageError(
+                    f"the rights of the run's folder cannot be changed: {error.strerror}",
+                    where=folder,
+                    fix="run this command as the folder's owner",
+                ) from error
 
 
 def write_pointers(home: Home, folder: Path, data: DataRevision) -> None:
