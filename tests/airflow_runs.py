@@ -81,7 +81,7 @@ def make_project(folder: Path) -> Path:
     """Make a project with the DAGs as they are, in which the command is the stand-in."""
     for name in ("cxr_ops", "dags"):
         shutil.copytree(PROJECT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("params.yaml", "dvc.yaml"):
+    for name in ("params.yaml", "dvc.yaml", "pccp.demo.yaml"):
         shutil.copy(PROJECT / name, folder / name)
     (folder / "cxr_ops" / "__main__.py").write_text(STAND_IN, encoding="utf-8")
     script(folder, {})
