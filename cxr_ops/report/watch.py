@@ -50,13 +50,17 @@ def _detail(report: Mapping[str, Any] | None) -> str:
     return f"{said}  validation AUC {auc:.3f}" if auc is not None else str(said)
 
 
+QUIET_SECONDS = 60.0  # the longest silence about a stage that goes on reporting
+
+
 class Lines:
-    """Progress without a terminal: a line for what began, ended or failed, and for each epoch."""
+    """Progress without a terminal: a line for what began, ended or failed, for each epoch, and after a quiet minute."""
 
     def __init__(self, say: Callable[[str], None]) -> None:
         self._say = say
         self._states: dict[str, tuple[str | None, int]] = {}
         self._epoch: int | None = None
+        self._last, self._said = "", time.monotonic()
 
     def __enter__(self) -> Lines:
         return self
@@ -70,12 +74,24 @@ class Lines:
             before, now = self._states.get(task.task), (task.state, task.attempt)
             if now != before and task.state in _WORDS:
                 took = f" after {task.ended - task.started:.0f} s" if task.started and task.ended else ""
-                self._say(f"{task.task}: {_WORDS[task.state]}{took if task.state != 'running' else ''}")
+                self._tell(f"{task.task}: {_WORDS[task.state]}{took if task.state != 'running' else ''}")
             self._states[task.task] = now
         training = reports.get("train")
         if training is not None and training.get("epoch") != self._epoch:
             self._epoch = training.get("epoch")
-            self._say(f"train: {_detail(training)}")
+            self._tell(f"train: {_detail(training)}")
+        for task in _in_order(tasks):
+            report = reports.get(task.task)
+            if task.state == "running" and report is not None and time.monotonic() - self._said >= QUIET_SECONDS:
+                left = report.get("seconds_left")
+                until = f", {left / 60:.0f} min left at most" if left is not None and left >= 30 else ""
+                line = f"{task.task}: {_detail(report)}{until}"
+                if line != self._last:  # what no longer moves is not made to look alive
+                    self._tell(line)
+
+    def _tell(self, text: str) -> None:
+        self._say(text)
+        self._last, self._said = text, time.monotonic()
 
 
 class Table:
