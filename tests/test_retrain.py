@@ -35,8 +35,10 @@ NOTHING_NEW = {"open": {"result": {"no_change": True}}}
 def make_installation(root: Path) -> Home:
     """An installation with a data set of one batch, whose stages answer from a script."""
     project = make_project(root / "project")
-    for name in ("expectations", "requirements"):
+    for name in ("defaults", "expectations", "requirements"):
         shutil.copytree(PROJECT / name, project / name)
+    for plan in PROJECT.glob("pccp*.yaml"):
+        shutil.copy(plan, project / plan.name)
     home = make_home(root / "home", project)
     batches.add_batch(home, make_batch(root, "first"))
     return home
@@ -232,8 +234,8 @@ def test_a_dry_run_says_what_and_why(tmp_path: Path) -> None:
     """`--dry-run` names the data, the reasons and the stages, and starts nothing."""
     home = make_installation(tmp_path)
     command = start(home, "--dry-run")
-    told, _ = command.communicate(timeout=60)
-    assert command.returncode == 0
+    told, said = command.communicate(timeout=60)
+    assert command.returncode == 0, said
     assert "(first)" in told
     assert "there is no champion yet" in told
     assert not home.airflow.exists()
