@@ -46,6 +46,15 @@ SAME_FINDING: Final[Mapping[str, str]] = {
     "Pulmonary Fibrosis": "Fibrosis",
     "Infiltrate": "Infiltration",
 }
+# What others call the columns that the NIH has too.
+_OTHERS: Final[Mapping[str, str]] = {
+    "ImageID": IMAGE,  # PadChest
+    "dicom_id": IMAGE,  # MIMIC-CXR
+    "PatientID": PATIENT,
+    "subject_id": PATIENT,
+    "Sex": "sex",  # CheXpert
+    "Age": "age",
+}
 # Columns that tables of images have and nobody needs here: no note is made of them.
 _USUAL: Final = re.compile(
     rf"{re.escape(FOLLOW_UP)}|OriginalImage.*|Height\]|y\]|sha256|batch|width|height|line|split|{NO_FINDING}"
@@ -120,7 +129,7 @@ def read_columns(path: Path) -> Table:
         DataError: the file is missing or damaged, has no rows or no image id, names a column or an image twice, a row
             is longer or shorter than the header, or a column is called almost like a finding.
     """
-    table = tables.read(path, {**ALIASES, **SAME_FINDING}).whole()
+    table = tables.read(path, {**ALIASES, **SAME_FINDING, **_OTHERS}).whole()
     if not len(table):
         raise DataError("the table has no rows", where=path, fix="take the table from its source again")
     _check_names(table)

@@ -180,6 +180,8 @@ def _footnotes(evaluation: Evaluation) -> Text:
         f"{evaluation.test_patients} patients in the locked test set\n",
         "dim",
     )
+    if words.compared_with(evaluation):
+        text.append("the plan holds a one-sided bound against each margin: the report's checks name it\n", "dim")
     if evaluation.macro_reference_difference is not None:
         text.append(f"mean against the reference: {_signed(evaluation.macro_reference_difference)}\n")
     text.append(_worst_subgroup(evaluation))

@@ -153,6 +153,23 @@ def test_a_truth_of_positives_and_gaps_says_that_nothing_is_negative(tmp_path: P
     assert any("no label is 0 (negative)" in note for note in truth.notes)
 
 
+def test_columns_of_other_data_sets_are_found_by_name(tmp_path: Path) -> None:
+    """CheXpert's and PadChest's columns are read; findings that the NIH does not have are named and not read."""
+    text = (
+        "ImageID,PatientID,Sex,Age,Frontal/Lateral,No Finding,Enlarged Cardiomediastinum,Cardiomegaly,Lung Opacity,"
+        "Lung Lesion,Edema,Pleural Effusion,Pleural Other,Fracture,Support Devices\n"
+        "a.png,7,Female,61,Frontal,,1.0,0.0,1.0,,-1.0,1.0,,,\n"
+    )
+    truth = _read(tmp_path, text)
+    assert (truth.image_ids, truth.patients) == (("a.png",), ("7",))
+    assert truth.attributes == {"sex": ("Female",), "age": ("61",)}
+    assert truth.truth[0, FINDINGS.index("Effusion")] == 1
+    assert truth.uncertain[0, FINDINGS.index("Edema")]
+    told = " ".join(truth.notes)
+    assert "Enlarged Cardiomediastinum" in told
+    assert "and 1 more" in told
+
+
 @pytest.mark.parametrize("name", ["Pleural Effusion", "Infiltrate", "Pulmonary Edema"])
 def test_names_that_others_give_to_the_same_findings_are_known(tmp_path: Path, name: str) -> None:
     """CheXpert's and others' names are the NIH's findings, in a truth and in scores."""
