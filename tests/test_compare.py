@@ -422,7 +422,7 @@ def test_inputs_may_be_pipes(files):
     whole = files.paths[1].read_bytes()
     files.paths[1].unlink()
     os.mkfifo(files.paths[1])
-    writer = threading.Thread(target=files.paths[1].write_bytes, args=(whole,))
+    writer = threading.Thread(target=files.paths[1].write_bytes, args=(whole,), daemon=True)
     writer.start()
     found = compare.as_json(compare.run(files.paths[0], files.paths[1], plan=DEMO))
     writer.join(timeout=30)
