@@ -152,7 +152,7 @@ def _is_recorded(root: Path, challenger: str, test_digest: str) -> bool:
         raise DataError(
             "the look on the ledger is that of another model, or on another test set",
             where=path,
-            fix="cxr-ops stage evaluate --run RUN records this one; in a checkout: cxr-ops open",
+            fix="cxr-ops stage evaluate --run RUN, which records this one; in a checkout: cxr-ops open",
         )
     return True
 
