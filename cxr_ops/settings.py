@@ -3,7 +3,7 @@
 `docs/settings.md` holds the tables that `tables` writes, and `cxr-ops doctor` shows what holds here.
 
 Two kinds of code read a variable without this class. The launchers and the DAG files run where Airflow does, where
-nothing of this package but `contract` need be installed. And what one process of ours tells another (`BETWEEN`) is read
+they import the standard library alone besides it. And what one process of ours tells another (`BETWEEN`) is read
 where it is used, because nobody sets it and a training must not depend on the settings of people.
 """
 
