@@ -68,7 +68,7 @@ bench-ablation: $(READY) ## measure what each choice of the training brings and 
 bench-gpu: $(READY) ## measure training on a GPU and write its part of docs/benchmarks.md
 	@$(BIN)/python -m bench.gpu
 
-deps: $(READY) ## write each stage's code dependencies into dvc.yaml
+deps: $(READY) ## write each stage's code into dvc.yaml, and the defaults of settings into defaults/
 	@$(BIN)/python tools/stage_deps.py
 
 COMPILE := $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate --no-emit-index-url --python-version 3.11
