@@ -39,17 +39,16 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
     for name in ("weights.safetensors", "model.json", "network.py", "patients.txt"):
         (root / "package").mkdir(exist_ok=True)
         (root / "package" / name).write_text(name)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(finished, "PIPELINE", finished.PIPELINE + PLOTS)
-        for name, auc in AUC.items():
-            run = finish(made, {"a": root / "package"}, Case(name=name), tracked=False)
-            workspace = made.workspace(run)
-            (workspace / "evaluate" / "metrics.json").write_text(json.dumps({"auc": {"macro": auc}}))
-            (workspace / "evaluate" / "roc.csv").write_text(f"fpr,tpr\n0,0\n0.5,{auc}\n1,1\n")
-            finished._track(made, workspace, run)
-            shutil.copy(PROJECT / ".dvc" / "config", workspace / ".dvc" / "config")
-            git(made, workspace, "add", ".dvc/config")
-            runs.commit_run(made, run, "Publish")
+    for name, auc in AUC.items():
+        run = finish(made, {"a": root / "package"}, Case(name=name))
+        workspace = made.workspace(run)
+        (workspace / "dvc.yaml").write_text(finished.PIPELINE + PLOTS)
+        (workspace / "evaluate" / "metrics.json").write_text(json.dumps({"auc": {"macro": auc}}))
+        (workspace / "evaluate" / "roc.csv").write_text(f"fpr,tpr\n0,0\n0.5,{auc}\n1,1\n")
+        finished._track(made, workspace, run)
+        shutil.copy(PROJECT / ".dvc" / "config", workspace / ".dvc" / "config")
+        git(made, workspace, "add", ".dvc/config")
+        runs.commit_run(made, run, "Publish")
     return made
 
 

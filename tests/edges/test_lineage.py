@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 from finished import AIRFLOW, RUN
 
@@ -14,7 +12,9 @@ from cxr_ops.edges.ledger import open_ledger
 from cxr_ops.edges.lineage import trace
 from cxr_ops.edges.pipeline import record_no_change
 from cxr_ops.errors import DataError
-from cxr_ops.records.inputs import Champion
+from cxr_ops.records.data import DataRevision
+from cxr_ops.records.inputs import Champion, Code
+from cxr_ops.records.run import Opened
 
 FIRST, SECOND = RUN["first"], RUN["second"]
 
@@ -27,7 +27,11 @@ def test_every_identifier_leads_to_every_other(champion: Home) -> None:
     found = trace(champion, FIRST)
     assert (found.run, found.airflow_run_id, found.mlflow_run_id) == (FIRST, AIRFLOW["first"], body.mlflow_run_id)
     assert (found.model_version, found.package) == (f"{MODEL_NAME}/1", body.package)
-    assert (found.run_commit, found.data_revision, found.code_commit) == (body.run_commit, "d" * 40, "c" * 40)
+    assert (found.run_commit, found.data_revision, found.code_commit) == (
+        body.run_commit,
+        body.data_revision,
+        body.code_commit,
+    )
     assert (found.report, found.verdict) == (body.report, "PROMOTE")
     assert (found.decision, found.promotion, found.champion) == (entry.digest(), promotion.digest(), True)
     assert found.report_page == str(champion.reports / f"{FIRST}.html")
@@ -67,11 +71,18 @@ def test_run_without_a_change_leads_to_the_run_that_made_the_champion(champion: 
     champion_then = Champion(
         package=entry.promotion.package, version="1", entry=entry.digest(), recipe=entry.promotion.recipe
     )
-    facts = {"airflow_run_id": AIRFLOW["third"], "champion": champion_then.model_dump(mode="json")}
-    facts |= {"data": {"revision": "d" * 40}, "code": {"commit": "c" * 40}}
-    folder = champion.run(RUN["third"])
-    folder.mkdir(parents=True)
-    (folder / "run.json").write_text(json.dumps(facts))
+    opened = Opened(
+        run=RUN["third"],
+        airflow_run_id=AIRFLOW["third"],
+        opened_at="2026-03-03T04:05:06+00:00",
+        no_change=True,
+        code=Code(commit="c" * 40, dirty=False),
+        data=DataRevision(revision="d" * 40, batches={}),
+        champion=champion_then,
+        recipe="e" * 64,
+        recipe_parts={},
+    )
+    opened.write(champion.run(RUN["third"]) / "run.json")
     record_no_change(champion, RUN["third"])
     found = trace(champion, RUN["third"])
     assert found == trace(champion, AIRFLOW["third"])
