@@ -202,7 +202,7 @@ def loop(study: Study, work: Path, *, compiled: bool) -> float:
         else:
             os.environ["CXR_PROGRESS"] = before
     lines = [json.loads(line) for line in progress.read_text(encoding="utf-8").splitlines()]
-    return float([line["images_per_second"] for line in lines if line["epoch"] == 2][-1])
+    return float([line["images_per_second"] for line in lines if line.get("epoch") == 2][-1])
 
 
 def _given(study: Study, *, compiled: bool) -> tuple[Data, Train, dict[str, Any]]:

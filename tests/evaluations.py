@@ -15,7 +15,7 @@ from cxr_ops.plan import ChangePlan
 from cxr_ops.records.data import DataRevision
 from cxr_ops.records.evidence import Estimate, Evaluation, Facts, Paired, Performance
 from cxr_ops.records.inputs import Champion, Code, Epoch, Inputs, LedgerState, Reference
-from cxr_ops.records.training import StartingWeights
+from cxr_ops.records.training import StartingWeights, Trained
 from cxr_ops.stats import evidence
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -149,3 +149,20 @@ def inputs_of(
         "plan": plans.identify(PROJECT, "pccp.demo.yaml"),
     }
     return Inputs(**(known | changes))
+
+
+def trained(package: str, best_epoch: int = 2, epochs_run: int = 3) -> Trained:
+    """What train writes of a small training."""
+    return Trained(
+        package=package,
+        best_epoch=best_epoch,
+        epochs_run=epochs_run,
+        validation_auc=0.7,
+        train_images=40,
+        validation_images=10,
+        patients=30,
+        seed=0,
+        device="cpu",
+        precision="fp32",
+        threads=1,
+    )

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from evaluations import FACTS, estimate, performance_of
+from evaluations import FACTS, estimate, performance_of, trained
 
 from cxr_ops import plan as plans
 from cxr_ops.audit.entries import Look
@@ -36,7 +36,6 @@ from cxr_ops.records.data import Batch, DataRevision
 from cxr_ops.records.evidence import Evaluation, FindingEvidence, Subgroup, Support
 from cxr_ops.records.inputs import Champion, Code, Inputs, Reference
 from cxr_ops.records.run import Opened
-from cxr_ops.records.training import Trained
 from cxr_ops.records.verdict import Reason
 from cxr_ops.stats import rule
 
@@ -168,19 +167,7 @@ def finish(home: Home, packages: dict[str, Path], case: Case, *, tracked: bool =
     write(root / "evaluate/evaluation.json", evaluation)
     write(
         root / "train/train.json",
-        Trained(
-            package=digest,
-            best_epoch=2,
-            epochs_run=2,
-            validation_auc=0.75,
-            train_images=6,
-            validation_images=1,
-            patients=3,
-            seed=0,
-            device="cpu",
-            precision="fp32",
-            threads=1,
-        ),
+        trained(digest),
     )
     judged = rule.decide(evaluation, inputs, plan)
     # What the evidence does not show is written in all the same: a test of what the record forbids needs no evidence.

@@ -236,7 +236,7 @@ def _bucket(home: Home, address: str) -> str:
     bucket, _, key = address.removeprefix("s3://").partition("/")
     config = Config(connect_timeout=_SECONDS, read_timeout=_SECONDS, retries={"total_max_attempts": 1})
     try:
-        client = boto3.client("s3", endpoint_url=home.s3_endpoint, config=config)
+        client = boto3.session.Session().client("s3", endpoint_url=home.s3_endpoint, config=config)
         client.list_objects_v2(Bucket=bucket, Prefix=key, MaxKeys=1)
     except (BotoCoreError, ClientError, ValueError) as error:
         raise StorageError(

@@ -12,7 +12,7 @@ import mlflow
 import numpy as np
 import pandas as pd
 import pytest
-from finished import Case, make_home, png
+from finished import PARAMS, Case, make_home, png
 from mlflow import MlflowClient
 
 from cxr_ops.audit.package import digest as package_digest
@@ -23,7 +23,6 @@ from cxr_ops.edges.mlflow import aliases, tracking, versions
 from cxr_ops.errors import StorageError
 from cxr_ops.labels import FINDINGS
 from cxr_ops.model import package, scoring
-from cxr_ops.params import Params
 from cxr_ops.records.inputs import Champion, Reference
 
 FIRST = Case(name="first").run
@@ -56,7 +55,7 @@ def test_run_holds_what_is_needed_to_find_everything_again(published: Home, clie
     """Params, metrics with bounds, curves, data sets, digests, artifacts and a note are in the MLflow run."""
     run = run_of(published, client, FIRST)
     decision = open_ledger(published).decision(FIRST)
-    assert run.data.params["train.epochs"] == str(Params().train.epochs)
+    assert run.data.params["train.epochs"] == str(PARAMS.train.epochs)
     assert run.data.params["split.salt"] == "cxr-ops-1"
     assert [run.data.metrics[f"{name}/Mass"] for name in ("auc", "auc_low", "auc_high")] == [0.8, 0.76, 0.84]
     assert run.data.metrics["validation_auc/challenger"] == 0.71

@@ -200,6 +200,7 @@ def test_what_is_no_radiograph_is_refused(model: serving.ChestXrayClassifier, im
     with pytest.raises(ValueError, match=why) as caught:
         model.predict(None, frame([png(GREY), image]))
     assert str(caught.value).startswith("row 1: ")
-    if isinstance(image, bytes):
+    # JPEG is read where data enter; a served model asks for PNG, of which all decoders make the same pixels.
+    if isinstance(image, bytes) and not image.startswith(b"\xff\xd8"):
         with pytest.raises(DataError):
             decode.decode_grey(image)

@@ -15,6 +15,7 @@ import pandas as pd
 import pytest
 import safetensors.torch
 import torch
+from evaluations import trained
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from cxr_ops import plan as plans
@@ -29,7 +30,7 @@ from cxr_ops.records.base import canonical_json, sha256_bytes
 from cxr_ops.records.data import DataRevision
 from cxr_ops.records.evidence import Evaluation
 from cxr_ops.records.inputs import Champion, Code, Epoch, Inputs, LedgerState, RecordedLook, Reference
-from cxr_ops.records.training import StartingWeights, Trained
+from cxr_ops.records.training import StartingWeights
 from cxr_ops.records.verdict import Verdict
 from cxr_ops.stages import evaluate, gate, split
 
@@ -106,19 +107,7 @@ def write_package(
 
 def trained_as(folder: Path, digest: str) -> None:
     """Write the record of the training that made a package."""
-    Trained(
-        package=digest,
-        best_epoch=1,
-        epochs_run=1,
-        validation_auc=0.7,
-        train_images=1,
-        validation_images=1,
-        patients=1,
-        seed=0,
-        device="cpu",
-        precision="fp32",
-        threads=1,
-    ).write(folder / "train.json")
+    trained(digest).write(folder / "train.json")
 
 
 def open_run(root: Path, champion: str | None = None, reference: str | None = None, epoch: Epoch | None = None) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from evaluations import trained
 from PIL import Image
 
 from cxr_ops.data import manifest, validation
@@ -27,7 +28,6 @@ from cxr_ops.records.data import Batch, DataRevision
 from cxr_ops.records.evidence import Evaluation
 from cxr_ops.records.explanation import Explanation
 from cxr_ops.records.inputs import Champion, Code, Epoch, Inputs, LedgerState, Reference
-from cxr_ops.records.training import Trained
 from cxr_ops.report import words
 from cxr_ops.stages import evaluate, gate, report, split
 from cxr_ops.stages.explain import RULE, Material, point
@@ -114,19 +114,7 @@ def make_workspace(root: Path, *, champion: bool = True) -> Path:
         *(",".join(map(str, row)) for row in history),
     ]
     write(root / "train/history.csv", "\n".join([*lines, ""]).encode())
-    Trained(
-        package=challenger,
-        best_epoch=2,
-        epochs_run=3,
-        validation_auc=0.7,
-        train_images=40,
-        validation_images=10,
-        patients=30,
-        seed=0,
-        device="cpu",
-        precision="fp32",
-        threads=1,
-    ).write(root / "train/train.json")
+    trained(challenger).write(root / "train/train.json")
 
     roles = ["challenger", "champion", "reference"] if champion else ["challenger"]
     sides, scored = {}, {}

@@ -299,6 +299,11 @@ for line in sys.stdin:
 """
 
 
+def learns(progress: Path) -> bool:
+    """Whether a training has told of a step; before, it tells of what it reads."""
+    return progress.exists() and '"epoch"' in progress.read_text()
+
+
 class Nursery:
     """Processes that train in a workspace, with their checkpoints, progress and words in a folder beside it."""
 
@@ -339,7 +344,7 @@ def test_stopped_on_request_it_ends_with_the_same_bits(
     nursery = Nursery(root, tmp_path)
     child = nursery.start(100.0)
     # Told first at the end of an epoch's steps: the signal comes in the validation or in the second epoch.
-    while not nursery.progress.exists():
+    while not learns(nursery.progress):
         time.sleep(0.01)
     os.kill(child, signal.SIGTERM)
     code = nursery.wait()
@@ -523,7 +528,7 @@ def test_what_happens_to_one_process_happens_to_all(
         mark, word = tmp_path / f"{rank}-progress", tmp_path / f"{rank}-word"
         environ = {**os.environ, "CXR_PROGRESS": str(mark), "CXR_EXIT_FILE": str(word), "PYTHONPATH": str(CODE)}
         stage = subprocess.Popen([sys.executable, "-m", "cxr_ops.stages", "train"], cwd=root, env=environ)
-        while not mark.exists():
+        while not learns(mark):
             time.sleep(0.01)
             assert stage.poll() is None
         next(process for process in carriers(str(mark)) if process.environ().get("RANK") == rank).send_signal(number)

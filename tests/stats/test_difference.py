@@ -90,13 +90,19 @@ def test_the_ends_are_the_extremes_over_the_ellipse(areas, errors, correlation):
         assert end == pytest.approx(sign * found.fun, abs=1e-5)
 
 
+def placements(truth, scores):
+    """For each positive the share of negatives below it, for each negative the share of positives above it."""
+    wins = np.sign(scores[truth == 1][:, None] - scores[truth == 0][None, :]) / 2 + 0.5
+    return wins.mean(1), wins.mean(0)
+
+
 def test_the_covariance_is_delongs_where_patients_have_one_image(simulate):
     """With one image a patient the covariance of two AUCs is that of their placement values."""
     truth, _, a, b = simulate(4, findings=1, prevalence=0.3)
     truth, a, b = truth[:, 0], a[:, 0], b[:, 0]
     ours, theirs = (auc.rank(truth, scores, np.arange(truth.size)) for scores in (a, b))
     spread = difference.Spread.of([_parts(ours, theirs)], 40.0)
-    places = [auc.placements(truth, scores) for scores in (a, b)]
+    places = [placements(truth, scores) for scores in (a, b)]
     positive, negative = (np.cov(np.array([place[kind] for place in places])) for kind in (0, 1))
     expected = positive / (truth == 1).sum() + negative / (truth == 0).sum()
     np.testing.assert_allclose(spread.covariance, expected, rtol=1e-9)
