@@ -57,10 +57,10 @@ def test_run_holds_what_is_needed_to_find_everything_again(published: Home, clie
     decision = open_ledger(published).decision(FIRST)
     assert run.data.params["train.epochs"] == str(PARAMS.train.epochs)
     assert run.data.params["split.salt"] == "cxr-ops-1"
-    assert [run.data.metrics[f"{name}/Mass"] for name in ("auc", "auc_low", "auc_high")] == [0.8, 0.76, 0.84]
+    assert [run.data.metrics[f"{name}/Mass"] for name in ("auc", "auc_low", "auc_high")] == [0.9, 0.896, 0.904]
     assert run.data.metrics["validation_auc/challenger"] == 0.71
     assert "auc/macro" in run.data.metrics
-    assert "auc/Hernia" not in run.data.metrics  # undefined is left out, not 0
+    assert "champion_auc/macro" not in run.data.metrics  # there is no champion
     assert [(m.step, m.value) for m in client.get_metric_history(run.info.run_id, "train_loss")] == [
         (1, 0.5),
         (2, 0.25),
@@ -76,12 +76,12 @@ def test_run_holds_what_is_needed_to_find_everything_again(published: Home, clie
         "cxr.airflow_run_id": "manual__2026-03-01T04:05:06+00:00",
         "cxr.run_commit": decision.decision.run_commit,
         "cxr.data_revision": "d" * 40,
-        "mlflow.source.git.commit": "c" * 40,
+        "mlflow.source.git.commit": decision.decision.code_commit,
         "cxr.decision": decision.digest(),
         "cxr.report": decision.decision.report,
     }.items():
         assert tags[key] == value
-    assert "Every finding is above its floor." in tags["mlflow.note.content"]
+    assert "First release: the macro-AUC and 14 findings lie above the floors" in tags["mlflow.note.content"]
     names = {
         file.path
         for folder in ("", "report", "gate", "explain")

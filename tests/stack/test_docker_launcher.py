@@ -112,7 +112,7 @@ def test_the_dag_reaches_a_verdict_in_containers(home: Home, image: str, tmp_pat
     (folder,) = (home.root / "runs").iterdir()
     result = Result.read(folder / "result.json")
     assert result.verdict in (contract.PROMOTE, contract.REJECT, contract.INSUFFICIENT)
-    assert [entry.kind for entry in open_ledger(home).entries()][:2] == ["look", "decision"]
+    assert [entry.kind for entry in open_ledger(home).entries()][:3] == ["plan", "look", "decision"]
     assert json.loads((folder / "workspace" / contract.IMAGE).read_text()) == {"image": image}
     owners = {path.stat().st_uid for path in (folder / "workspace" / "train").rglob("*")}
     assert owners == {USER if os.getuid() == 0 else os.getuid()}

@@ -23,7 +23,7 @@ from cxr_ops.edges.mlflow import aliases, tracking, versions
 from cxr_ops.edges.store import checkout, runs
 from cxr_ops.errors import DataError, RefusedError
 from cxr_ops.records.base import sha256_bytes, sha256_file
-from cxr_ops.records.evidence import Evaluation
+from cxr_ops.records.evidence import Evaluation, Undefined
 from cxr_ops.records.run import Result
 from cxr_ops.records.verdict import Verdict
 from cxr_ops.stages import publish
@@ -359,3 +359,15 @@ def test_unknown_run_is_said_so(published: Home) -> None:
     """A run that was never opened is a DataError that says what is missing and where."""
     with pytest.raises(DataError, match="is missing"):
         publish.run(published, "never-opened")
+
+
+def test_a_figure_that_is_undefined_is_no_metric(published: Home) -> None:
+    """A finding without an AUC is left out of what MLflow gets, and is not 0 there."""
+    found = publish.read_outputs(published, FIRST).evaluation
+    rows = [
+        row.model_copy(update={"challenger": Undefined(reason="no positive")}) if row.finding == "Hernia" else row
+        for row in found.findings
+    ]
+    told = publish._metrics(found.model_copy(update={"findings": rows}))
+    assert told["auc/Mass"] == 0.9
+    assert not [name for name in told if name.endswith("/Hernia")]
