@@ -1,8 +1,10 @@
 """What earlier versions wrote is read by this one: records, ledger, and a whole installation.
 
-`0.1/` holds files as version 0.1 wrote them (commit 6965aa7). `home.tar.xz` is an installation of that version: a data
-set of one batch, a run that was promoted, one that was rejected and one that was only opened. The packages' weights are
-zeros, so that they pack well; all else is as 0.1 left it, under the folder `/tmp/oldhome`.
+`next/` holds files as this version writes them, from two releases of the demonstration; when it is released the folder
+gets its number, and a new one is made. `0.1/` holds files as version 0.1 wrote them (commit 6965aa7). `home.tar.xz` is
+an installation of that version: a data set of one batch, a run that was promoted, one that was rejected and one that was
+only opened. The packages' weights are zeros, so that they pack well; all else is as 0.1 left it, under the folder
+`/tmp/oldhome`.
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ from cxr_ops.model import package
 from cxr_ops.records.base import Kept, Record, sha256_file
 from cxr_ops.records.data import Batch, Division
 from cxr_ops.records.explanation import Explanation
-from cxr_ops.records.inputs import Inputs
+from cxr_ops.records.inputs import Inputs, RecordedLook
 from cxr_ops.records.run import Opened, Result
 from cxr_ops.records.training import Prepared, Trained
 from cxr_ops.records.verdict import Verdict
@@ -45,6 +47,7 @@ RECORDS: dict[str, type[Record]] = {
     "batch.json": Batch,
     "explain.json": Explanation,
     "inputs.json": Inputs,
+    "look.json": RecordedLook,
     "prepare.json": Prepared,
     "result.json": Result,
     "run.json": Opened,
@@ -56,8 +59,10 @@ FIRST, SECOND = (slug(f"manual__2026-03-0{number}T04:05:06+00:00") for number in
 MADE_AT = "/tmp/oldhome"
 
 
-@pytest.mark.parametrize("name", RECORDS)
-@pytest.mark.parametrize("version", sorted(path.name for path in GOLDEN.iterdir() if (path / "run.json").is_file()))
+@pytest.mark.parametrize(
+    ("version", "name"),
+    [(path.parent.name, path.name) for path in sorted(GOLDEN.glob("*/*.json")) if path.name in RECORDS],
+)
 def test_record_of_each_version_is_read(version: str, name: str) -> None:
     """Each record reads back with every value that the file holds; what it did not say has a default."""
     path = GOLDEN / version / name
@@ -66,10 +71,27 @@ def test_record_of_each_version_is_read(version: str, name: str) -> None:
     assert {key: found[key] for key in said} == said
 
 
+@pytest.mark.parametrize("name", RECORDS)
+def test_record_of_this_version_is_written_as_it_was(name: str) -> None:
+    """What is read from a file of this version and written again has the same bytes: no format changes unseen."""
+    path = GOLDEN / "next" / name
+    assert RECORDS[name].read(path).to_bytes() == path.read_bytes()
+
+
+def test_ledger_of_this_version_is_whole(tmp_path: Path) -> None:
+    """A plan, two looks with their decisions and promotions: the chain verifies, and each entry says its format."""
+    for path in (GOLDEN / "next").glob("0000*.json"):
+        shutil.copy(path, tmp_path)
+    entries = Ledger(Folder(tmp_path)).entries()
+    assert [entry.kind for entry in entries if entry.kind != "look"] == ["plan"] + 2 * ["decision", "promotion"]
+    assert {entry.format for entry in entries} == {2}
+    assert entries[-1].promotion.replaces == next(entry for entry in entries if entry.kind == "promotion").digest()
+
+
 @pytest.mark.parametrize("name", [name for name, kind in RECORDS.items() if issubclass(kind, Kept)])
 def test_record_of_a_later_version_is_refused(tmp_path: Path, name: str) -> None:
     """A format that this version does not know is refused with what to install, and not half understood."""
-    said = json.loads((GOLDEN / "0.1" / name).read_bytes())
+    said = json.loads((GOLDEN / "next" / name).read_bytes())
     (tmp_path / name).write_text(json.dumps({**said, "format": 99}))
     with pytest.raises(DataError, match="format 99, and this version of cxr-ops reads formats up to") as raised:
         RECORDS[name].read(tmp_path / name)
