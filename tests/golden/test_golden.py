@@ -2,8 +2,8 @@
 
 `next/` holds files as this version writes them, from two releases of the demonstration; when it is released the folder
 gets its number, and a new one is made. `0.1/` holds files as version 0.1 wrote them (commit 6965aa7). `home.tar.xz` is
-an installation of that version: a data set of one batch, a run that was promoted, one that was rejected and one that was
-only opened. The packages' weights are zeros, so that they pack well; all else is as 0.1 left it, under the folder
+an installation of that version: a data set of one batch, a run that was promoted, one that was rejected and one that
+was only opened. The packages' weights are zeros, so that they pack well; all else is as 0.1 left it, under the folder
 `/tmp/oldhome`.
 """
 
