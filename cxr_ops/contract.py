@@ -16,8 +16,6 @@ from typing import Final
 
 # Deterministic stages, in the order in which they run. DVC owns them.
 DETERMINISTIC: Final = ("validate", "split", "prepare", "train", "evaluate", "explain", "gate", "report")
-# Stages that wait or have effects. Airflow, or a person, calls them.
-EFFECTS: Final = ("ingest", "open", "publish", "promote")
 STAGES: Final = ("ingest", "open", *DETERMINISTIC, "publish", "promote")
 
 DAG_ID: Final = "cxr_retrain"
@@ -25,7 +23,6 @@ INGEST_DAG_ID: Final = "cxr_ingest"
 # The Asset that ingestion updates and that `cxr_retrain` waits for.
 DATASET_ASSET: Final = "cxr_dataset"
 DATASET_URI: Final = "x-cxr://store/dataset"
-GPU_POOL: Final = "gpu"
 MODEL_NAME: Final = "cxr-densenet121"
 
 # Names in a run's workspace.

@@ -15,6 +15,7 @@ from cxr_ops.plan import ChangePlan
 from cxr_ops.records.data import DataRevision
 from cxr_ops.records.evidence import Estimate, Evaluation, Facts, Paired, Performance
 from cxr_ops.records.inputs import Champion, Code, Epoch, Inputs, LedgerState, Reference
+from cxr_ops.records.run import Opened
 from cxr_ops.records.training import StartingWeights, Trained
 from cxr_ops.stats import evidence
 
@@ -166,3 +167,9 @@ def trained(package: str, best_epoch: int = 2, epochs_run: int = 3) -> Trained:
         precision="fp32",
         threads=1,
     )
+
+
+def opened(run: str, *, code: Code, data: DataRevision, champion: Champion, **known: Any) -> Opened:
+    """What open writes beside a run's workspace."""
+    said = {"opened_at": "2026-03-01T04:05:06+00:00", "no_change": False, "recipe": "e" * 64, "recipe_parts": {}}
+    return Opened(run=run, code=code, data=data, champion=champion, **(said | known))

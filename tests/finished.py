@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from evaluations import FACTS, estimate, performance_of, trained
+from evaluations import FACTS, estimate, opened, performance_of, trained
 
 from cxr_ops import plan as plans
 from cxr_ops.audit.entries import Look
@@ -35,7 +35,6 @@ from cxr_ops.records.base import sha256_bytes, tree_digest
 from cxr_ops.records.data import Batch, DataRevision
 from cxr_ops.records.evidence import Evaluation, FindingEvidence, Subgroup, Support
 from cxr_ops.records.inputs import Champion, Code, Inputs, Reference
-from cxr_ops.records.run import Opened
 from cxr_ops.records.verdict import Reason
 from cxr_ops.stats import rule
 
@@ -192,17 +191,14 @@ def finish(home: Home, packages: dict[str, Path], case: Case, *, tracked: bool =
         epoch = inputs.epoch.number
         look = Look(model=digest, test_digest=TEST_DIGEST, run=case.run, epoch=epoch, batches=("batch-1",))
         open_ledger(home).record_look(look)
-    Opened(
-        run=case.run,
+    opened(
+        case.run,
         airflow_run_id=case.airflow_run_id or AIRFLOW[case.name],
         requested_by=case.requested_by,
-        opened_at="2026-03-01T04:05:06+00:00",
-        no_change=False,
         code=inputs.code,
         data=inputs.data,
         champion=case.champion,
         recipe=sha256_bytes(case.package.encode()),
-        recipe_parts={},
     ).write(home.run(case.run) / "run.json")
     if tracked:
         _track(home, root, case.run)

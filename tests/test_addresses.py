@@ -18,8 +18,8 @@ ODD = "a%2Fb #?$c:d~é"
     [
         ("/srv/cxr", "/srv/cxr"),
         ("/srv/cxr/", "/srv/cxr"),
-        ("../store", "/work/store"),
-        ("./gs:/bucket", "/work/project/gs:/bucket"),
+        ("../store", "/home/lee/code/store"),
+        ("./gs:/bucket", "/home/lee/code/project/gs:/bucket"),
         ("/srv/with space", "/srv/with space"),
         (f"/srv/{ODD}", f"/srv/{ODD}"),
         ("~/store", "/home/lee/store"),
@@ -34,7 +34,7 @@ ODD = "a%2Fb #?$c:d~é"
 def test_store_is_understood(text: str, found: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A folder becomes absolute, whichever way it is written, and a bucket's address has one spelling."""
     monkeypatch.setenv("HOME", "/home/lee")
-    assert str(addresses.store(text, "CXR_DVC_REMOTE", Path("/work/project"))) == found
+    assert str(addresses.store(text, "CXR_DVC_REMOTE", Path("/home/lee/code/project"))) == found
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,7 @@ def test_store_is_understood(text: str, found: str, monkeypatch: pytest.MonkeyPa
 def test_what_nobody_understands_is_refused(text: str, why: str) -> None:
     """An address of another kind, or half of one, is refused before a folder is made of it, with what to write."""
     with pytest.raises(SettingsError, match=why) as caught:
-        addresses.store(text, "CXR_DVC_REMOTE", Path("/work/project"))
+        addresses.store(text, "CXR_DVC_REMOTE", Path("/home/lee/code/project"))
     assert caught.value.fix
 
 
@@ -108,13 +108,13 @@ def test_servers_address_is_kept() -> None:
     [
         ("http://host:5000/", "http://host:5000"),
         ("sqlite:////srv/m.db", "sqlite:////srv/m.db"),
-        ("sqlite:///m.db", "sqlite:////work/m.db"),
+        ("sqlite:///m.db", "sqlite:////home/lee/m.db"),
         ("postgresql+psycopg2://u:p@host/db?x=1", "postgresql+psycopg2://u:p@host/db?x=1"),
     ],
 )
 def test_mlflows_address_is_understood(text: str, found: str) -> None:
     """A server, a database server and an SQLite file; a relative file starts from the project and not from anywhere."""
-    assert addresses.tracking(text, "MLFLOW_TRACKING_URI", Path("/work")) == found
+    assert addresses.tracking(text, "MLFLOW_TRACKING_URI", Path("/home/lee")) == found
 
 
 @pytest.mark.parametrize(
@@ -123,7 +123,7 @@ def test_mlflows_address_is_understood(text: str, found: str) -> None:
 def test_mlflow_elsewhere_is_refused(text: str) -> None:
     """What MLflow would refuse later, or keep in memory, is refused at once."""
     with pytest.raises(SettingsError, match="MLFLOW_TRACKING_URI"):
-        addresses.tracking(text, "MLFLOW_TRACKING_URI", Path("/work"))
+        addresses.tracking(text, "MLFLOW_TRACKING_URI", Path("/home/lee"))
 
 
 @pytest.mark.parametrize("driver", [True, False])

@@ -14,7 +14,7 @@ from cxr_ops.audit.entries import Decision
 from cxr_ops.contract import INPUTS
 from cxr_ops.records.base import sha256_file
 from cxr_ops.records.evidence import Evaluation
-from cxr_ops.records.inputs import Champion, Inputs, Reference
+from cxr_ops.records.inputs import Inputs, Reference
 from cxr_ops.records.training import Trained
 from cxr_ops.records.verdict import Verdict
 
@@ -84,13 +84,20 @@ def misfits(made: Made) -> list[str]:
     return [sentence for sentence, said, found in table if said != found]
 
 
-def opened_misfits(inputs: Inputs, champion: Champion, reference: Reference | None) -> list[str]:
-    """The same of the folders that `open` filled: `champion/champion.json` and `reference/reference.json`."""
+def misnamed_models(inputs: Inputs, *, champion: object, reference: object) -> list[str]:
+    """Which of the folders that `open` filled name another model than `inputs.json`: `champion`, `reference`.
+
+    Args:
+        inputs: what the run was opened with.
+        champion: what `champion/champion.json` holds, as parsed JSON.
+        reference: what `reference/reference.json` holds; every key is null where there is no reference.
+    """
+    none = dict.fromkeys(Reference.model_fields)
     table = (
-        ("champion.json names another champion than inputs.json", champion, inputs.champion),
-        ("reference.json names another reference than inputs.json", reference, inputs.reference),
+        ("champion", champion, inputs.champion.model_dump()),
+        ("reference", reference, inputs.reference.model_dump() if inputs.reference else none),
     )
-    return [sentence for sentence, said, found in table if said != found]
+    return [role for role, said, found in table if said != found]
 
 
 def changed_since(decision: Decision, made: Made, *, verdict_sha256: str, report_sha256: str) -> Iterator[str]:

@@ -20,7 +20,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +29,7 @@ from pydantic import ValidationError
 
 from cxr_ops import contract
 from cxr_ops import plan as plans
+from cxr_ops.audit.fit import misnamed_models
 from cxr_ops.audit.package import patient_key
 from cxr_ops.data import manifest, splits
 from cxr_ops.data.checking import isolate
@@ -41,7 +42,7 @@ from cxr_ops.plan import PerformanceEvaluation
 from cxr_ops.records.base import canonical_json, write_atomic
 from cxr_ops.records.data import Division
 from cxr_ops.records.evidence import Estimate, Evaluation, Evidence, Facts, Figure
-from cxr_ops.records.inputs import Epoch, Inputs, RecordedLook, Reference
+from cxr_ops.records.inputs import Epoch, Inputs, RecordedLook
 from cxr_ops.records.training import StartingWeights, Trained
 from cxr_ops.stats import auc, checks, evidence
 from cxr_ops.stats.codes import Code
@@ -165,11 +166,7 @@ def _load(root: Path, inputs: Inputs) -> dict[str, LoadedModel]:
     trained = Trained.read(root / "train" / "train.json")
     models = {CHALLENGER: package.load(root / "train" / contract.PACKAGE, trained.package)}
     champion, reference = inputs.champion.package, inputs.reference
-    _check_record(root / CHAMPION / "champion.json", inputs.champion.model_dump())
-    _check_record(
-        root / REFERENCE / "reference.json",
-        reference.model_dump() if reference else dict.fromkeys(Reference.model_fields),
-    )
+    _check_opened(root, inputs)
     if champion is not None:
         models[CHAMPION] = package.load(root / CHAMPION / contract.PACKAGE, champion)
     if reference is not None and reference.package != champion:
@@ -192,20 +189,25 @@ def _check_network(root: Path) -> None:
         )
 
 
-def _check_record(path: Path, expected: Mapping[str, Any]) -> None:
-    """The folder that `open` filled must be of the run that `inputs.json` is of."""
+def _check_opened(root: Path, inputs: Inputs) -> None:
+    """The folders that `open` filled must be of the run that `inputs.json` is of."""
+    paths = {role: root / role / f"{role}.json" for role in (CHAMPION, REFERENCE)}
+    for role in misnamed_models(inputs, **{role: _parsed(path) for role, path in paths.items()}):
+        raise DataError(
+            f"{role}.json names another {role} than inputs.json",
+            where=paths[role],
+            fix="open the run again: cxr-ops open",
+        )
+
+
+def _parsed(path: Path) -> object:
     try:
-        found = json.loads(path.read_bytes())
+        found: object = json.loads(path.read_bytes())
     except FileNotFoundError as error:
         raise DataError(f"{path.name} is missing", where=path, fix="cxr-ops open") from error
     except ValueError as error:
         raise DataError(f"{path.name} is not JSON: {error}", where=path, fix="cxr-ops open") from error
-    if found != expected:
-        raise DataError(
-            f"{path.name} names another {path.stem} than inputs.json",
-            where=path,
-            fix="open the run again: cxr-ops open",
-        )
+    return found
 
 
 # ------------------------------------------------------------------------------------------------- scores

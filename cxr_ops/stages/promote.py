@@ -27,7 +27,7 @@ from cxr_ops.edges.ledger import Ledger, open_ledger
 from cxr_ops.edges.mlflow import aliases, versions
 from cxr_ops.edges.store import runs, snapshots
 from cxr_ops.errors import RefusedError
-from cxr_ops.stages.publish import check_honest, finish, read_outputs
+from cxr_ops.stages.publish import check_not_edited, finish, read_outputs
 
 
 def run(home: Home, run: str, approvals: Sequence[str | Mapping[str, str]] = ()) -> dict[str, Any]:
@@ -79,7 +79,7 @@ def _promote(home: Home, run: str, ledger: Ledger, entries: list[Entry], approva
     now = ledger.entries()
     signed = rules.signed(now, entry)
     rules.check_agreed(now, entry, plan, signed)
-    check_honest(home, run, outputs, plan, entries)
+    check_not_edited(home, run, outputs, plan, entries)
     _check_reviewed(home, plan, decision)
     _check_stored(home, run, decision)
 

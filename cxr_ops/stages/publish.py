@@ -115,7 +115,7 @@ def run(home: Home, run: str) -> dict[str, Any]:
     plan = plans.load_bound(outputs.root, outputs.inputs.plan.path, outputs.inputs.plan)
     withheld = _withholds(plan, outputs.inputs.epoch.number, entries)
     if decision is None:
-        check_honest(home, run, outputs, plan, entries)
+        check_not_edited(home, run, outputs, plan, entries)
         live.replay(home, run)
     limits = strictest([plan.limits, epoch_limits(entries, outputs.inputs.epoch.number)])
     if decision is None or (limits is not None and limits.disclosure == "verdict" and not withheld):
@@ -195,7 +195,7 @@ def check_unchanged(outputs: Outputs, decision: Decision) -> None:
         )
 
 
-def check_honest(home: Home, run: str, outputs: Outputs, plan: plans.ChangePlan, entries: list[Entry]) -> None:
+def check_not_edited(home: Home, run: str, outputs: Outputs, plan: plans.ChangePlan, entries: list[Entry]) -> None:
     """See that nothing was edited between the stages: not a file, the code, the settings, the evidence or the verdict.
 
     Raises:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from evaluations import opened
 from finished import AIRFLOW, RUN
 
 from cxr_ops.audit.entries import Decision
@@ -14,7 +15,6 @@ from cxr_ops.edges.pipeline import record_no_change
 from cxr_ops.errors import DataError
 from cxr_ops.records.data import DataRevision
 from cxr_ops.records.inputs import Champion, Code
-from cxr_ops.records.run import Opened
 
 FIRST, SECOND = RUN["first"], RUN["second"]
 
@@ -71,18 +71,14 @@ def test_run_without_a_change_leads_to_the_run_that_made_the_champion(champion: 
     champion_then = Champion(
         package=entry.promotion.package, version="1", entry=entry.digest(), recipe=entry.promotion.recipe
     )
-    opened = Opened(
-        run=RUN["third"],
+    opened(
+        RUN["third"],
         airflow_run_id=AIRFLOW["third"],
-        opened_at="2026-03-03T04:05:06+00:00",
         no_change=True,
         code=Code(commit="c" * 40, dirty=False),
         data=DataRevision(revision="d" * 40, batches={}),
         champion=champion_then,
-        recipe="e" * 64,
-        recipe_parts={},
-    )
-    opened.write(champion.run(RUN["third"]) / "run.json")
+    ).write(champion.run(RUN["third"]) / "run.json")
     record_no_change(champion, RUN["third"])
     found = trace(champion, RUN["third"])
     assert found == trace(champion, AIRFLOW["third"])

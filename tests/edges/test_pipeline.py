@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from evaluations import opened
 from projects import make_home, make_project
 
 from cxr_ops import plan as plans
@@ -17,7 +18,7 @@ from cxr_ops.errors import DataError, RefusedError
 from cxr_ops.records.base import tree_digest
 from cxr_ops.records.data import DataRevision, Division
 from cxr_ops.records.inputs import Champion, Code, Epoch, Inputs, RecordedLook, Reference
-from cxr_ops.records.run import Opened, Result
+from cxr_ops.records.run import Result
 
 RUN = "run-1"
 STAGES = """
@@ -69,16 +70,12 @@ def home(tmp_path: Path) -> Home:
 def crown(home: Home, package: str | None) -> None:
     champion = Champion(package=package, version="3")
     champion.write(home.workspace(RUN) / "champion" / "champion.json")
-    Opened(
-        run=RUN,
+    opened(
+        RUN,
         airflow_run_id="manual__1",
-        opened_at="2026-03-01T04:05:06+00:00",
-        no_change=False,
         code=Code(commit="e" * 40, dirty=False),
         data=DataRevision(revision="d" * 40, batches={}),
         champion=champion,
-        recipe="r" * 64,
-        recipe_parts={},
     ).write(home.run(RUN) / "run.json")
     Inputs(
         code=Code(commit="e" * 40, dirty=False),

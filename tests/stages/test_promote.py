@@ -131,7 +131,7 @@ def test_reference_rises_to_what_beat_it_and_never_falls(
     """Only macro superiority under a plan that says so makes the new champion the reference."""
     old = open_ledger(champion).champion().promotion.package
     run = redecide(champion, packages, against_champion(champion, superior=superior), raise_on_superiority=raises)
-    for name in ("_check_stored", "_check_reviewed", "check_honest", "finish"):
+    for name in ("_check_stored", "_check_reviewed", "check_not_edited", "finish"):
         monkeypatch.setattr(promote, name, lambda *_: None)
     monkeypatch.setattr(aliases, "reconcile", lambda _: False)
     promote.run(champion, run)
@@ -145,7 +145,7 @@ def test_plan_that_asks_for_nobody_is_no_way_around_one_that_asks(
 ) -> None:
     """After a release that two people agreed to, a run under another plan needs two people as well."""
     strict = redecide(champion, packages, against_champion(champion, plan="pccp.yaml", approvals=2))
-    for name in ("_check_stored", "_check_reviewed", "check_honest", "finish"):
+    for name in ("_check_stored", "_check_reviewed", "check_not_edited", "finish"):
         monkeypatch.setattr(promote, name, lambda *_: None)
     monkeypatch.setattr(aliases, "reconcile", lambda _: False)
     promote.run(champion, strict, ["dr_lee", "dr_ito"])

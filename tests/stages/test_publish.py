@@ -251,7 +251,7 @@ def test_test_set_is_withheld_while_its_epoch_is_open(
     published: Home, packages: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Under disclosure `verdict` people who tune get verdict, validation and sentences; when the epoch ends, all."""
-    monkeypatch.setattr(publish, "check_honest", lambda *_: None)  # the hold is only claimed
+    monkeypatch.setattr(publish, "check_not_edited", lambda *_: None)  # the hold is only claimed
     case = Case(name="third", package="b", plan="pccp.yaml", verdict="PROMOTE", holds=("HARM_SIGNAL",), approvals=2)
     run = finish(published, packages, case)
     answer = publish.run(published, run)
