@@ -40,7 +40,7 @@ def misjudged(verdict: Verdict, evaluation: Evaluation, inputs: Inputs, plan: Ch
 
 
 def _core(verdict: Verdict) -> dict[str, Any]:
-    """What a verdict decides; figures are rounded as far as two machines agree on them."""
+    """What a verdict decides. Estimates and bounds are left out: the checks say what follows from them."""
     return {
         "the verdict": verdict.verdict,
         "what the evidence says": verdict.evidence_says,

@@ -199,7 +199,7 @@ def check_not_edited(home: Home, run: str, outputs: Outputs, plan: plans.ChangeP
     """See that nothing was edited between the stages: not a file, the code, the settings, the evidence or the verdict.
 
     Raises:
-        RefusedError: something was; what it is is said.
+        RefusedError: something was; it is named.
     """
     root = outputs.root
     if changed := dvc.changed_since_lock(root):
