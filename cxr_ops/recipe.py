@@ -33,6 +33,7 @@ OWN: Final = frozenset(
         "labels.py",
         "data/cache.py",
         "data/checking/decode.py",
+        "data/checking/grey.py",
         "data/checking/jpeg.py",
         "data/contrast.py",
         "data/manifest.py",

@@ -18,6 +18,8 @@ MODULES: Final[dict[Extra, tuple[str, ...]]] = {
         "cv2",
         "PIL",
         "psutil",
+        "pydicom",
+        "gdcm",
         "safetensors",
         "sklearn",
         "torch",

@@ -27,6 +27,7 @@ IDENTITY: Final = ("image_id", "patient_id", "sha256", "source", "batch", "view"
 COLUMNS: Final = (*IDENTITY, *FINDINGS)
 BOX_COLUMNS: Final = ("image_id", "finding", "x", "y", "w", "h")
 PIXEL_COLUMNS: Final = ("image_id", "pixels_sha256")
+ORIGIN_COLUMNS: Final = ("image_id", "origin_sha256", "coding")
 # A name that is safe as a file, a member of a tar and a word in a message.
 IMAGE_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}\.(?:png|jpe?g)")
 

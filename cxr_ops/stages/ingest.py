@@ -14,7 +14,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Final, Literal
 
@@ -24,7 +24,7 @@ from cxr_ops.data import manifest, shards, validation
 from cxr_ops.data.checking import batch as building
 from cxr_ops.data.checking.batch import Checked
 from cxr_ops.data.sources import registry
-from cxr_ops.data.sources.source import Problem
+from cxr_ops.data.sources.source import Options, Problem, Source
 from cxr_ops.edges.home import Home
 from cxr_ops.edges.locks import Lock
 from cxr_ops.edges.store import batches
@@ -81,6 +81,7 @@ def run(
     batch: str,
     home: Home,
     on_bad: Literal["refuse", "quarantine"] = "refuse",
+    options: Options | None = None,
     progress: Callable[[int, int], None] | None = None,
     free_bytes: Callable[[Path], int] = lambda path: shutil.disk_usage(path).free,
 ) -> IngestResult:
@@ -92,11 +93,12 @@ def run(
         batch: name of the batch: lower-case letters, digits and hyphens.
         home: the installation.
         on_bad: `refuse` adds nothing when anything is wrong; `quarantine` leaves out the rows that are wrong.
+        options: what else is asked of the source.
         progress: called with the images decoded so far and their number.
         free_bytes: gives the free room of the disk that holds a path.
 
     Raises:
-        SettingsError: the batch's name is not one, or there is no such source.
+        SettingsError: the batch's name is not one, there is no such source, or it takes no such option.
         DataError: the folder is missing or empty, something in it is wrong, the data set has a batch of this name with
             other content, or generated and real patients would mix.
         BusyError: another ingestion is going on.
@@ -108,17 +110,19 @@ def run(
             f"{batch!r} is not a batch name: up to 63 lower-case letters, digits and hyphens", fix=f"--batch {legal}"
         )
     source = registry.find(kind)
+    options = options or Options()
+    _refuse_options(source, options)
     quarantine = home.quarantine / batch
     with _storage_errors(home.root), _alone(home) as aside, _refusal_kept(quarantine):
         held = batches.batch_files(home, names=_FILES)
-        listing = source.read(folder)
+        listing = source.read(folder, options)
         _refuse_mixing(listing.source, kind, folder, batch, held, home)
         barred = {
             patient: f"the patient was tested in the batch {name!r}, which was taken out: a batch of that name may "
             "bring the patient back, and no other, or the test would be forgotten"
             for patient, name in remove.tested_and_gone(home, but=batch).items()
         }
-        checked = building.check(listing, batch, held, barred=barred, progress=progress)
+        checked = building.check(listing, batch, held, aside=aside / "converted", barred=barred, progress=progress)
         listed = _list_problems(quarantine, checked.problems) if checked.problems else None
         if checked.problems and (on_bad == "refuse" or checked.frame.empty):
             raise _refusal(checked, folder, listed)
@@ -132,6 +136,18 @@ def run(
         shutil.rmtree(quarantine, ignore_errors=True)  # an earlier attempt's list would contradict this success
     (quarantine / REFUSAL).unlink(missing_ok=True)
     return _result(checked, record.name, revision, listed, already=False)
+
+
+def _refuse_options(source: Source, options: Options) -> None:
+    """See that what is asked means something to the source.
+
+    Raises:
+        SettingsError: it does not.
+    """
+    for one in fields(options):
+        if getattr(options, one.name) != one.default and one.name not in source.takes:
+            flag = "--" + one.name.replace("_", "-")
+            raise SettingsError(f"{flag} means nothing to the source {source.kind!r}", fix=f"leave {flag} away")
 
 
 def refused_batches(home: Home) -> list[str]:

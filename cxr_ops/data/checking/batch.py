@@ -7,7 +7,7 @@ gets one reason.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Final
 
@@ -15,7 +15,7 @@ import pandas as pd
 
 from cxr_ops import contract
 from cxr_ops.data import manifest, shards
-from cxr_ops.data.checking import decode, duplicates, isolate
+from cxr_ops.data.checking import convert, decode, duplicates, isolate
 from cxr_ops.data.sources.source import Box, Listing, Problem, Row, one_each
 from cxr_ops.errors import DataError
 from cxr_ops.labels import FINDINGS
@@ -35,7 +35,8 @@ class Checked:
         frame: manifest rows that are good, with `line` of the source's table, in the canonical order.
         boxes: boxes of those rows.
         pixels: `image_id` and the digest of the pixels.
-        paths: the file of each image.
+        origins: `image_id`, SHA-256 of the source's own file and how that was coded, of pictures that were converted.
+        paths: the file of each image, as it is stored.
         problems: everything that is wrong with the rest, one for each row or file.
         notes: what was read in another way than it stands.
         total: rows of the source's table.
@@ -47,6 +48,7 @@ class Checked:
     frame: pd.DataFrame
     boxes: pd.DataFrame
     pixels: pd.DataFrame
+    origins: pd.DataFrame
     paths: dict[str, Path]
     problems: list[Problem]
     notes: tuple[str, ...]
@@ -59,6 +61,7 @@ def check(
     batch: str,
     held: dict[str, Path] | None = None,
     *,
+    aside: Path | None = None,
     barred: Mapping[str, str] | None = None,
     processes: int | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -69,6 +72,8 @@ def check(
         listing: what a source read.
         batch: the batch's name.
         held: for each batch of the data set, a folder with its `manifest.csv` and `pixels.csv`.
+        aside: a folder for pictures that are stored otherwise than they come, which `build` reads; it may be absent
+            where the listing has none.
         barred: patients who may not enter, with the reason.
         processes: how many decode; by default one a processor.
         progress: called with the images decoded so far and their number.
@@ -77,15 +82,21 @@ def check(
         DataError: a batch of the data set cannot be read.
     """
     inspected: dict[str, decode.Inspected] = {}
+    origins: dict[str, convert.Origin] = {}
+    stored: dict[str, Path] = {}
 
     def problem(row: Row, what: str) -> Problem:
         return Problem(what, listing.table, row.line, row.image_id)
 
     problems = list(listing.problems)
-    outcomes = isolate.each(decode.inspect, [row.path for row in listing.rows], processes=processes)
+    jobs = [convert.job(row, aside) for row in listing.rows]
+    outcomes = isolate.each(convert.inspect, jobs, processes=processes)
     for done, (row, outcome) in enumerate(zip(listing.rows, outcomes, strict=True), start=1):
-        if isinstance(outcome, decode.Inspected):
-            inspected[row.image_id] = outcome
+        if isinstance(outcome, convert.Taken):
+            inspected[row.image_id] = outcome.picture
+            stored[row.image_id] = outcome.path
+            if outcome.origin:
+                origins[row.image_id] = outcome.origin
         else:
             problems.append(
                 problem(row, outcome if isinstance(outcome, str) else "decoding it ends the process that tries")
@@ -118,12 +129,16 @@ def check(
             [(row.image_id, inspected[row.image_id].pixels_sha256) for row in good],
             columns=list(manifest.PIXEL_COLUMNS),
         ),
-        paths={row.image_id: row.path for row in good},
+        origins=pd.DataFrame(
+            [(row.image_id, *astuple(origins[row.image_id])) for row in good if row.image_id in origins],
+            columns=list(manifest.ORIGIN_COLUMNS),
+        ),
+        paths={row.image_id: stored[row.image_id] for row in good},
         problems=sorted(
             one_each([*problems, *refused]),
             key=lambda item: (item.file != listing.table, item.file, item.line or 0, item.what),
         ),
-        notes=(*listing.notes, *notes),
+        notes=(*listing.notes, *convert.notes(origins.values()), *notes),
         total=listing.total,
         boxes_left_out=sum(item.file == listing.boxes_from for item in listing.problems) + left_out,
     )
@@ -159,8 +174,9 @@ def build(out: Path, checked: Checked) -> Batch:
 
 
 def tables_of(checked: Checked) -> dict[str, bytes]:
-    """The bytes of a batch's tables, by file name."""
-    return {
+    """The bytes of a batch's tables, by file name; one of origins only where a picture was converted."""
+    converted = {"origins.csv": manifest.to_csv(checked.origins, manifest.ORIGIN_COLUMNS)}
+    return (converted if len(checked.origins) else {}) | {
         "manifest.csv": manifest.to_csv(checked.frame, manifest.COLUMNS),
         "boxes.csv": manifest.to_csv(checked.boxes, manifest.BOX_COLUMNS),
         "pixels.csv": manifest.to_csv(checked.pixels, manifest.PIXEL_COLUMNS),

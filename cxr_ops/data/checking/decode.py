@@ -7,8 +7,8 @@ parts that hold the picture and no others: text, colour profiles and metadata, w
 parsers.
 
 Stored sample values are taken as they stand, whatever gamma or profile is declared, as all published work on the NIH's
-files takes them. What has no one grey value (colours, transparency, 16 bits, of which nothing says how many are used)
-is refused.
+files takes them. A PNG of 16 bits is read where it says which samples are black and white: see `grey`. What has no one
+grey value (colours, transparency, 16 bits without such a window) is refused.
 """
 
 from __future__ import annotations
@@ -18,15 +18,17 @@ import os
 import stat
 import struct
 import zlib
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
-from cxr_ops.data.checking import jpeg
+from cxr_ops.data.checking import grey, jpeg
 from cxr_ops.errors import DataError
 
 Pixels = npt.NDArray[np.uint8]
@@ -56,18 +58,29 @@ _OTHER_FORMATS: Final = (
 
 @dataclass(frozen=True)
 class Header:
-    """What a file says of its picture: `width` and `height` in pixels, and how a pixel is stored."""
+    """What a file says of its picture.
+
+    Attributes:
+        width: in pixels.
+        height: in pixels.
+        colour: how a pixel is stored, in words.
+        depth: bits a value, 8 or 16.
+        window: of 16 bits, the samples that are black and white.
+    """
 
     width: int
     height: int
     colour: str
+    depth: int = 8
+    window: tuple[float, float] | None = None
 
 
-def read_header(data: bytes) -> Header:
+def read_header(data: bytes, *, wide: bool = False) -> Header:
     """Check a PNG or JPEG file from end to end without decoding it.
 
     Args:
         data: the whole file.
+        wide: read 16 bits of grey also where the file does not say what they mean.
 
     Raises:
         DataError: it is neither, is cut short or altered, has bytes after its end, is too large, or has no one grey
@@ -75,7 +88,10 @@ def read_header(data: bytes) -> Header:
 
     Source: Portable Network Graphics specification, third edition, section 5; for JPEG see `jpeg`.
     """
-    return _check(data)[0]
+    header, _ = _check(data)
+    if not wide:
+        _check_depth(header)
+    return header
 
 
 def decode_grey(data: bytes) -> Pixels:
@@ -85,29 +101,43 @@ def decode_grey(data: bytes) -> Pixels:
         data: the whole file.
 
     Returns:
-        The stored grey values, uint8, height x width, 0 (black) to 255. Three equal colour channels and an opaque alpha
-        channel count as grey.
+        The stored grey values, uint8, height x width, 0 (black) to 255; of 16 bits, those that the file's window gives.
+        Three equal colour channels and an opaque alpha channel count as grey.
 
     Raises:
         DataError: as `read_header`; the picture's data do not decode, or it has colours or transparency.
     """
     header, picture = _check(data)
-    try:
-        pixels = cv2.imdecode(np.frombuffer(picture, np.uint8), cv2.IMREAD_UNCHANGED)
-    except cv2.error as error:
-        raise DataError("the picture's data do not decode") from error
-    if pixels is None:
-        raise DataError("the picture's data do not decode")
-    if pixels.dtype != np.uint8 or pixels.shape[:2] != (header.height, header.width):
-        raise DataError("the picture that was decoded is not the one that the header declares")
+    _check_depth(header)
+    pixels = _decode(header, picture)
+    if header.window:
+        return grey.to_8_bits(np.asarray(pixels, dtype=np.uint16), *header.window)
     if pixels.ndim == 2:
         return np.ascontiguousarray(pixels, dtype=np.uint8)
     if pixels.shape[2] == 4 and int(pixels[..., 3].min()) != 255:
         raise DataError(f"the picture ({header.colour}) is transparent in places: what lies behind is not declared")
-    grey = np.ascontiguousarray(pixels[..., 0], dtype=np.uint8)
-    if not (np.array_equal(grey, pixels[..., 1]) and np.array_equal(grey, pixels[..., 2])):
+    first = np.ascontiguousarray(pixels[..., 0], dtype=np.uint8)
+    if not (np.array_equal(first, pixels[..., 1]) and np.array_equal(first, pixels[..., 2])):
         raise DataError(f"the picture ({header.colour}) has colours: a radiograph has grey values only")
-    return grey
+    return first
+
+
+def decode_wide(data: bytes) -> npt.NDArray[np.uint16]:
+    """Decode a grey PNG of 16 bits to its samples, whatever they mean.
+
+    Args:
+        data: the whole file.
+
+    Returns:
+        The stored samples, uint16, height x width.
+
+    Raises:
+        DataError: as `read_header`; it is another picture.
+    """
+    header, picture = _check(data)
+    if header.depth != 16 or header.colour != "grey":
+        raise DataError(f"the picture ({header.colour}, {header.depth} bits) is not a PNG of 16 bits of grey")
+    return np.ascontiguousarray(_decode(header, picture), dtype=np.uint16)
 
 
 @dataclass(frozen=True)
@@ -126,13 +156,22 @@ def inspect(path: Path) -> Inspected | str:
     Two files with the same pixels in another encoding have the same `pixels_sha256`. A link is not followed.
     """
     try:
-        data = _read_file(path)
+        data = read_file(path)
         _refuse_other_name(path, data)
-        pixels = decode_grey(data)
+        return inspected(data)
     except OSError as error:
         return f"the file cannot be read: {error.strerror or error}"
     except DataError as error:
         return error.what
+
+
+def inspected(data: bytes) -> Inspected:
+    """Decode a picture, and say what it is.
+
+    Raises:
+        DataError: as `decode_grey`.
+    """
+    pixels = decode_grey(data)
     height, width = pixels.shape
     content = hashlib.sha256(f"{width} x {height}\n".encode())
     content.update(pixels.data)
@@ -147,11 +186,29 @@ def _refuse_other_name(path: Path, data: bytes) -> None:
         raise DataError(f"the file is a {kind} picture, and its name says {says}: rename the file and its row")
 
 
-def _read_file(path: Path) -> bytes:
+def read_file(path: Path) -> bytes:
+    """The bytes of a file, without following a link, and no more than one byte beyond `MAX_BYTES`.
+
+    Raises:
+        DataError: it is a folder, a pipe or a device.
+        OSError: it cannot be read, or is a link.
+    """
+    with opened(path) as file:
+        return file.read(MAX_BYTES + 1)
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[BinaryIO]:
+    """Open a file, without following a link or waiting for a pipe.
+
+    Raises:
+        DataError: it is a folder, a pipe or a device.
+        OSError: it cannot be read, or is a link.
+    """
     with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NOFOLLOW | os.O_NONBLOCK)) as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             raise DataError("it is not a file")
-        return file.read(MAX_BYTES + 1)
+        yield file
 
 
 def to_square(pixels: Pixels, size: int) -> Pixels:
@@ -181,13 +238,26 @@ def to_square(pixels: Pixels, size: int) -> Pixels:
     return np.asarray(cv2.resize(pixels, (size, size), interpolation=how), dtype=np.uint8)
 
 
+def _decode(header: Header, picture: bytes) -> npt.NDArray[np.uint8] | npt.NDArray[np.uint16]:
+    try:
+        pixels = cv2.imdecode(np.frombuffer(picture, np.uint8), cv2.IMREAD_UNCHANGED)
+    except cv2.error as error:
+        raise DataError("the picture's data do not decode") from error
+    if pixels is None:
+        raise DataError("the picture's data do not decode")
+    depth = np.uint16 if header.depth == 16 else np.uint8
+    if pixels.dtype != depth or pixels.shape[:2] != (header.height, header.width):
+        raise DataError("the picture that was decoded is not the one that the header declares")
+    return np.asarray(pixels)
+
+
 def _check(data: bytes) -> tuple[Header, bytes]:
     """The header, and the file with only the parts that hold the picture."""
     if len(data) > MAX_BYTES:
         raise DataError(f"the file has {len(data):,} bytes; more than {MAX_BYTES:,} is no radiograph")
     if data.startswith(jpeg.SIGNATURE):
         found = jpeg.check(data)
-        _check_size("JPEG", found.width, found.height)
+        check_size("JPEG", found.width, found.height)
         return Header(found.width, found.height, found.colour), found.picture
     if not data.startswith(_SIGNATURE):
         raise DataError(_no_picture(data))
@@ -202,6 +272,8 @@ def _check(data: bytes) -> tuple[Header, bytes]:
             raise DataError(_REFUSED[kind])
         elif kind not in _PICTURE and not kind[0] & 0x20:  # a capital first letter says: not to be skipped
             raise DataError(f"the PNG has a part of an unknown kind at byte {position:,}")
+        if kind == grey.CHUNK:
+            header = replace(header, window=grey.read_window(bytes(part[8:-4])))
         if kind in _PICTURE:
             pieces.append(part)
         seen.add(kind)
@@ -231,15 +303,29 @@ def _read_ihdr(kind: bytes, body: bytes) -> Header:
     if kind != b"IHDR" or len(body) != 13:
         raise DataError("the PNG does not begin with its header")
     width, height, depth, colour = struct.unpack_from(">IIBB", body)
-    _check_size("PNG", width, height)
+    check_size("PNG", width, height)
     if colour not in _COLOURS:
         raise DataError(f"the PNG stores pixels in a way ({colour}) that does not exist")
-    if depth != 8:
-        raise DataError(f"the PNG has {depth} bits a value, and nothing says how they map to grey: export it with 8")
-    return Header(width, height, _COLOURS[colour])
+    return Header(width, height, _COLOURS[colour], depth)
 
 
-def _check_size(kind: str, width: int, height: int) -> None:
+def _check_depth(header: Header) -> None:
+    wide = header.depth == 16 and header.colour == "grey"
+    if header.window and not wide:
+        raise DataError(f"the PNG ({header.colour}, {header.depth} bits) has a window, which is for 16 bits of grey")
+    if header.depth != 8 and not header.window:
+        ways = " (or ingest it by a source whose table says it, as padchest's does)" if wide else ""
+        raise DataError(
+            f"the PNG has {header.depth} bits a value, and nothing says how they map to grey: export it with 8{ways}"
+        )
+
+
+def check_size(kind: str, width: int, height: int) -> None:
+    """See that a picture has pixels, and not too many.
+
+    Raises:
+        DataError: it has none, or more than `MAX_PIXELS`.
+    """
     if width == 0 or height == 0 or width * height > MAX_PIXELS:
         raise DataError(f"the {kind} says that it is {width} x {height} pixels; 1 to {MAX_PIXELS:,} pixels are read")
 

@@ -25,7 +25,7 @@ from typing import Final
 
 from cxr_ops.data import tables
 from cxr_ops.data.manifest import IMAGE_ID
-from cxr_ops.data.sources.source import Box, Listing, Problem, Row, Source, one_each
+from cxr_ops.data.sources.source import Box, Listing, Options, Problem, Row, Source, one_each
 from cxr_ops.data.tables import FOLLOW_UP, IMAGE, LABELS, PATIENT
 from cxr_ops.errors import DataError, StorageError
 from cxr_ops.labels import BOX_NAMES, FINDINGS, SEXES, VIEWS, UnknownLabelError, nearest, parse_labels
@@ -54,7 +54,7 @@ _WHOLE: Final = re.compile(r"[0-9]{1,6}")
 _NOT_IMAGES: Final = ("Thumbs.db", "desktop.ini")  # what file browsers leave behind, besides names with a leading dot
 
 
-def read_folder(folder: Path) -> Listing:
+def read_folder(folder: Path, options: Options | None = None) -> Listing:  # noqa: ARG001 # none means anything here
     """Read the tables of a folder in NIH layout and look for each image's file.
 
     Raises:

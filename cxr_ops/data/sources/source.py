@@ -10,6 +10,35 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Literal
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """How a file becomes grey, where the file alone does not say it. Such a file is stored as 16-bit PNG: see `grey`.
+
+    Attributes:
+        kind: `dicom`, whose header says how; or `png16`, of which the source's table says it.
+        bits: of a `png16`, how many of the 16 are used; 0 where the table does not say.
+        inverted: of a `png16`, whether the lowest sample is white.
+        window: of a `png16`, centre and width as DICOM has them; None is all of the bits.
+    """
+
+    kind: Literal["dicom", "png16"]
+    bits: int = 0
+    inverted: bool = False
+    window: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What a person asks of a source besides its folder.
+
+    Attributes:
+        deidentified: the person says that DICOM headers which look as if they named somebody name nobody.
+    """
+
+    deidentified: bool = False
 
 
 @dataclass(frozen=True)
@@ -24,7 +53,8 @@ class Row:
         age: whole years; None is missing.
         sex: F, M, or "" where it is missing.
         view: PA, AP, or what else the source calls it (LL, RL); "" where it is missing.
-        path: the file, a PNG or a JPEG.
+        path: the file: a PNG or a JPEG, or what `reading` says.
+        reading: how the file becomes grey, where it is neither.
     """
 
     line: int
@@ -35,6 +65,7 @@ class Row:
     sex: str
     view: str
     path: Path
+    reading: Reading | None = None
 
 
 @dataclass(frozen=True)
@@ -99,10 +130,12 @@ class Source:
         kind: its name in commands.
         read: lists what a folder holds. It raises DataError where the folder, a table or a column is missing, and
             StorageError where a folder cannot be listed.
+        takes: names of the `Options` that mean something to it.
     """
 
     kind: str
-    read: Callable[[Path], Listing]
+    read: Callable[[Path, Options], Listing]
+    takes: tuple[str, ...] = ()
 
 
 def one_each(problems: Iterable[Problem]) -> list[Problem]:
