@@ -297,9 +297,9 @@ class PerformanceEvaluation(Part):
 
     Attributes:
         alpha: error of each one-sided check at one look.
-        max_looks: first scorings of a new challenger that a test epoch is good for.
-        epoch_alpha: error over a test epoch, at least `alpha` times `max_looks`; null promises nothing.
-        disclosure: what people who tune see of a run while its test epoch is open: `verdict` (and the validation set),
+        max_looks: first scorings of a new challenger that a test period is good for.
+        period_alpha: error over a test period, at least `alpha` times `max_looks`; null promises nothing.
+        disclosure: what people who tune see of a run while its test period is open: `verdict` (and the validation set),
             or `all`.
         min_test_patients: fewest patients in the test set.
         min_positive_patients: fewest patients with a positive image for a finding to be judged.
@@ -314,7 +314,7 @@ class PerformanceEvaluation(Part):
     summary: Text
     alpha: float = Field(gt=0, lt=0.5)
     max_looks: int = Field(ge=1)
-    epoch_alpha: float | None = Field(gt=0, lt=1)
+    period_alpha: float | None = Field(gt=0, lt=1)
     disclosure: Literal["verdict", "all"]
     min_test_patients: int = Field(ge=2)
     min_positive_patients: int = Field(ge=2)
@@ -336,11 +336,11 @@ class PerformanceEvaluation(Part):
         return FINDINGS if self.required_findings == "all" else self.required_findings
 
     @model_validator(mode="after")
-    def _looks_fit_the_epoch(self) -> Self:
-        if self.epoch_alpha is not None and self.alpha * self.max_looks > self.epoch_alpha * (1 + 1e-9):
+    def _looks_fit_the_period(self) -> Self:
+        if self.period_alpha is not None and self.alpha * self.max_looks > self.period_alpha * (1 + 1e-9):
             raise ValueError(
                 f"{self.max_looks} looks of {self.alpha:g} spend {self.alpha * self.max_looks:g}, "
-                f"more than epoch_alpha: {self.epoch_alpha:g}"
+                f"more than period_alpha: {self.period_alpha:g}"
             )
         return self
 
@@ -408,7 +408,7 @@ class ChangePlan(Part):
         must. notice: a sentence that the report and the model carry.
     """
 
-    format: Literal[2]
+    format: Literal[2, 3]
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$", max_length=60)
     clinical_use: bool
     notice: Text
@@ -422,8 +422,8 @@ class ChangePlan(Part):
         evaluation = self.modification_protocol.performance_evaluation
         if self.clinical_use and (updates.approvals < 1 or not updates.require_clean_code):
             raise ValueError("clinical_use: true needs approvals of at least 1 and require_clean_code: true")
-        if self.clinical_use and (evaluation.epoch_alpha is None or evaluation.epoch_alpha > 0.05):
-            raise ValueError("clinical_use: true needs an epoch_alpha of at most 0.05")
+        if self.clinical_use and (evaluation.period_alpha is None or evaluation.period_alpha > 0.05):
+            raise ValueError("clinical_use: true needs a period_alpha of at most 0.05")
         return self
 
     @property
@@ -438,7 +438,7 @@ class ChangePlan(Part):
 
     @property
     def limits(self) -> Limits:
-        """What of this plan is compared with other plans of a test epoch, of which the strictest holds."""
+        """What of this plan is compared with other plans of a test period, of which the strictest holds."""
         return Limits(
             max_looks=self.performance.max_looks,
             approvals=self.approvals,
@@ -474,10 +474,35 @@ def parse(data: bytes, where: object) -> ChangePlan:
         raise SettingsError(f"the change-control plan is not YAML: {error}", where=where) from error
     if not isinstance(document, dict):
         raise SettingsError("the change-control plan is empty or not a mapping", where=where, fix=f"edit {where}")
+    return from_document(document, where)
+
+
+def from_document(document: dict[str, Any], where: object) -> ChangePlan:
+    """Check a plan that is not YAML any more, as the ledger holds it.
+
+    Raises:
+        SettingsError: a key is unknown, missing, of the wrong type or out of range.
+    """
     try:
-        return ChangePlan.model_validate(document)
+        return ChangePlan.model_validate(_with_names_of_now(document, where))
     except ValidationError as error:
         raise explain_validation(error, ChangePlan, where) from error
+
+
+def _with_names_of_now(document: dict[str, Any], where: object) -> dict[str, Any]:
+    """A plan of format 2 calls a test period an epoch."""
+    protocol = document.get("modification_protocol")
+    rules = protocol.get("performance_evaluation") if isinstance(protocol, dict) else None
+    if not isinstance(protocol, dict) or not isinstance(rules, dict) or "epoch_alpha" not in rules:
+        return document
+    if document.get("format") != 2 or "period_alpha" in rules:
+        raise SettingsError(
+            "epoch_alpha is called period_alpha since format 3 of the plan: an epoch is a pass of training alone",
+            where=where,
+            fix="write period_alpha in its place",
+        )
+    renamed = {"period_alpha" if key == "epoch_alpha" else key: value for key, value in rules.items()}
+    return {**document, "modification_protocol": {**protocol, "performance_evaluation": renamed}}
 
 
 def identify(root: Path, name: str) -> Plan:

@@ -14,7 +14,7 @@ from cxr_ops.params import NOT_OF_THE_MODEL, Params, Prepare, Train
 from cxr_ops.plan import ChangePlan
 from cxr_ops.records.data import DataRevision
 from cxr_ops.records.evidence import Estimate, Evaluation, Facts, Paired, Performance
-from cxr_ops.records.inputs import Champion, Code, Epoch, Inputs, LedgerState, Reference
+from cxr_ops.records.inputs import Champion, Code, Inputs, LedgerState, Period, Reference
 from cxr_ops.records.run import Opened
 from cxr_ops.records.training import StartingWeights, Trained
 from cxr_ops.stats import evidence
@@ -145,7 +145,7 @@ def inputs_of(
         "data": DataRevision(revision="d" * 40, batches={}),
         "champion": Champion() if first else Champion(package=CHAMPION, version="1", entry="e" * 64),
         "reference": None if first or reference is None else Reference(package=reference, version="1"),
-        "epoch": Epoch(),
+        "period": Period(),
         "ledger": None if looks is None else ledger,
         "plan": plans.identify(PROJECT, "pccp.demo.yaml"),
     }

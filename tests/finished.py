@@ -154,7 +154,7 @@ def finish(home: Home, packages: dict[str, Path], case: Case, *, tracked: bool =
         data=DataRevision(revision="d" * 40, batches={"batch-1": batch.digest()}),
         champion=case.champion,
         reference=case.reference,
-        epoch=open_ledger(home).epoch(),
+        period=open_ledger(home).period(),
         ledger=state if case.with_ledger else None,
         plan=plans.identify(root, case.plan),
     )
@@ -188,8 +188,8 @@ def finish(home: Home, packages: dict[str, Path], case: Case, *, tracked: bool =
     (root / "explain").mkdir()
     (root / "explain/case-1.png").write_bytes(png(np.zeros((8, 8), np.uint8)))
     if case.recorded_look:
-        epoch = inputs.epoch.number
-        look = Look(model=digest, test_digest=TEST_DIGEST, run=case.run, epoch=epoch, batches=("batch-1",))
+        period = inputs.period.number
+        look = Look(model=digest, test_digest=TEST_DIGEST, run=case.run, period=period, batches=("batch-1",))
         open_ledger(home).record_look(look)
     opened(
         case.run,

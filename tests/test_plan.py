@@ -74,10 +74,10 @@ def test_the_production_margins_are_the_tiers_of_the_releases_counts(project):
     assert list(rules.limited_findings) == [f for f in FINDINGS if rules.finding.margin_of(f) >= 0.10] == ["Hernia"]
 
 
-def test_the_production_template_spends_its_error_over_the_epoch(project):
+def test_the_production_template_spends_its_error_over_the_period(project):
     """Ten looks of 0.005 make 0.05, the test set is withheld from those who tune, and subgroups are judged."""
     rules = plans.load(project / "pccp.yaml").performance
-    assert rules.alpha * rules.max_looks == pytest.approx(rules.epoch_alpha) == 0.05
+    assert rules.alpha * rules.max_looks == pytest.approx(rules.period_alpha) == 0.05
     assert rules.disclosure == "verdict"
     assert rules.subgroups.attributes == ("sex", "view", "age")
     assert (rules.macro.floor, rules.macro.margin, rules.finding.floor) == (0.78, 0.01, 0.60)
@@ -111,7 +111,7 @@ def test_a_bound_is_of_exactly_one_kind(document, bound):
 @pytest.mark.parametrize(
     ("key", "value", "said"),
     [
-        ("max_looks", 11, "11 looks of 0.005 spend 0.055, more than epoch_alpha: 0.05"),
+        ("max_looks", 11, "11 looks of 0.005 spend 0.055, more than period_alpha: 0.05"),
         ("subgroups", None, "harm_screen needs subgroups"),
         ("reference", {"package": "0" * 64, "raise_on_superiority": True}, "raise_on_superiority must be false"),
         ("reference", {"package": "abc", "raise_on_superiority": False}, "reference.package"),
@@ -126,17 +126,26 @@ def test_a_bound_is_of_exactly_one_kind(document, bound):
     ],
 )
 def test_combinations_that_contradict_themselves_are_refused(document, key, value, said):
-    """Looks that spend more than the epoch has, screens without subgroups, and the like are settings errors."""
+    """Looks that spend more than the period has, screens without subgroups, and the like are settings errors."""
     document["modification_protocol"]["performance_evaluation"][key] = value
     assert said in _refusal(document)
 
 
+def test_the_old_name_of_a_key_is_told_the_new_one(document):
+    """A plan of this format that says epoch_alpha is told period_alpha; one of format 2 means it."""
+    rules = document["modification_protocol"]["performance_evaluation"]
+    rules["epoch_alpha"] = rules.pop("period_alpha")
+    assert "epoch_alpha is called period_alpha" in _refusal(document)
+    old = plans.from_document({**document, "format": 2}, "old.yaml")
+    assert old.performance.period_alpha == rules["epoch_alpha"]
+
+
 @pytest.mark.parametrize("value", [None, 0.2])
-def test_clinical_use_needs_an_epochs_error(document, value):
-    """A plan for clinical use promises at most 0.05 over a test epoch."""
+def test_clinical_use_needs_a_periods_error(document, value):
+    """A plan for clinical use promises at most 0.05 over a test period."""
     document["clinical_use"] = True
-    document["modification_protocol"]["performance_evaluation"]["epoch_alpha"] = value
-    assert "needs an epoch_alpha of at most 0.05" in _refusal(document)
+    document["modification_protocol"]["performance_evaluation"]["period_alpha"] = value
+    assert "needs a period_alpha of at most 0.05" in _refusal(document)
 
 
 def test_an_unknown_key_names_the_nearest(document):

@@ -54,7 +54,7 @@ def installation(tmp_path: Path, make_nih: Callable[..., Path]) -> Path:
     for path, name in zip(paths, ("Data_Entry_2017.csv", "mine.csv", "theirs.csv"), strict=True):
         shutil.copy(path, folder / name)
     ledger = Ledger(Folder(folder / "COPY_OF_A_LEDGER"))
-    ledger.append("epoch", {"number": 2, "closed_batches": [], "by": "me", "reason": "to have an entry"})
+    ledger.append("period", {"number": 2, "closed_batches": [], "by": "me", "reason": "to have an entry"})
     make_nih(patients=60).rename(folder / "FOLDER")
     return folder
 

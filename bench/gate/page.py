@@ -158,7 +158,7 @@ def _targets(results: Results) -> str:
     alpha = results.about["alpha"]
     rare = [row["finding"] for row in results.about["findings"] if row["patients"] < RARE]
     many = [row["finding"] for row in results.about["findings"] if row["patients"] >= RARE] + [MACRO]
-    checks, epochs = _checks(results), results.names("epoch/")
+    checks, periods = _checks(results), results.names("period/")
     targets = [
         Target(
             f"False pass of a check at its margin, nominal {100 * NOMINAL:g} %: at most 2.9 %",
@@ -171,8 +171,8 @@ def _targets(results: Results) -> str:
             high=0.65,
         ),
         Target(
-            f"False pass of a check in an epoch of {LOOKS} looks: at most 5.5 %",
-            [f"epoch/{check}" for check in epochs],
+            f"False pass of a check in a period of {LOOKS} looks: at most 5.5 %",
+            [f"period/{check}" for check in periods],
             high=5.5,
         ),
         Target("An equally good model is promoted in at least 95 % of looks", ["equal/promoted"], low=95.0),
@@ -258,7 +258,7 @@ def _size(results: Results) -> str:
             check,
             _share(results, f"size/{check}/{NOMINAL:g}"),
             _share(results, f"size/{check}/{alpha:g}"),
-            _share(results, f"epoch/{check}") if results.count(f"epoch/{check}") else "",
+            _share(results, f"period/{check}") if results.count(f"period/{check}") else "",
             _share(results, f"promoted/gate/{check}") if results.count(f"promoted/gate/{check}") else "",
         )
         for check in _checks(results)
@@ -267,9 +267,9 @@ def _size(results: Results) -> str:
         "## Size: one check at its margin, all others better",
         "Per cent of replicates in which the check passes by mistake. All other findings are better by "
         f"{BETTER:g}. For the macro-AUC, of all patients or of a subgroup, all findings lose the margin: there is no "
-        f"other way. Epoch: any of {LOOKS} challengers, all at the margin, all on the same patients. Promoted: "
+        f"other way. Period: any of {LOOKS} challengers, all at the margin, all on the same patients. Promoted: "
         "macro-AUC and all findings pass; floors and subgroups could only make that rarer.",
-        _table(("check", f"nominal {100 * NOMINAL:g} %", f"nominal {100 * alpha:g} %", "epoch", "promoted"), rows),
+        _table(("check", f"nominal {100 * NOMINAL:g} %", f"nominal {100 * alpha:g} %", "period", "promoted"), rows),
     )
 
 
@@ -445,7 +445,7 @@ def _limits() -> str:
     return _section(
         "## What this does not show",
         "* Scores are normal, and models differ in noise alone. Labels and patients are held fixed, as they are within "
-        "a test epoch; only scores are drawn anew.\n"
+        "a test period; only scores are drawn anew.\n"
         "* No check of operating points or calibration: the plan declares none.\n"
         "* The test set is of the official kind, not the official one.",
     )

@@ -146,8 +146,8 @@ def _margins(setup: Setup, pairs: list[Pair]) -> bool:
 # ------------------------------------------------------------------------------------------------ many looks
 
 
-def epoch(setup: Setup, rng: np.random.Generator) -> Named:
-    """A test epoch: ten challengers on the same patients, each with one check at its margin. Does any pass it?"""
+def period(setup: Setup, rng: np.random.Generator) -> Named:
+    """A test period: ten challengers on the same patients, each with one check at its margin. Does any pass it?"""
     world, rules = setup.world, setup.plan.performance
     common = world.noise(rng)
     champion = Model(setup, world.scores(common, world.noise(rng))).at()
@@ -162,7 +162,7 @@ def epoch(setup: Setup, rng: np.random.Generator) -> Named:
             pair = (challenger.at(-margin).rank(f), champion.rank(f))
             passed[FINDINGS[f]] |= procedures.difference([pair], level).low > -margin
     for name, ever in passed.items():
-        yield f"epoch/{name}", ever
+        yield f"period/{name}", ever
 
 
 def reference(setup: Setup, rng: np.random.Generator) -> Named:
@@ -197,7 +197,7 @@ class _Line:
 
 
 def drift(setup: Setup, rng: np.random.Generator) -> Named:
-    """Releases in a row, each a step worse than the model in use. A new test epoch begins after ten looks.
+    """Releases in a row, each a step worse than the model in use. A new test period begins after ten looks.
 
     Of the gate the macro-AUC, each finding and the floors are looked at; subgroups could only stop a release earlier.
     """
@@ -339,7 +339,7 @@ class Study:
 
 STUDIES: dict[str, Study] = {
     "look": Study(look, 1.0, 20),
-    "epoch": Study(epoch, 0.3, 20),
+    "period": Study(period, 0.3, 20),
     "reference": Study(reference, 0.1, 20),
     "curves": Study(curves, 0.03, 5),
     "drift": Study(drift, 0.02, 5),

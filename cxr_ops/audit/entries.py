@@ -10,13 +10,16 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, ClassVar, Final, Literal
 
-from pydantic import SerializerFunctionWrapHandler, model_serializer
+from pydantic import AliasChoices, Field, SerializerFunctionWrapHandler, model_serializer
 
 from cxr_ops.records.base import Kept, Record, canonical_json, sha256_bytes
 from cxr_ops.records.inputs import Limits
 
-Kind = Literal["look", "decision", "approval", "promotion", "epoch", "plan"]
+Kind = Literal["look", "decision", "approval", "promotion", "period", "plan"]
 
+
+# An entry of a format before 3 calls a test period an epoch.
+_PERIOD: Final = AliasChoices("period", "epoch")
 
 Role = Literal["challenger", "champion", "reference"]
 
@@ -24,8 +27,8 @@ Role = Literal["challenger", "champion", "reference"]
 class Look(Record):
     """The first scoring of a model on a test set, recorded before the scores exist.
 
-    A challenger's spends one of the looks that the plan allows in a test epoch; no claim is made on the champion and
-    the reference, and theirs spend none. `batches` are those that were scored; entries from before there were epochs
+    A challenger's spends one of the looks that the plan allows in a test period; no claim is made on the champion and
+    the reference, and theirs spend none. `batches` are those that were scored; entries from before there were periods
     name none. `plan` is the SHA-256 of the plan that the run is judged under, and `limits` what that limits; entries of
     format 1 name neither.
     """
@@ -34,7 +37,7 @@ class Look(Record):
     test_digest: str
     run: str
     role: Role = "challenger"
-    epoch: int = 1
+    period: int = Field(1, validation_alias=_PERIOD)
     batches: tuple[str, ...] = ()
     plan: str | None = None
     limits: Limits | None = None
@@ -72,7 +75,7 @@ class Decision(Record):
     mlflow_run_id: str
     model_version: str
     reference: str | None = None
-    epoch: int = 1
+    period: int = Field(1, validation_alias=_PERIOD)
     limited_findings: tuple[str, ...] = ()
     holds: tuple[str, ...] = ()
 
@@ -104,8 +107,8 @@ class Promotion(Record):
     reference: str | None = None
 
 
-class EpochOpened(Record):
-    """A new test epoch: patients with an image in one of `closed_batches` are not asked any more."""
+class PeriodOpened(Record):
+    """A new test period: patients with an image in one of `closed_batches` are not asked any more."""
 
     number: int
     closed_batches: list[str]
@@ -133,7 +136,8 @@ BODIES: Final[Mapping[str, type[Record]]] = {
     "decision": Decision,
     "approval": Approval,
     "promotion": Promotion,
-    "epoch": EpochOpened,
+    "period": PeriodOpened,
+    "epoch": PeriodOpened,
     "plan": PlanAdopted,
 }
 
@@ -141,14 +145,15 @@ BODIES: Final[Mapping[str, type[Record]]] = {
 class Entry(Kept):
     """One entry. `digest()` is the SHA-256 of its file, and what other entries and records call it by.
 
-    An entry of format 1 was written before formats had numbers, and names none. Format 2 came with the plan in force.
+    An entry of format 1 was written before formats had numbers, and names none. Format 2 came with the plan in force;
+    before format 3 a test period was called an epoch, by its kind too.
     """
 
-    newest: ClassVar[int] = 2
+    newest: ClassVar[int] = 3
 
     seq: int
     prev: str | None
-    kind: Kind
+    kind: Literal[Kind, "epoch"]
     at: str
     body: dict[str, Any]
     seal: str
@@ -174,9 +179,14 @@ class Entry(Kept):
         return Promotion.model_validate(self.body)
 
     @property
-    def epoch(self) -> EpochOpened:
-        """The body of an `epoch`."""
-        return EpochOpened.model_validate(self.body)
+    def opens_period(self) -> bool:
+        """Whether it opens a new test period."""
+        return self.kind in ("period", "epoch")
+
+    @property
+    def period(self) -> PeriodOpened:
+        """The body of a `period`."""
+        return PeriodOpened.model_validate(self.body)
 
     @property
     def plan(self) -> PlanAdopted:

@@ -65,7 +65,7 @@ def misfits(made: Made) -> list[str]:
         ("gate/verdict.json judges another package than was evaluated", verdict.challenger, evaluation.challenger),
         ("gate/verdict.json names another champion than inputs.json", verdict.champion, inputs.champion),
         ("gate/verdict.json names another reference than inputs.json", verdict.reference, inputs.reference),
-        ("gate/verdict.json is of another test epoch", verdict.epoch, inputs.epoch.number),
+        ("gate/verdict.json is of another test period", verdict.period, inputs.period.number),
         ("gate/verdict.json names another plan than inputs.json", verdict.plan, inputs.plan),
         ("gate/verdict.json names another test set", verdict.test_digest, evaluation.test_digest),
         ("evaluate/evaluation.json names another champion", evaluation.champion, inputs.champion.package),

@@ -52,7 +52,7 @@ def _core(verdict: Verdict) -> dict[str, Any]:
         "limited findings": sorted(verdict.limited_findings),
         "superior": verdict.superior,
         "superior findings": sorted(verdict.superior_findings),
-        "the test epoch": verdict.epoch,
+        "the test period": verdict.period,
         "the looks": verdict.looks,
         "alpha": verdict.alpha,
         "clinical use": verdict.clinical_use,

@@ -10,10 +10,10 @@ from typing import Final
 
 from cxr_ops.audit.entries import Decision, Entry
 from cxr_ops.audit.state import (
-    epoch_limits,
     find_decision,
     last_promotion,
-    open_epoch,
+    open_period,
+    period_limits,
     reference_after,
     spent_looks,
     strictest,
@@ -62,32 +62,32 @@ def check_record(entries: list[Entry], entry: Entry, inputs: Inputs, plan: Chang
             f"{decision.run} was opened without a ledger, so its look at the test set is unrecorded",
             fix="retrain with cxr-ops retrain",
         )
-    look, spent = (decision.package, decision.test_digest), spent_looks(entries[: entry.seq], decision.epoch)
+    look, spent = (decision.package, decision.test_digest), spent_looks(entries[: entry.seq], decision.period)
     if look not in spent:
         raise RefusedError(
             f"no look of {decision.run} at the test set was recorded before the decision",
-            where=f"test set {decision.test_digest[:12]}, package {decision.package[:12]}, epoch {decision.epoch}",
+            where=f"test set {decision.test_digest[:12]}, package {decision.package[:12]}, period {decision.period}",
             fix="retrain in a new run; evaluate must be started with cxr-ops stage evaluate --run RUN",
         )
     # Runs that were opened at the same time counted the same looks; the ledger says who came first.
     limits = limits_of(entries, decision, plan)
     place, allowed = spent.index(look) + 1, limits.max_looks
     if place > allowed:
-        which = "the plan" if allowed == plan.performance.max_looks else "the strictest plan of the epoch"
+        which = "the plan" if allowed == plan.performance.max_looks else "the strictest plan of the period"
         raise RefusedError(
-            f"{decision.run} took look {place} of test epoch {decision.epoch}, and {which} allows {allowed}",
+            f"{decision.run} took look {place} of test period {decision.period}, and {which} allows {allowed}",
             where=f"entry {entry.seq} of the ledger",
-            fix="ingest patients who were never scored, then: cxr-ops epoch open --by NAME --reason TEXT",
+            fix="ingest patients who were never scored, then: cxr-ops period open --by NAME --reason TEXT",
         )
 
 
 def limits_of(entries: list[Entry], decision: Decision, plan: ChangePlan) -> Limits:
-    """What holds for a decision's run: the strictest of its own plan and of all that its test epoch has seen."""
-    return strictest([plan.limits, epoch_limits(entries, decision.epoch)]) or plan.limits
+    """What holds for a decision's run: the strictest of its own plan and of all that its test period has seen."""
+    return strictest([plan.limits, period_limits(entries, decision.period)]) or plan.limits
 
 
 def check_plan(entries: list[Entry], decision: Decision, inputs: Inputs, plan: ChangePlan) -> None:
-    """The plan must be the one that was executed, and the code such as it or a plan of the test epoch asks for.
+    """The plan must be the one that was executed, and the code such as it or a plan of the test period asks for.
 
     Raises:
         RefusedError: it is not so.
@@ -95,7 +95,7 @@ def check_plan(entries: list[Entry], decision: Decision, inputs: Inputs, plan: C
     if decision.plan_sha256 != inputs.plan.sha256:
         raise RefusedError("the decision was made under another plan", fix="retrain in a new run")
     if decision.code_dirty and limits_of(entries, decision, plan).require_clean_code:
-        which = f"the plan {plan.name}" if plan.require_clean_code else "a plan of the test epoch"
+        which = f"the plan {plan.name}" if plan.require_clean_code else "a plan of the test period"
         raise RefusedError(
             f"{decision.run} ran uncommitted code, and {which} asks for committed code",
             where=f"code snapshot {decision.code_commit[:12]}",
@@ -113,10 +113,10 @@ def check_still_current(entries: list[Entry], decision: Decision, plan: ChangePl
             f"{current} is the reference, and {decision.run} was judged against another",
             fix="judge against the reference of now: cxr-ops retrain --force",
         )
-    epoch = open_epoch(entries).number
-    if epoch != decision.epoch:
+    period = open_period(entries).number
+    if period != decision.period:
         raise RefusedError(
-            f"{decision.run} was judged in test epoch {decision.epoch}, and epoch {epoch} is open",
+            f"{decision.run} was judged in test period {decision.period}, and period {period} is open",
             fix="judge on the test set of now: cxr-ops retrain --force",
         )
 
@@ -168,7 +168,7 @@ def check_agreed(entries: list[Entry], entry: Entry, plan: ChangePlan, signed: l
     if missing > 0:
         agreed = " and ".join(approval.approval.by for approval in signed) or "nobody"
         held = f" ({', '.join(decision.holds)})" if decision.holds else ""
-        held += " and the strictest plan of the test epoch" if limits.approvals > plan.approvals else ""
+        held += " and the strictest plan of the test period" if limits.approvals > plan.approvals else ""
         raise RefusedError(
             f"{asked} {'person' if asked == 1 else 'persons'} must agree under the plan {plan.name}{held}; "
             f"so far {agreed} did, {missing} more {'is' if missing == 1 else 'are'} needed",

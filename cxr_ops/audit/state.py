@@ -1,4 +1,4 @@
-"""What follows from the ledger's entries: champion, reference, test epoch, looks. Nothing else is asked."""
+"""What follows from the ledger's entries: champion, reference, test period, looks. Nothing else is asked."""
 
 from __future__ import annotations
 
@@ -6,21 +6,21 @@ from collections.abc import Iterable
 
 from cxr_ops.audit.entries import Entry, Look
 from cxr_ops.errors import SettingsError
-from cxr_ops.records.inputs import Epoch, LedgerState, Limits, Reference
+from cxr_ops.records.inputs import LedgerState, Limits, Period, Reference
 
 
-def open_epoch(entries: list[Entry]) -> Epoch:
-    """The test epoch that is open after these entries; the first one needs no entry."""
-    last = next((entry.epoch for entry in reversed(entries) if entry.kind == "epoch"), None)
-    return Epoch(number=last.number, closed_batches=last.closed_batches) if last else Epoch()
+def open_period(entries: list[Entry]) -> Period:
+    """The test period that is open after these entries; the first one needs no entry."""
+    last = next((entry.period for entry in reversed(entries) if entry.opens_period), None)
+    return Period(number=last.number, closed_batches=last.closed_batches) if last else Period()
 
 
-def spent_looks(entries: list[Entry], epoch: int) -> list[tuple[str, str]]:
-    """The looks spent in a test epoch, as (model, test digest), in the order in which they were spent."""
+def spent_looks(entries: list[Entry], period: int) -> list[tuple[str, str]]:
+    """The looks spent in a test period, as (model, test digest), in the order in which they were spent."""
     looks = (entry.look for entry in entries if entry.kind == "look")
     return list(
         dict.fromkeys(
-            (look.model, look.test_digest) for look in looks if (look.role, look.epoch) == ("challenger", epoch)
+            (look.model, look.test_digest) for look in looks if (look.role, look.period) == ("challenger", period)
         )
     )
 
@@ -48,29 +48,29 @@ def strictest(limits: Iterable[Limits | None]) -> Limits | None:
     )
 
 
-def epoch_limits(entries: list[Entry], epoch: int) -> Limits | None:
-    """The strictest limits of all plans that were in force in a test epoch, or under which a look was taken in it.
+def period_limits(entries: list[Entry], period: int) -> Limits | None:
+    """The strictest limits of all plans that were in force in a test period, or under which a look was taken in it.
 
     A run may name any plan, and a plan may be replaced: neither gains looks, sheds approvals or discloses what was
-    withheld before the next epoch. None where no plan is known, as in the ledger of an earlier version.
+    withheld before the next period. None where no plan is known, as in the ledger of an earlier version.
     """
     found: list[Limits | None] = []
     number, in_force = 1, None
     for entry in entries:
-        if entry.kind == "epoch":
-            number = entry.epoch.number
-            found += [in_force] if number == epoch else []
+        if entry.opens_period:
+            number = entry.period.number
+            found += [in_force] if number == period else []
         elif entry.kind == "plan":
             in_force = entry.plan.limits
-            found += [in_force] if number == epoch else []
-        elif entry.kind == "look" and entry.look.epoch == epoch:
+            found += [in_force] if number == period else []
+        elif entry.kind == "look" and entry.look.period == period:
             found.append(entry.look.limits)
     return strictest(found)
 
 
 def state_after(entries: list[Entry]) -> LedgerState:
     """Where the ledger stands after these entries."""
-    looked = spent_looks(entries, open_epoch(entries).number)
+    looked = spent_looks(entries, open_period(entries).number)
     return LedgerState(
         entries=len(entries),
         head=entries[-1].digest() if entries else None,
@@ -142,5 +142,5 @@ def find_promotion(entries: list[Entry], run: str) -> Entry | None:
 
 def same_scoring(old: Look, new: Look) -> bool:
     """Whether a scoring on record is the one that is about to be done; a claim on it is another."""
-    same = (old.epoch, old.model, old.test_digest) == (new.epoch, new.model, new.test_digest)
+    same = (old.period, old.model, old.test_digest) == (new.period, new.model, new.test_digest)
     return same and (old.role == "challenger" or new.role != "challenger")

@@ -7,15 +7,16 @@ of the tables below.
 
 from __future__ import annotations
 
+import shlex
 import sys
 from typing import Annotated, Final
 
 import typer
 
 from cxr_ops import __version__
-from cxr_ops.commands import checkout, compare, data, doctor, epoch, ingest, ledger, lineage, plan, retrain, stages
+from cxr_ops.commands import checkout, compare, data, doctor, ingest, ledger, lineage, period, plan, retrain, stages
 from cxr_ops.commands.help import SETTINGS, Group, explain_exit_codes
-from cxr_ops.errors import CxrError
+from cxr_ops.errors import CxrError, SettingsError
 
 app = typer.Typer(
     name="cxr-ops",
@@ -34,7 +35,7 @@ NOUNS: Final = {
     "ingest": ingest.app,
     "plan": plan.app,
     "ledger": ledger.app,
-    "epoch": epoch.app,
+    "period": period.app,
     "stage": stages.stage_app,
 }
 for _verbs in VERBS:
@@ -62,6 +63,15 @@ def _options(
 def version() -> None:
     """Print the version."""
     typer.echo(__version__)
+
+
+@app.command("epoch", hidden=True, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def _epoch(words: typer.Context) -> None:
+    """Say what the command of earlier versions is called now."""
+    raise SettingsError(
+        "`cxr-ops epoch` is called `cxr-ops period`: an epoch is a pass of training",
+        fix=shlex.join(["cxr-ops", "period", *words.args]),
+    )
 
 
 explain_exit_codes(app)

@@ -135,7 +135,7 @@ def plan_adopt(
     by: Annotated[str, typer.Option(help="Who decided it.")],
     reason: Annotated[str, typer.Option(help="Why; it stands on the ledger.")],
 ) -> None:
-    """Put a plan in force. Until the next test epoch opens, the strictest limits of its plans still hold."""
+    """Put a plan in force. Until the next test period opens, the strictest limits of its plans still hold."""
     from cxr_ops import plan as loaded
     from cxr_ops.edges import plans as in_force
     from cxr_ops.report import plans
@@ -148,7 +148,7 @@ def plan_adopt(
     if (held := in_force.held(find_home())) is not None and held != adopted.limits:
         code = ", committed code" if held.require_clean_code else ""
         say(
-            f"until the next test epoch, earlier plans hold too: {held.max_looks} looks, {held.approvals} must agree, "
+            f"until the next test period, earlier plans hold too: {held.max_looks} looks, {held.approvals} must agree, "
             f"disclosure {held.disclosure}{code}"
         )
 

@@ -1,7 +1,7 @@
 """Who is trained on, validated on and tested on: a keyed hash of the patient decides, and nothing else does.
 
 A patient's side depends on the patient id, the salt and the two fractions. Data that arrive later move nobody. A change
-of the validation fraction leaves the test set as it is. When a test epoch ends, the test patients that it has scored
+of the validation fraction leaves the test set as it is. When a test period ends, the test patients that it has scored
 retire: they are not tested on again, and never trained on.
 """
 
@@ -19,7 +19,7 @@ from cxr_ops.records.base import canonical_json, sha256_bytes
 
 Side = Literal["train", "validation", "test"]
 SIDES: Final[tuple[Side, ...]] = ("train", "validation", "test")
-RETIRED: Final = "retired"  # a test patient of an earlier epoch: on nobody's side any more
+RETIRED: Final = "retired"  # a test patient of an earlier period: on nobody's side any more
 
 
 def position(patient_id: str, salt: str) -> float:
@@ -50,14 +50,14 @@ def side(patient_id: str, *, salt: str, validation: float, test: float) -> Side:
 def assign(
     rows: pd.DataFrame, *, salt: str, validation: float, test: float, closed_batches: Collection[str] = ()
 ) -> pd.Series[Any]:
-    """The side of each image: its patient's, or `RETIRED` where that is a test patient of an earlier epoch.
+    """The side of each image: its patient's, or `RETIRED` where that is a test patient of an earlier period.
 
     Args:
         rows: `patient_id` and `batch` of each image.
         salt: see `side`.
         validation: see `side`.
         test: see `side`.
-        closed_batches: batches of earlier epochs. One image in them retires a test patient with all images.
+        closed_batches: batches of earlier periods. One image in them retires a test patient with all images.
     """
     side_of = {
         patient: side(patient, salt=salt, validation=validation, test=test) for patient in rows["patient_id"].unique()
@@ -67,7 +67,7 @@ def assign(
 
 
 def scored_before(rows: pd.DataFrame, closed_batches: Collection[str]) -> set[str]:
-    """The patients who have an image in a batch of an earlier epoch, whatever their side."""
+    """The patients who have an image in a batch of an earlier period, whatever their side."""
     return set(rows.loc[rows["batch"].isin(list(closed_batches)), "patient_id"])
 
 

@@ -8,11 +8,11 @@
       runs/<run>/        one folder a run: workspace/ (a full clone), run.json, progress.jsonl, live.json
       checkpoints/       under the digest of the stage's inputs
       locks/             OS locks and what each supervisor runs
-      ledger/            the hash-chained record of looks, decisions, approvals, promotions, test epochs and plans
+      ledger/            the hash-chained record of looks, decisions, approvals, promotions, test periods and plans
       mlflow/            mlflow.db and artifacts/, unless MLFLOW_TRACKING_URI names a server
       airflow/           the embedded Airflow's home
       reports/<run>.html published reports
-      restricted/<run>.html full reports that a plan withholds while a test epoch is open; mode 0700
+      restricted/<run>.html full reports that a plan withholds while a test period is open; mode 0700
       quarantine/<batch> what ingestion refused, with reasons
 
 The environment says where an installation is and which stores it uses: see `cxr_ops.settings`.

@@ -30,7 +30,7 @@ def run_stage(home: Home, run: str, stage: str) -> dict[str, Any]:
         bit; that is then written down as the run's end), after `gate` also `verdict` and `approvals`.
 
     Raises:
-        RefusedError: `evaluate` would look at the test set of an epoch that is closed.
+        RefusedError: `evaluate` would look at the test set of a period that is closed.
         SettingsError: before `evaluate`, the plan is not the one that the run was opened with.
     """
     workspace = home.workspace(run)
@@ -84,18 +84,18 @@ def _look(home: Home, run: str) -> None:
     }
     test_digest = _test_digest(workspace)
     plan = plans.load_bound(workspace, inputs.plan.path, inputs.plan)
-    if open_ledger(home).epoch().number == inputs.epoch.number:  # else the look is refused
+    if open_ledger(home).period().number == inputs.period.number:  # else the look is refused
         in_force.adopt_first(home, plan, inputs.plan.sha256)
-    batches = tuple(sorted(inputs.data.batches.keys() - set(inputs.epoch.closed_batches)))
+    batches = tuple(sorted(inputs.data.batches.keys() - set(inputs.period.closed_batches)))
     for role, model in scored.items():
         if model is not None:
-            epoch = inputs.epoch.number
+            period = inputs.period.number
             look = Look(
                 model=model,
                 test_digest=test_digest,
                 run=run,
                 role=role,
-                epoch=epoch,
+                period=period,
                 batches=batches,
                 plan=inputs.plan.sha256,
                 limits=plan.limits,

@@ -1,7 +1,7 @@
 """The plan in force: read from the ledger, put there by a person, or by the first look of an installation.
 
 A run names its own plan in `params.yaml`, and may name another than the one in force. It is judged under its own, and
-under the strictest limits of the test epoch all the same: see `cxr_ops.audit.state.epoch_limits`.
+under the strictest limits of the test period all the same: see `cxr_ops.audit.state.period_limits`.
 """
 
 from __future__ import annotations
@@ -10,11 +10,9 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from cxr_ops import plan as plans
 from cxr_ops.audit.entries import Entry, PlanAdopted
-from cxr_ops.audit.state import epoch_limits, last_decision, open_epoch, plan_in_force, strictest
+from cxr_ops.audit.state import last_decision, open_period, period_limits, plan_in_force, strictest
 from cxr_ops.contract import INPUTS
 from cxr_ops.edges.home import Home
 from cxr_ops.edges.ledger import open_ledger
@@ -47,7 +45,7 @@ def adopt(home: Home, path: Path, *, by: str, reason: str) -> tuple[PlanAdopted,
     before = plan_in_force(open_ledger(home).entries())
 
     def decide_first(entries: list[Entry]) -> PlanAdopted | Entry:
-        # What was looked at under that plan stays bound by it: see `epoch_limits`.
+        # What was looked at under that plan stays bound by it: see `period_limits`.
         return plan_in_force(entries) or _of_last_decision(home, entries) or body
 
     def decide(entries: list[Entry]) -> PlanAdopted | Entry:
@@ -79,9 +77,9 @@ def adopt_first(home: Home, own: ChangePlan, sha256: str) -> None:
 
 
 def held(home: Home) -> Limits | None:
-    """The strictest limits of the open test epoch; None where no plan is known yet."""
+    """The strictest limits of the open test period; None where no plan is known yet."""
     entries = open_ledger(home).entries()
-    return epoch_limits(entries, open_epoch(entries).number)
+    return period_limits(entries, open_period(entries).number)
 
 
 def limits_now(home: Home, entries: list[Entry], own: ChangePlan, sha256: str) -> Limits:
@@ -97,7 +95,7 @@ def limits_now(home: Home, entries: list[Entry], own: ChangePlan, sha256: str) -
         RefusedError: no plan is in force, and the last decision was made under another plan, whose text is lost.
     """
     first = _first(home, entries, own, sha256).limits if plan_in_force(entries) is None else None
-    known = strictest([own.limits, first, epoch_limits(entries, open_epoch(entries).number)])
+    known = strictest([own.limits, first, period_limits(entries, open_period(entries).number)])
     assert known is not None, "the plan itself has limits"  # noqa: S101 - our own invariant
     return known
 
@@ -159,8 +157,8 @@ def _text(home: Home, entries: list[Entry], sha256: str) -> ChangePlan | None:
     for entry in entries:
         if entry.kind == "plan" and entry.plan.sha256 == sha256:
             try:
-                return ChangePlan.model_validate(entry.plan.document)
-            except ValidationError:  # of a version whose plans had other keys
+                return plans.from_document(entry.plan.document, f"entry {entry.seq} of the ledger")
+            except SettingsError:  # of a version whose plans had other keys
                 return None
     for path in _files(home, entries, sha256):
         try:

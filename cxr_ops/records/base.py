@@ -119,6 +119,12 @@ class Kept(Record):
 
     format: int = 1
 
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Read a record and check it; see `Record.read`."""
+        record = super().read(path)
+        return record if "format" in record.model_fields_set else record.model_copy(update={"format": 1})
+
     @field_validator("format")
     @classmethod
     def _is_known(cls, value: int) -> int:

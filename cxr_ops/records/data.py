@@ -65,7 +65,7 @@ class Division(Kept):
     """Who is trained on and who is tested on: `split/split.json`.
 
     `salt`, `validation` and `test` are the settings that divided the patients; `test_digest` names the test set;
-    `splits` has the sides train, validation, test and retired (tested in an earlier epoch).
+    `splits` has the sides train, validation, test and retired (tested in an earlier period).
     """
 
     salt: str

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
+
+from pydantic import AliasChoices, Field
 
 from cxr_ops.records.base import Kept, Record
 from cxr_ops.records.training import StartingWeights
@@ -174,8 +176,13 @@ class Evaluation(Kept, Evidence):
     holds both ways to take them, and is empty where there are none. `missing_groups` says in sentences which subgroups
     of the plan could not be formed. `scored` is the set that all figures are of: the test set, or, where no look at it
     is on the ledger, the validation set; `test_images` and `test_patients` count that set, `test_digest` stays the
-    test set's. `validation_macro` is each model's macro-AUC on the validation set.
+    test set's. `validation_macro` is each model's macro-AUC on the validation set. Formats before 2 call the period
+    `epoch`.
     """
+
+    newest: ClassVar[int] = 2
+
+    format: int = newest
 
     test_digest: str
     test_images: int
@@ -183,7 +190,7 @@ class Evaluation(Kept, Evidence):
     challenger: str
     champion: str | None
     reference: str | None = None
-    epoch: int = 1
+    period: int = Field(1, validation_alias=AliasChoices("period", "epoch"))
     problems: list[tuple[str, str]]
     subgroups: list[Subgroup] = []
     missing_groups: list[str] = []

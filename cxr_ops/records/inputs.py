@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
+
+from pydantic import AliasChoices, Field
 
 from cxr_ops.records.base import Kept, Record
 from cxr_ops.records.data import DataRevision
@@ -35,10 +37,10 @@ class Reference(Record):
     version: str
 
 
-class Epoch(Record):
-    """A test epoch: the test set that looks are counted on.
+class Period(Record):
+    """A test period: the test set that looks are counted on.
 
-    `number` counts from 1. `closed_batches` are the batches of earlier epochs: a test patient with an image in one of
+    `number` counts from 1. `closed_batches` are the batches of earlier periods: a test patient with an image in one of
     them has been scored before and is no longer asked.
     """
 
@@ -49,7 +51,7 @@ class Epoch(Record):
 class LedgerState(Record):
     """Where the ledger stood: number of entries, digest of the last one, promotions so far, looks.
 
-    `looks` are those spent in the open test epoch; `looked` are their (model, test digest), so that scoring the same
+    `looks` are those spent in the open test period; `looked` are their (model, test digest), so that scoring the same
     model on the same test set again is known to be no new look.
     """
 
@@ -71,8 +73,8 @@ class Plan(Record):
 class Limits(Record):
     """What a plan limits around the evidence, as far as one plan is stricter in it than another.
 
-    `max_looks`: looks in a test epoch. `approvals`: people who must agree. `disclosure`: what people who tune see while
-    the epoch is open. `require_clean_code`: whether only committed code is promoted.
+    `max_looks`: looks in a test period. `approvals`: people who must agree. `disclosure`: what people who tune see
+    while the period is open. `require_clean_code`: whether only committed code is promoted.
     """
 
     max_looks: int
@@ -110,15 +112,20 @@ class Inputs(Kept):
     """All that DVC cannot see, in one file (`inputs.json`) that `evaluate` and `gate` depend on.
 
     `ledger` is None for a run opened without one: its look is unrecorded and it cannot promote. `limits` are the
-    strictest of the run's own plan and of those that were in force or used in its test epoch when it was opened; None
+    strictest of the run's own plan and of those that were in force or used in its test period when it was opened; None
     in a file of an earlier version, where the plan's own hold. `other_plan` is None where no other was expected.
+    Formats before 2 call the period `epoch`.
     """
+
+    newest: ClassVar[int] = 2
+
+    format: int = newest
 
     code: Code
     data: DataRevision
     champion: Champion
     reference: Reference | None = None
-    epoch: Epoch = Epoch()
+    period: Period = Field(Period(), validation_alias=AliasChoices("period", "epoch"))
     ledger: LedgerState | None
     plan: Plan
     limits: Limits | None = None

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
+
+from pydantic import AliasChoices, Field
 
 from cxr_ops.records.base import Kept, Record
 from cxr_ops.records.inputs import Champion, OtherPlan, Plan, Reference
@@ -52,9 +54,13 @@ class Verdict(Kept):
     `notice` is the plan's own. `approvals` are the people who must agree: the plan's number, or more where a hold
     (a harm signal, a gain too good to be true) asks for it. `limited_findings` are those that the plan judges by its
     widest margin. `superior` says that the macro-AUC beats the reference's at `alpha`, `superior_findings` which
-    findings beat the champion's (Holm's correction). `looks` counts the looks of the test epoch, this one included.
-    `other_plan` is that of `inputs.json`.
+    findings beat the champion's (Holm's correction). `looks` counts the looks of the test period, this one included.
+    `other_plan` is that of `inputs.json`. Formats before 2 call the period `epoch`.
     """
+
+    newest: ClassVar[int] = 2
+
+    format: int = newest
 
     verdict: Literal["PROMOTE", "REJECT", "INSUFFICIENT EVIDENCE"]
     evidence_says: Literal["PROMOTE", "REJECT", "INSUFFICIENT EVIDENCE"]
@@ -74,6 +80,6 @@ class Verdict(Kept):
     limited_findings: list[str] = []
     superior: bool = False
     superior_findings: list[str] = []
-    epoch: int = 1
+    period: int = Field(1, validation_alias=AliasChoices("period", "epoch"))
     looks: int | None = None
     other_plan: OtherPlan | None = None

@@ -25,7 +25,7 @@ class Line:
         kind: the kind of the entry.
         what: what happened, in a clause.
         who: the people who had a part in it, with commas between; empty where nobody is named.
-        run: the run that it is about; empty for a new test epoch or plan.
+        run: the run that it is about; empty for a new test period or plan.
         digest: the first characters of its digest.
     """
 
@@ -67,7 +67,7 @@ def _line(entry: Entry, approved: dict[str, str]) -> Line:
         case "look":
             look = entry.look
             run = look.run
-            what = f"{look.role} {_short(look.model)} on test set {_short(look.test_digest)}, epoch {look.epoch}"
+            what = f"{look.role} {_short(look.model)} on test set {_short(look.test_digest)}, period {look.period}"
         case "decision":
             decision = entry.decision
             run, who = decision.run, decision.requested_by or ""
@@ -80,10 +80,10 @@ def _line(entry: Entry, approved: dict[str, str]) -> Line:
             promotion = entry.promotion
             run, who = promotion.run, ", ".join(approved.get(digest, "?") for digest in promotion.approvals)
             what = f"version {promotion.model_version} is the champion, package {_short(promotion.package)}"
-        case "epoch":
-            opened = entry.epoch
+        case "period" | "epoch":
+            opened = entry.period
             who = opened.by
-            what = f"test epoch {opened.number}: {opened.reason}; closed {', '.join(opened.closed_batches)}"
+            what = f"test period {opened.number}: {opened.reason}; closed {', '.join(opened.closed_batches)}"
         case "plan":
             plan, limits = entry.plan, entry.plan.limits
             who = plan.by or ""

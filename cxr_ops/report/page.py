@@ -1,7 +1,7 @@
 """The report as HTML: what was decided, on what evidence, and how an outsider can check it.
 
 There are two pages. The report is for those who approve and audit. The summary is for those who tune while the test
-epoch is open: it is made from `Disclosed`, which has no field for a result on the test set.
+period is open: it is made from `Disclosed`, which has no field for a result on the test set.
 
 A page needs no network, no script and no other file. It holds no clock, host, path or run id, so that equal inputs
 give equal bytes, and no patient or image id: cases are named by the digest of their file. Every text goes through
@@ -126,7 +126,7 @@ class Material:
 
 @dataclass(frozen=True, kw_only=True)
 class Disclosed:
-    """What people who tune may see while the test epoch is open: the verdict, and nothing measured on the test set.
+    """What people who tune may see while the test period is open: the verdict, and nothing measured on the test set.
 
     Attributes:
         title: heading of the page.
@@ -140,7 +140,7 @@ class Disclosed:
         data_notice: what generated data may not be used for; "" for real ones.
         other_plan: that another plan was expected, and in what this one asks for less; "" where none was.
         unscored: that the test set was not scored; "" where it was.
-        epoch: the test epoch and how many looks it has had, in words.
+        period: the test period and how many looks it has had, in words.
         validation: (model, macro-AUC on the validation set).
         facts: what the challenger is.
         history: the training's curves, on training and validation patients.
@@ -159,7 +159,7 @@ class Disclosed:
     data_notice: str
     other_plan: str
     unscored: str
-    epoch: str
+    period: str
     validation: Sequence[tuple[str, float]]
     facts: Facts | None
     history: History
@@ -197,7 +197,7 @@ def disclose(material: Material) -> Disclosed:
         data_notice=_data_notice(material),
         other_plan=_other_plan(verdict),
         unscored=_unscored(evaluation),
-        epoch=words.epoch_text(verdict),
+        period=words.period_text(verdict),
         validation=[(model, macros[model]) for model in MODELS if model in macros],
         facts=evaluation.facts,
         history=material.history,
@@ -284,7 +284,7 @@ def _environment() -> Environment:
         "minus": difference,
         "macro_minus": macro_difference,
         "checks_sentence": words.checks_sentence,
-        "epoch_text": words.epoch_text,
+        "period_text": words.period_text,
     }
     return environment
 

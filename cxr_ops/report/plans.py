@@ -99,7 +99,7 @@ def warnings(plan: ChangePlan, params: Params | None) -> list[str]:
         (not plan.clinical_use, "clinical_use is false: no model promoted under this plan may be used on patients"),
         (updates.approvals == 0, "approvals is 0: a PROMOTE is carried out without a person"),
         (not updates.require_clean_code, "require_clean_code is false: code that nobody committed may be promoted"),
-        (rules.epoch_alpha is None, "epoch_alpha is null: nothing is promised over all looks of a test epoch"),
+        (rules.period_alpha is None, "period_alpha is null: nothing is promised over all looks of a test period"),
         (rules.disclosure == "all", "disclosure is all: who tunes a model sees the test set that it is judged on"),
         (rules.subgroups is None, "subgroups is null: a loss in a part of the patients is not looked for"),
         (
@@ -129,7 +129,7 @@ def facts(plan: ChangePlan, sha256: str) -> list[tuple[str, str]]:
     """The plan in a few lines, as (name, value)."""
     rules = plan.performance
     reviewed = "for clinical use" if plan.clinical_use else "not for clinical use"
-    spent = "nothing promised" if rules.epoch_alpha is None else f"at most {percent(rules.epoch_alpha)}"
+    spent = "nothing promised" if rules.period_alpha is None else f"at most {percent(rules.period_alpha)}"
     floors = (rules.macro.floor is not None) + len(FINDINGS) * (rules.finding.floor is not None)
     points, calibration = rules.operating_points, rules.calibration
     declared = (len(points.findings) if points else 0, len(calibration.findings) if calibration else 0)
@@ -138,7 +138,7 @@ def facts(plan: ChangePlan, sha256: str) -> list[tuple[str, str]]:
         ("plan", f"{plan.name}, {reviewed}"),
         ("sha256", sha256),
         ("error of each check", f"{percent(rules.alpha)} at a look, one-sided"),
-        ("looks of a test epoch", f"{rules.max_looks}, error over all of them: {spent}"),
+        ("looks of a test period", f"{rules.max_looks}, error over all of them: {spent}"),
         ("approvals", str(plan.approvals)),
         ("floors", str(floors)),
         ("margins of AUCs", f"{1 + len(FINDINGS)}, and as many against a reference that is not the champion"),
@@ -234,18 +234,18 @@ def _looks(rules: PerformanceEvaluation) -> Iterable[str]:
     )
     over = (
         "nothing is promised of the error over all of them"
-        if rules.epoch_alpha is None
-        else f"over all of them the error is at most {percent(rules.epoch_alpha)}"
+        if rules.period_alpha is None
+        else f"over all of them the error is at most {percent(rules.period_alpha)}"
     )
     yield (
-        f"A test epoch is good for {_many(rules.max_looks, 'look')}, which are first scorings of a new challenger; "
-        f"{over}. After the last one the verdict is INSUFFICIENT EVIDENCE until an epoch of patients who were never "
+        f"A test period is good for {_many(rules.max_looks, 'look')}, which are first scorings of a new challenger; "
+        f"{over}. After the last one the verdict is INSUFFICIENT EVIDENCE until a period of patients who were never "
         "scored before is opened."
     )
     if rules.disclosure == "verdict":
         yield (
-            "While a test epoch is open, people who tune see the verdict and the validation set. The numbers, maps and "
-            "cases of the test set are for auditors and approvers."
+            "While a test period is open, people who tune see the verdict and the validation set. The numbers, maps "
+            "and cases of the test set are for auditors and approvers."
         )
     else:
         yield "People who tune see the whole report, with the numbers, maps and cases of the test set."
@@ -491,7 +491,7 @@ _GROWS: Final[Mapping[str, Direction]] = {
     "modification_protocol.update_procedures.monitoring.review_after_days": "looser",
     f"{_RULES}alpha": "looser",
     f"{_RULES}max_looks": "looser",
-    f"{_RULES}epoch_alpha": "looser",
+    f"{_RULES}period_alpha": "looser",
     f"{_RULES}disclosure": "looser",
     f"{_RULES}min_test_patients": "stricter",
     f"{_RULES}required_findings": "stricter",
@@ -553,9 +553,9 @@ def _at_most(small: Any, large: Any, key: str) -> bool:
 
 
 def _size(value: Any, key: str) -> float:
-    """A number to compare: no floor is the lowest floor, no limit on an epoch's error the highest one."""
+    """A number to compare: no floor is the lowest floor, no limit on a period's error the highest one."""
     if value is None:
-        return math.inf if key.endswith("epoch_alpha") else -math.inf
+        return math.inf if key.endswith("period_alpha") else -math.inf
     return _WORDS[value] if isinstance(value, str) else float(value)
 
 

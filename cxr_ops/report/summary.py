@@ -126,7 +126,7 @@ def _headline(result: Result, verdict: Verdict | None, *, generated: bool) -> Te
     text.append(f"  {outcome(result)}\n")
     if verdict is not None:
         marked = "" if verdict.clinical_use else ", NOT FOR CLINICAL USE"
-        text.append(f"plan {verdict.plan.name}{marked}; test {words.epoch_text(verdict)}\n")
+        text.append(f"plan {verdict.plan.name}{marked}; test {words.period_text(verdict)}\n")
         if verdict.other_plan is not None:
             text.append(f"{words.other_plan(verdict.plan, verdict.other_plan)}\n", "bold yellow")
     if generated:
@@ -212,7 +212,7 @@ def _validation(evaluation: Evaluation) -> Text:
     text = Text()
     for model, value in sorted(evaluation.validation_macro.items()):
         text.append(f"mean AUC on the validation set, {model}: {value:.3f}\n")
-    text.append("The plan withholds the test set's results from those who tune while its epoch is open.\n\n", "dim")
+    text.append("The plan withholds the test set's results from those who tune while its period is open.\n\n", "dim")
     return text
 
 

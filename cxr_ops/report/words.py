@@ -146,10 +146,10 @@ def consequence(verdict: Verdict) -> str:
     return f"It is put in use only after approval by {people}."
 
 
-def epoch_text(verdict: Verdict) -> str:
-    """Say which test epoch a verdict belongs to and how many looks that epoch has had."""
+def period_text(verdict: Verdict) -> str:
+    """Say which test period a verdict belongs to and how many looks that period has had."""
     looks = "look not recorded" if verdict.looks is None else f"look {verdict.looks}"
-    return f"epoch {verdict.epoch}, {looks}"
+    return f"period {verdict.period}, {looks}"
 
 
 def other_plan(plan: Plan, other: OtherPlan) -> str:
@@ -166,7 +166,7 @@ def other_plan(plan: Plan, other: OtherPlan) -> str:
         looser = f"Looser: {'; '.join(other.looser)}." if other.looser else "Nothing in it is looser."
     return (
         f"Judged under another plan than {other.than}: {plan.name} instead of {other.name}. {looser} Looks, approvals, "
-        "disclosure and committed code are those of the strictest plan of the test epoch all the same."
+        "disclosure and committed code are those of the strictest plan of the test period all the same."
     )
 
 

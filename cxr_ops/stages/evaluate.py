@@ -42,7 +42,7 @@ from cxr_ops.plan import PerformanceEvaluation
 from cxr_ops.records.base import canonical_json, write_atomic
 from cxr_ops.records.data import Division
 from cxr_ops.records.evidence import Estimate, Evaluation, Evidence, Facts, Figure
-from cxr_ops.records.inputs import Epoch, Inputs, RecordedLook
+from cxr_ops.records.inputs import Inputs, Period, RecordedLook
 from cxr_ops.records.training import StartingWeights, Trained
 from cxr_ops.stats import auc, checks, evidence
 from cxr_ops.stats.codes import Code
@@ -107,10 +107,10 @@ def run(root: Path, params: Params) -> None:
         challenger=models[CHALLENGER].digest,
         champion=inputs.champion.package,
         reference=inputs.reference.package if inputs.reference else None,
-        epoch=inputs.epoch.number,
+        period=inputs.period.number,
         problems=[
             *([] if recorded else [(Code.UNRECORDED_LOOK, _UNRECORDED)]),
-            *_test_set_problems(root, frame, inputs.epoch),
+            *_test_set_problems(root, frame, inputs.period),
             *_split_problems(models, test, params.split.salt),
             *_not_scored(models[CHALLENGER], found.evidence, plan.performance),
             *evidence.score_problems(
@@ -274,8 +274,8 @@ def _decoded(
 # ----------------------------------------------------------------------------------------------- problems
 
 
-def _test_set_problems(root: Path, frame: pd.DataFrame, epoch: Epoch) -> list[Problem]:
-    """Whether the test set is the one on record and of this epoch, and none of its patients has another side too."""
+def _test_set_problems(root: Path, frame: pd.DataFrame, period: Period) -> list[Problem]:
+    """Whether the test set is the one on record and of this period, and none of its patients has another side too."""
     problems: list[Problem] = []
     test = frame[frame["split"] == "test"]
     if Division.read(root / "split" / "split.json").test_digest != splits.test_digest(test):
@@ -284,9 +284,11 @@ def _test_set_problems(root: Path, frame: pd.DataFrame, epoch: Epoch) -> list[Pr
     if both := len(tested & set(frame.loc[frame["split"] != "test", "patient_id"])):
         problems.append((Code.SPLIT_MISMATCH, f"{_people(both)} of the test set are on another side of the split too."))
     retired = set(frame.loc[frame["split"] == splits.RETIRED, "patient_id"])
-    before = splits.scored_before(frame, epoch.closed_batches)
+    before = splits.scored_before(frame, period.closed_batches)
     if wrong := len(tested & before) + len(retired - before):
-        sentence = f"The test set is not that of epoch {epoch.number}: {_people(wrong)} are retired, or not, in error."
+        sentence = (
+            f"The test set is not that of period {period.number}: {_people(wrong)} are retired, or not, in error."
+        )
         problems.append((Code.TEST_SET_MISMATCH, sentence))
     return problems
 

@@ -1,7 +1,7 @@
 """open: pin all that a run depends on, and make the folder that it works in.
 
 With a run's name, that is a clone of the code in `$CXR_HOME/runs/<run>/workspace`; without one, the checkout that the
-person is in, for `dvc repro`. Both get the data set, the champion, the reference, the test epoch, what training
+person is in, for `dvc repro`. Both get the data set, the champion, the reference, the test period, what training
 starts from, and `inputs.json`: what DVC cannot see. No look at the test set is recorded yet, and `look.json` says so.
 
 A run whose recipe is the champion's own ends here with NO_CHANGE. It would make the champion again; or, where training
@@ -24,7 +24,7 @@ from cxr_ops import contract
 from cxr_ops import plan as plans
 from cxr_ops import recipe as recipes
 from cxr_ops.audit.entries import Entry
-from cxr_ops.audit.state import open_epoch, reference_after, state_after
+from cxr_ops.audit.state import open_period, reference_after, state_after
 from cxr_ops.edges import dvc, pipeline, supervisor
 from cxr_ops.edges import plans as in_force
 from cxr_ops.edges.home import Home
@@ -46,7 +46,7 @@ _STATE: Final = (
     contract.INPUTS,
     contract.LOOK,
     contract.IMAGE,
-    contract.EPOCH,
+    contract.PERIOD,
     contract.CHAMPION,
     contract.REFERENCE,
     contract.START,
@@ -373,7 +373,7 @@ def _write_inputs(
         data=data,
         champion=champion,
         reference=reference,
-        epoch=open_epoch(entries),
+        period=open_period(entries),
         ledger=state_after(entries) if recorded else None,
         plan=plan,
         limits=in_force.limits_now(home, entries, governing, plan.sha256),
@@ -381,7 +381,7 @@ def _write_inputs(
         image=home.image,
     )
     write_atomic(folder / contract.IMAGE, canonical_json({"image": home.image}))
-    inputs.epoch.write(folder / contract.EPOCH)
+    inputs.period.write(folder / contract.PERIOD)
     inputs.write(folder / contract.INPUTS)
     RecordedLook().write(folder / contract.LOOK)
     return inputs

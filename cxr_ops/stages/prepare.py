@@ -1,7 +1,7 @@
 """prepare: decode the pictures that are trained and validated on, adjust contrast and size, pack them into one array.
 
 Reads `validate/manifest.csv`, `split/split.csv` and the shards of `dataset/`; writes `prepare/images.npy` (uint8,
-images x side x side), `prepare/index.csv` (its rows) and `prepare/prepare.json`. Pictures of a test set, of this epoch
+images x side x side), `prepare/index.csv` (its rows) and `prepare/prepare.json`. Pictures of a test set, of this period
 or an earlier one, are never packed: they are scored from their source.
 """
 

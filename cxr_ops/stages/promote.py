@@ -1,7 +1,7 @@
 """Make a run's challenger the champion: the only way in which that happens.
 
 Nothing is taken on trust that can be looked up. The verdict must be the one on the ledger, its files the ones that were
-decided on, the look recorded before and among those that the plan allows, its test epoch open, the run commit and its
+decided on, the look recorded before and among those that the plan allows, its test period open, the run commit and its
 outs in the store, the package in the registry the one that was judged, enough people other than the requester agreed,
 and champion and reference still those that the challenger was judged against. The ledger's entry is the promotion; the
 aliases in MLflow follow it, and are repaired from it by doing this again.

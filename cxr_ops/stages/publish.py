@@ -5,9 +5,9 @@ so a run whose publishing was cut off at any point is published by publishing it
 the point of no return: outputs that no longer are what was decided on are refused from then on.
 
 Where the plan discloses the verdict alone, people who tune are shown no number, map or case of the test set while the
-run's test epoch is open: the published page is the summary, and the full report and the run's own folder can be read by
-the owner, for auditors and approvers. Nothing that is printed or goes to Airflow or MLflow names either. Publishing
-again when the epoch is closed releases all of it.
+run's test period is open: the published page is the summary, and the full report and the run's own folder can be read
+by the owner, for auditors and approvers. Nothing that is printed or goes to Airflow or MLflow names either. Publishing
+again when the period is closed releases all of it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from cxr_ops.audit.entries import Decision, Entry
 from cxr_ops.audit.fit import Made, changed_since, misfits, read_made
 from cxr_ops.audit.judgement import misjudged, other_facts, straw_men
 from cxr_ops.audit.package import digest as package_digest
-from cxr_ops.audit.state import approvals_to_leave, epoch_limits, find_decision, find_promotion, open_epoch, strictest
+from cxr_ops.audit.state import approvals_to_leave, find_decision, find_promotion, open_period, period_limits, strictest
 from cxr_ops.contract import DATASET, INPUTS, MODEL_NAME, PACKAGE
 from cxr_ops.edges import dvc, live
 from cxr_ops.edges.home import Home
@@ -113,13 +113,13 @@ def run(home: Home, run: str) -> dict[str, Any]:
     decision = find_decision(entries, run)
     outputs = read_outputs(home, run, decision.decision if decision else None)
     plan = plans.load_bound(outputs.root, outputs.inputs.plan.path, outputs.inputs.plan)
-    withheld = _withholds(plan, outputs.inputs.epoch.number, entries)
+    withheld = _withholds(plan, outputs.inputs.period.number, entries)
     if decision is None:
         check_not_edited(home, run, outputs, plan, entries)
         live.replay(home, run)
-    limits = strictest([plan.limits, epoch_limits(entries, outputs.inputs.epoch.number)])
+    limits = strictest([plan.limits, period_limits(entries, outputs.inputs.period.number)])
     if decision is None or (limits is not None and limits.disclosure == "verdict" and not withheld):
-        # A run that is decided on is logged again when its epoch has ended: what was withheld is added.
+        # A run that is decided on is logged again when its period has ended: what was withheld is added.
         mlflow_run_id = tracking.log_run(home, _content(home, run, outputs, withheld=withheld))
     if decision is None:
         version = versions.register(home, outputs.root / "train" / PACKAGE, mlflow_run_id, _version_tags(run, outputs))
@@ -239,7 +239,7 @@ def finish(home: Home, run: str) -> Result:
     root = home.workspace(run)
     verdict = Verdict.read(root / "gate" / "verdict.json")
     plan = plans.load_bound(root, verdict.plan.path, verdict.plan)
-    withheld = _withholds(plan, decision.epoch, entries)
+    withheld = _withholds(plan, decision.period, entries)
     report = (root / "report" / "report.html").read_text(encoding="utf-8")
     proof = checkout.plain_commands(home, decision.run_commit)
     full = publish_page(report, entry, promotion, entries, proof=proof)
@@ -318,7 +318,7 @@ def publish_page(
         "Data revision": body.data_revision,
         "Code": body.code_commit + (" (a snapshot of uncommitted changes)" if body.code_dirty else ""),
         "Image": body.image or "none: not run in a container",
-        "Test epoch": str(body.epoch),
+        "Test period": str(body.period),
         "Decision": f"entry {decision.seq} of the ledger, {decision.at}, sha256 {decision.digest()}",
         "Approvals": "; ".join(approvals) or ("none yet" if body.approvals else "none asked for by the plan"),
         "Promotion": (
@@ -327,7 +327,7 @@ def publish_page(
         "This report without this block": f"sha256 {own}",
     }
     if own != body.report:
-        facts["Full report"] = f"sha256 {body.report}; withheld while test epoch {body.epoch} is open"
+        facts["Full report"] = f"sha256 {body.report}; withheld while test period {body.period} is open"
     rows = "".join(
         f"<div><dt>{html.escape(key)}</dt><dd>{html.escape(value)}</dd></div>" for key, value in facts.items()
     )
@@ -364,10 +364,10 @@ def _opened(home: Home, run: str) -> Opened:
     return Opened.read(path)
 
 
-def _withholds(plan: plans.ChangePlan, epoch: int, entries: list[Entry]) -> bool:
-    """Whether what the test set shows of a run of this epoch is kept from people who tune: the strictest plan says."""
-    limits = strictest([plan.limits, epoch_limits(entries, epoch)])
-    return limits is not None and limits.disclosure == "verdict" and open_epoch(entries).number == epoch
+def _withholds(plan: plans.ChangePlan, period: int, entries: list[Entry]) -> bool:
+    """Whether what the test set shows of a run of this period is kept from people who tune: the strictest plan says."""
+    limits = strictest([plan.limits, period_limits(entries, period)])
+    return limits is not None and limits.disclosure == "verdict" and open_period(entries).number == period
 
 
 def _told(verdict: Verdict, *, withheld: bool) -> list[Reason]:
@@ -409,15 +409,15 @@ def _decide(home: Home, run: str, outputs: Outputs, mlflow_run_id: str, version:
         mlflow_run_id=mlflow_run_id,
         model_version=version,
         reference=inputs.reference.package if inputs.reference else None,
-        epoch=inputs.epoch.number,
+        period=inputs.period.number,
         limited_findings=tuple(verdict.limited_findings),
         holds=tuple(sorted({reason.code for reason in verdict.reasons} & HOLDS)),
     )
 
     def decide(entries: list[Entry]) -> Decision | Entry:
-        limits = epoch_limits(entries, body.epoch)
-        of_epoch = limits.approvals if limits is not None else 0
-        asked = max(body.approvals, approvals_to_leave(entries, body.plan_sha256), of_epoch)
+        limits = period_limits(entries, body.period)
+        of_period = limits.approvals if limits is not None else 0
+        asked = max(body.approvals, approvals_to_leave(entries, body.plan_sha256), of_period)
         return find_decision(entries, run) or body.model_copy(update={"approvals": asked})
 
     return open_ledger(home).append_if("decision", decide)
@@ -476,7 +476,7 @@ def _tags(outputs: Outputs) -> dict[str, str]:
         "cxr.package": outputs.package,
         "cxr.champion": verdict.champion.entry,
         "cxr.reference": inputs.reference and inputs.reference.package,
-        "cxr.epoch": str(verdict.epoch),
+        "cxr.period": str(verdict.period),
         "cxr.test_digest": verdict.test_digest,
         "cxr.evaluation": outputs.digest("evaluate/evaluation.json"),
         "cxr.verdict_digest": outputs.digest("gate/verdict.json"),

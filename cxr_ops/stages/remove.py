@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from cxr_ops.audit.entries import Entry
-from cxr_ops.audit.state import open_epoch
+from cxr_ops.audit.state import open_period
 from cxr_ops.data import manifest, splits
 from cxr_ops.edges import dvc
 from cxr_ops.edges.home import Home
@@ -102,7 +102,7 @@ def run(home: Home, batch: str, *, by: str, reason: str) -> Removal:
         folders = batches.batch_files(home)
         frame = manifest.concatenate(manifest.read_manifest(path / "manifest.csv") for path in folders.values())
         entries = open_ledger(home).entries()
-        closed = open_epoch(entries).closed_batches
+        closed = open_period(entries).closed_batches
         split = Params.load(home.project / dvc.PARAMS).split
         leaving, staying = frame[frame["batch"] == batch], frame[frame["batch"] != batch]
         if batch in closed:

@@ -2,7 +2,7 @@
 
 Reads the outputs of all stages before it. Writes `report/report.html`, which holds everything, and
 `report/summary.html`, which holds no result on the test set: it is what people who tune models see while the test
-epoch is open. Neither holds a clock, host, path, run id or identifier of a patient or image. `publish` adds links,
+period is open. Neither holds a clock, host, path, run id or identifier of a patient or image. `publish` adds links,
 approvals and timings around them.
 """
 
@@ -93,7 +93,7 @@ def read(root: Path, title: str) -> page.Material:
         split=[
             page.SplitRow(name=name, images=side.images, patients=side.patients, positives=side.positives)
             for name, side in ((name, split.splits[name]) for name in ("train", "validation", "test", "retired"))
-            if side.images  # nobody has retired in the first test epoch
+            if side.images  # nobody has retired in the first test period
         ],
         history=_history(root / "train" / "history.csv", training, model["training"]["settings"]["epochs"]),
         training=words.facts(model["training"]),

@@ -1,7 +1,7 @@
 """split: give each patient a side, and count what stands on it.
 
-Reads `validate/manifest.csv` and `epoch.json`; writes `split/split.csv` (image_id, patient_id, split) and
-`split/split.json`. Test patients who were scored in an earlier epoch get the side `retired`.
+Reads `validate/manifest.csv` and `test-period.json`; writes `split/split.csv` (image_id, patient_id, split) and
+`split/split.json`. Test patients who were scored in an earlier period get the side `retired`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from cxr_ops.labels import FINDINGS
 from cxr_ops.params import Params
 from cxr_ops.records.base import write_atomic
 from cxr_ops.records.data import Division, Side
-from cxr_ops.records.inputs import Epoch
+from cxr_ops.records.inputs import Period
 
 
 def run(root: Path, params: Params) -> None:
@@ -34,13 +34,13 @@ def run(root: Path, params: Params) -> None:
     out = root / "split"
     shutil.rmtree(out, ignore_errors=True)
     frame = manifest.read_manifest(root / "validate" / "manifest.csv")
-    epoch = _epoch(root)
+    period = _period(root)
     frame["split"] = splits.assign(
         frame,
         salt=params.split.salt,
         validation=params.split.validation,
         test=params.split.test,
-        closed_batches=epoch.closed_batches,
+        closed_batches=period.closed_batches,
     )
     division = Division(
         salt=params.split.salt,
@@ -53,8 +53,8 @@ def run(root: Path, params: Params) -> None:
     empty = [side for side in splits.SIDES if not (frame["split"] == side).any()]
     if empty == ["test"] and retired:
         raise DataError(
-            f"the test set of epoch {epoch.number} is empty: all {retired} test patients were scored in earlier epochs",
-            where=root / contract.EPOCH,
+            f"the test set of period {period.number} is empty: all {retired} test patients were scored before it",
+            where=root / contract.PERIOD,
             fix="ingest patients who were never scored",
         )
     if empty:
@@ -68,10 +68,10 @@ def run(root: Path, params: Params) -> None:
     division.write(out / "split.json")
 
 
-def _epoch(root: Path) -> Epoch:
-    if not (root / contract.EPOCH).is_file():
-        raise DataError(f"{contract.EPOCH} is missing", where=root / contract.EPOCH, fix="cxr-ops open")
-    return Epoch.read(root / contract.EPOCH)
+def _period(root: Path) -> Period:
+    if not (root / contract.PERIOD).is_file():
+        raise DataError(f"{contract.PERIOD} is missing", where=root / contract.PERIOD, fix="cxr-ops open")
+    return Period.read(root / contract.PERIOD)
 
 
 def _count(rows: pd.DataFrame) -> Side:

@@ -104,7 +104,7 @@ MEANING: Final[dict[Code, str]] = {
     Code.CHAMPION_MISMATCH: "The challenger was not judged against the champion on record.",
     Code.REFERENCE_MISMATCH: "The challenger was not judged against the reference on record.",
     Code.UNRECORDED_LOOK: "The look at the test set is not on the ledger.",
-    Code.TEST_SET_EXHAUSTED: "All looks of this test epoch are spent; patients never scored before are needed.",
+    Code.TEST_SET_EXHAUSTED: "All looks of this test period are spent; patients never scored before are needed.",
     Code.DIRTY_CODE: "The code held uncommitted changes.",
     Code.SUSPICIOUS_IMPROVEMENT: "The gain is larger than retraining explains; somebody must look for a leak.",
     Code.HARM_SIGNAL: "A finding seems to have become worse in a subgroup; a further person must look at it.",

@@ -128,7 +128,7 @@ def decide(evaluation: Evaluation, inputs: Inputs, plan: ChangePlan) -> Verdict:
         limited_findings=judgement.limited_findings,
         superior=judgement.superior,
         superior_findings=judgement.superior_findings,
-        epoch=inputs.epoch.number,
+        period=inputs.period.number,
         looks=_looks(evaluation, inputs),
         other_plan=inputs.other_plan,
     )
@@ -371,7 +371,7 @@ def _superior_findings(evaluation: Evaluation, rules: PerformanceEvaluation) -> 
 
 
 def _mismatches(evaluation: Evaluation, inputs: Inputs, plan: ChangePlan) -> list[Reason]:
-    """Whether the evidence is of the models and the test epoch that the run was opened with."""
+    """Whether the evidence is of the models and the test period that the run was opened with."""
     found: list[tuple[Code, str]] = []
     promotions = inputs.ledger.promotions if inputs.ledger is not None else None
     champion = inputs.champion
@@ -394,10 +394,9 @@ def _mismatches(evaluation: Evaluation, inputs: Inputs, plan: ChangePlan) -> lis
     if named is not None and reference != named:
         sentence = f"The plan names the reference {named[:12]}, and the run was opened with another."
         found.append((Code.REFERENCE_MISMATCH, sentence))
-    if evaluation.epoch != inputs.epoch.number:
-        sentence = (
-            f"The evaluation is of the test epoch {evaluation.epoch}, and the run was opened in {inputs.epoch.number}."
-        )
+    if evaluation.period != inputs.period.number:
+        judged, opened = evaluation.period, inputs.period.number
+        sentence = f"The evaluation is of test period {judged}, and the run was opened in {opened}."
         found.append((Code.TEST_SET_MISMATCH, sentence))
     return [Reason(code=code, sentence=sentence) for code, sentence in found]
 
@@ -419,7 +418,7 @@ def _outside_plan(facts: Facts | None, bounds: Bounds) -> list[Reason]:
 
 
 def _looks(evaluation: Evaluation, inputs: Inputs) -> int | None:
-    """Looks of the test epoch with this one; scoring the same model on the same test set again is no new one."""
+    """Looks of the test period with this one; scoring the same model on the same test set again is no new one."""
     if inputs.ledger is None:
         return None
     known = (evaluation.challenger, evaluation.test_digest) in inputs.ledger.looked
@@ -427,7 +426,7 @@ def _looks(evaluation: Evaluation, inputs: Inputs) -> int | None:
 
 
 def _limits(inputs: Inputs, plan: ChangePlan) -> Limits:
-    """The strictest limits of the test epoch; a file of an earlier version knows the plan's own alone."""
+    """The strictest limits of the test period; a file of an earlier version knows the plan's own alone."""
     return plan.limits if inputs.limits is None else inputs.limits
 
 
@@ -436,7 +435,7 @@ def _record(evaluation: Evaluation, inputs: Inputs, plan: ChangePlan) -> list[Re
     found: list[Reason] = []
     limits = _limits(inputs, plan)
     looks, most = _looks(evaluation, inputs), limits.max_looks
-    which = "the plan" if limits == plan.limits else "the strictest plan of the epoch"
+    which = "the plan" if limits == plan.limits else "the strictest plan of the period"
     if looks is None:
         found.append(
             Reason(
@@ -449,9 +448,9 @@ def _record(evaluation: Evaluation, inputs: Inputs, plan: ChangePlan) -> list[Re
         found.append(
             Reason(
                 code=Code.TEST_SET_EXHAUSTED,
-                sentence=f"This test epoch has had {looks} looks, and {which} allows {most}. Patients never "
-                "scored before are needed: ingest them, then open a new epoch with cxr-ops epoch open.",
-                numbers={"looks": looks, "max_looks": most, "epoch": inputs.epoch.number},
+                sentence=f"This test period has had {looks} looks, and {which} allows {most}. Patients never "
+                "scored before are needed: ingest them, then open a new period with cxr-ops period open.",
+                numbers={"looks": looks, "max_looks": most, "period": inputs.period.number},
             )
         )
     if inputs.code.dirty and limits.require_clean_code:

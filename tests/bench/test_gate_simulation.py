@@ -205,7 +205,7 @@ def test_results_grow_block_by_block_and_survive_the_file(tmp_path):
 
 def test_results_are_kept_until_their_numbers_would_change(setup, monkeypatch):
     """Other rules, seed, test set or arithmetic begin anew; the sentences of the plan do not matter."""
-    monkeypatch.setattr(study, "STUDIES", {name: study.STUDIES[name] for name in ("look", "epoch")})
+    monkeypatch.setattr(study, "STUDIES", {name: study.STUDIES[name] for name in ("look", "period")})
     plan, given = setup.plan, setup.world.structure
     marks = [
         run.fingerprints(plan, given, 0),
@@ -230,7 +230,7 @@ def test_the_page_says_what_was_found_and_what_was_not(tmp_path, setup):
     results.studies["look"].sums["equal/promoted"] = [10_000, 9_000.0, 9_000.0]
     first = page.write(tmp_path / "first", results, 7).read_text()
     assert "| An equally good model is promoted in at least 95 % of looks | 90.00 ± 0.30 % | not met |" in first
-    assert "in an epoch of 10 looks: at most 5.5 % | not run | not run |" in first
+    assert "in a period of 10 looks: at most 5.5 % | not run | not run |" in first
     assert "nan" not in first.split("## Side by side")[0].lower()
     page.write(tmp_path / "second", results, 7)
     for name in ("gate-power.svg", "gate-drift.svg", "gate-rules.svg"):

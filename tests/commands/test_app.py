@@ -17,14 +17,14 @@ import typer
 from typer.testing import CliRunner
 
 from cxr_ops import contract
-from cxr_ops.audit.entries import Approval, Decision, Entry, EpochOpened, Look, Promotion
+from cxr_ops.audit.entries import Approval, Decision, Entry, Look, PeriodOpened, Promotion
 from cxr_ops.commands import app as command
 from cxr_ops.commands.help import EXIT_CODES
 from cxr_ops.edges import plans as in_force
 from cxr_ops.edges.home import Home
 from cxr_ops.edges.ledger import open_ledger
 from cxr_ops.edges.lineage import trace
-from cxr_ops.errors import CxrError
+from cxr_ops.errors import CxrError, SettingsError
 
 HEAVY = {
     "torch",
@@ -123,6 +123,14 @@ def test_the_shell_completes_commands_and_runs(project: Path, tmp_path: Path) ->
             text=True,
         )
         assert done.stdout.split() == expected
+
+
+def test_the_command_of_earlier_versions_is_told_the_new_one() -> None:
+    """`cxr-ops epoch ...` says what to type now, with the words that were given; help does not list it."""
+    refused = CliRunner().invoke(command.app, ["epoch", "open", "--by", "Ana Ruiz", "--reason", "spent"])
+    assert isinstance(refused.exception, SettingsError)
+    assert refused.exception.fix == "cxr-ops period open --by 'Ana Ruiz' --reason spent"
+    assert "epoch" not in CliRunner().invoke(command.app, ["--help"]).output
 
 
 def test_each_stage_is_a_verb() -> None:
@@ -236,7 +244,7 @@ def _filled(home: Home) -> list[Entry]:
     look = Look(model="c" * 64, test_digest="a" * 64, run="run-1", batches=("batch-1",))
     ledger = open_ledger(home)
     ledger.record_look(look)
-    facts = dict.fromkeys(Decision.model_fields, "f" * 64) | {"approvals": 1, "code_dirty": False, "epoch": 1}
+    facts = dict.fromkeys(Decision.model_fields, "f" * 64) | {"approvals": 1, "code_dirty": False, "period": 1}
     facts |= {"run": "run-1", "verdict": "PROMOTE", "plan": "nih", "model_version": "3", "requested_by": "dr_ruiz"}
     decision = ledger.append("decision", Decision.model_validate(facts | {"limited_findings": (), "holds": ()}))
     consent = Approval(run="run-1", decision=decision.digest(), by="dr_lee", at="2026-03-01T00:00:00+00:00")
@@ -252,7 +260,7 @@ def _filled(home: Home) -> list[Entry]:
         replaces=None,
     )
     ledger.append("promotion", promotion)
-    ledger.append("epoch", EpochOpened(number=2, closed_batches=["batch-1"], by="dr_ruiz", reason="new patients"))
+    ledger.append("period", PeriodOpened(number=2, closed_batches=["batch-1"], by="dr_ruiz", reason="new patients"))
     in_force.adopt(home, home.project / "pccp.yaml", by="dr_ito", reason="reviewed")
     return ledger.entries()
 
@@ -270,11 +278,11 @@ def test_the_ledger_is_a_table_for_people_and_json_for_machines(project: Path, t
     for line, words in zip(
         shown[2:],
         (
-            ("look", "challenger cccccccc on test set aaaaaaaa, epoch 1", "run-1"),
+            ("look", "challenger cccccccc on test set aaaaaaaa, period 1", "run-1"),
             ("decision", "PROMOTE: version 3, plan nih, 1 must agree", "dr_ruiz", "run-1"),
             ("approval", f"of decision {entries[1].digest()[:8]}", "dr_lee"),
             ("promotion", "version 3 is the champion, package cccccccc", "dr_lee"),
-            ("epoch", "test epoch 2: new patients; closed batch-1", "dr_ruiz"),
+            ("period", "test period 2: new patients; closed batch-1", "dr_ruiz"),
             (
                 "plan",
                 "nih-production",
@@ -289,8 +297,8 @@ def test_the_ledger_is_a_table_for_people_and_json_for_machines(project: Path, t
     assert [{**entry.model_dump(mode="json"), "digest": entry.digest()} for entry in entries] == listed
     verified = json.loads(_cxr("ledger", "verify", "--json", cwd=project, CXR_HOME=str(tmp_path)).stdout)
     assert verified == {"entries": 6, "head": entries[-1].digest()}
-    epoch = json.loads(_cxr("epoch", "show", "--json", cwd=project, CXR_HOME=str(tmp_path)).stdout)
-    assert (epoch["number"], epoch["looks"], epoch["closed_batches"]) == (2, 0, ["batch-1"])
+    period = json.loads(_cxr("period", "show", "--json", cwd=project, CXR_HOME=str(tmp_path)).stdout)
+    assert (period["number"], period["looks"], period["closed_batches"]) == (2, 0, ["batch-1"])
 
 
 def test_lineage_is_json_for_machines(project: Path, tmp_path: Path) -> None:
@@ -343,7 +351,7 @@ def test_a_plan_is_put_in_force(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert _plan("adopt", "pccp.yaml", *words).stdout.startswith("the plan nih-production is in force, sha256 ")
     assert "was in force already" in _plan("adopt", "pccp.yaml", *words).stdout
     looser = _plan("adopt", "pccp.demo.yaml", *words).stdout
-    assert "until the next test epoch, earlier plans hold too: 10 looks, 1 must agree, disclosure verdict" in looser
+    assert "until the next test period, earlier plans hold too: 10 looks, 1 must agree, disclosure verdict" in looser
     wrong = tmp_path / "wrong.yaml"
     wrong.write_text(Path("pccp.yaml").read_text().replace("train.epochs", "train.epoch"))
     refused = _plan("adopt", str(wrong), *words)

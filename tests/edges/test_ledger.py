@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from cxr_ops.audit.entries import Entry, EpochOpened, Look, Promotion
+from cxr_ops.audit.entries import Entry, Look, PeriodOpened, Promotion
 from cxr_ops.audit.state import reference_after
 from cxr_ops.edges.home import Home
 from cxr_ops.edges.ledger import Ledger, open_ledger
 from cxr_ops.edges.ledger.folder import Folder
 from cxr_ops.errors import ConflictError, RefusedError, SettingsError, StorageError
 from cxr_ops.records.base import canonical_json, sha256_bytes
-from cxr_ops.records.inputs import Epoch, LedgerState, Reference
+from cxr_ops.records.inputs import LedgerState, Period, Reference
 
 
 def look(number: int = 0) -> Look:
@@ -38,8 +38,8 @@ def promotion(run: str, replaces: str | None = None, package: str = "p", referen
     )
 
 
-def epoch(number: int, *closed: str) -> EpochOpened:
-    return EpochOpened(number=number, closed_batches=list(closed), by="dr_lee", reason="budget spent")
+def period(number: int, *closed: str) -> PeriodOpened:
+    return PeriodOpened(number=number, closed_batches=list(closed), by="dr_lee", reason="budget spent")
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ def test_empty_folder_is_an_empty_ledger(ledger: Ledger) -> None:
     """A ledger that was never written holds nothing, has no champion and no spent looks, and makes no folder."""
     assert ledger.entries() == []
     assert ledger.champion() is None
-    assert ledger.epoch() == Epoch(number=1, closed_batches=[])
+    assert ledger.period() == Period(number=1, closed_batches=[])
     assert reference_after(ledger.entries()) is None
     assert ledger.state() == LedgerState(entries=0, head=None, looks=0)
     assert not ledger.storage.path.exists()
@@ -80,7 +80,7 @@ def test_entry_is_read_back_as_it_was_written(ledger: Ledger) -> None:
 
 
 def test_entry_of_an_earlier_version_is_read_and_followed(ledger: Ledger) -> None:
-    """An entry without a format keeps its bytes and digest, new ones say format 2, and the chain is whole."""
+    """An entry without a format keeps its bytes and digest, new ones say format 3, and the chain is whole."""
     old = {"seq": 1, "prev": None, "kind": "look", "at": "2026-01-01T00:00:00.000+00:00"}
     old["body"] = {"model": "m", "test_digest": "t", "run": "r"}
     old["seal"] = hashlib.sha256(canonical_json(old)).hexdigest()
@@ -90,7 +90,7 @@ def test_entry_of_an_earlier_version_is_read_and_followed(ledger: Ledger) -> Non
     first, second = ledger.entries()
     assert (first.format, first.to_bytes(), first.digest()) == (1, data, hashlib.sha256(data).hexdigest())
     assert (second, second.prev) == (new, first.digest())
-    assert json.loads(second.to_bytes())["format"] == 2
+    assert json.loads(second.to_bytes())["format"] == 3
     (ledger.storage.path / "00000001.json").write_bytes(data.replace(b'"kind"', b'"format": 1,\n  "kind"'))
     with pytest.raises(StorageError, match="its bytes are not those that were written"):
         ledger.entries()
@@ -100,9 +100,9 @@ def test_entry_of_a_later_version_is_refused_with_what_to_do(ledger: Ledger) -> 
     """What a newer version wrote is not called damaged: it is said which format it has and what to install."""
     ledger.append("look", look(0))
     path = ledger.storage.path / "00000001.json"
-    later = path.read_bytes().replace(b'"format": 2', b'"format": 3').replace(b'"kind": "look"', b'"kind": "watch"')
+    later = path.read_bytes().replace(b'"format": 3', b'"format": 4').replace(b'"kind": "look"', b'"kind": "watch"')
     path.write_bytes(later)
-    with pytest.raises(StorageError, match="format 3, and this version of cxr-ops reads formats up to 2") as caught:
+    with pytest.raises(StorageError, match="format 4, and this version of cxr-ops reads formats up to 3") as caught:
         ledger.entries()
     assert "install the version" in str(caught.value.fix)
 
@@ -228,22 +228,22 @@ def test_champion_and_reference_are_recorded_and_spend_nothing(home: Home) -> No
     assert len(ledger.entries()) == 3
 
 
-def test_looks_belong_to_their_epoch(home: Home) -> None:
-    """A new epoch begins without spent looks, and a run of a closed one may repeat its look and take no new one."""
+def test_looks_belong_to_their_period(home: Home) -> None:
+    """A new period begins without spent looks, and a run of a closed one may repeat its look and take no new one."""
     ledger = open_ledger(home)
     old = open_ledger(home).record_look(Look(model="a", test_digest="t", run="r"))
-    ledger.append("epoch", epoch(2, "one"))
-    assert ledger.epoch() == Epoch(number=2, closed_batches=["one"])
+    ledger.append("period", period(2, "one"))
+    assert ledger.period() == Period(number=2, closed_batches=["one"])
     assert (ledger.state().looks, ledger.state().looked) == (0, [])
     assert open_ledger(home).record_look(Look(model="a", test_digest="t", run="r")) == old
-    with pytest.raises(RefusedError, match="opened in test epoch 1, and epoch 2 is open"):
+    with pytest.raises(RefusedError, match="opened in test period 1, and period 2 is open"):
         open_ledger(home).record_look(Look(model="b", test_digest="t", run="r"))
-    open_ledger(home).record_look(Look(model="a", test_digest="t", run="r2", epoch=2))
+    open_ledger(home).record_look(Look(model="a", test_digest="t", run="r2", period=2))
     assert ledger.state().looks == 1
 
 
 def write_old(ledger: Ledger, kind: str, body: dict) -> None:
-    """Add an entry in the format of before there were epochs and references."""
+    """Add an entry in the format of before there were periods and references."""
     before = ledger.entries()
     head = before[-1].digest() if before else None
     fields = {"seq": len(before) + 1, "prev": head, "kind": kind, "at": "2026-01-01T00:00:00.000+00:00", "body": body}
@@ -252,7 +252,7 @@ def write_old(ledger: Ledger, kind: str, body: dict) -> None:
 
 
 def test_entries_of_an_older_format_stay_valid(ledger: Ledger) -> None:
-    """Old entries verify byte for byte, count as looks of the first epoch, and name the first champion as reference."""
+    """Old entries verify byte for byte, count for the first period, and name the first champion as reference."""
     write_old(ledger, "look", {"model": "m", "test_digest": "t", "run": "r"})
     for package in "pq":
         body = promotion("r", package=package).model_dump(mode="json")

@@ -9,7 +9,7 @@ from evaluations import opened
 from projects import make_home, make_project
 
 from cxr_ops import plan as plans
-from cxr_ops.audit.entries import EpochOpened
+from cxr_ops.audit.entries import PeriodOpened
 from cxr_ops.contract import PACKAGE_FILES
 from cxr_ops.edges import pipeline
 from cxr_ops.edges.home import Home
@@ -17,7 +17,7 @@ from cxr_ops.edges.ledger import open_ledger
 from cxr_ops.errors import DataError, RefusedError
 from cxr_ops.records.base import tree_digest
 from cxr_ops.records.data import DataRevision, Division
-from cxr_ops.records.inputs import Champion, Code, Epoch, Inputs, RecordedLook, Reference
+from cxr_ops.records.inputs import Champion, Code, Inputs, Period, RecordedLook, Reference
 from cxr_ops.records.run import Result
 
 RUN = "run-1"
@@ -82,21 +82,21 @@ def crown(home: Home, package: str | None) -> None:
         data=DataRevision(revision="d" * 40, batches={"two": "2", "one": "1", "closed": "0"}),
         champion=champion,
         reference=Reference(package="f" * 64, version="1"),
-        epoch=Epoch(number=2, closed_batches=["closed"]),
+        period=Period(number=2, closed_batches=["closed"]),
         ledger=None,
         plan=plans.identify(home.workspace(RUN), "pccp.demo.yaml"),
     ).write(home.workspace(RUN) / "inputs.json")
 
 
-def start_epoch(home: Home, number: int) -> None:
+def start_period(home: Home, number: int) -> None:
     open_ledger(home).append(
-        "epoch", EpochOpened(number=number, closed_batches=["closed"], by="dr_lee", reason="spent")
+        "period", PeriodOpened(number=number, closed_batches=["closed"], by="dr_lee", reason="spent")
     )
 
 
 def test_looks_are_on_the_ledger_before_the_scores_exist(home: Home) -> None:
     """Before `evaluate` runs, who is scored as what on which batches is recorded, and a second time changes nothing."""
-    start_epoch(home, 2)
+    start_period(home, 2)
     package = pipeline.run_stage(home, RUN, "train")["package"]
     assert len(open_ledger(home).entries()) == 1
 
@@ -112,7 +112,7 @@ def test_looks_are_on_the_ledger_before_the_scores_exist(home: Home) -> None:
         ("c" * 64, "champion", "t1", RUN),
         ("f" * 64, "reference", "t1", RUN),
     ]
-    assert {(look.epoch, look.batches) for look in looks} == {(2, ("one", "two"))}
+    assert {(look.period, look.batches) for look in looks} == {(2, ("one", "two"))}
     assert open_ledger(home).state().looked == [(package, "t1")]
     seen = (home.workspace(RUN) / "evaluate" / "seen.txt").read_text()
     assert seen == " ".join(f"0000000{number}.json" for number in range(1, 6))
@@ -123,11 +123,11 @@ def test_looks_are_on_the_ledger_before_the_scores_exist(home: Home) -> None:
     assert len(open_ledger(home).entries()) == 5
 
 
-def test_run_of_a_closed_epoch_is_not_scored(home: Home) -> None:
-    """A run that was opened before the epoch changed looks at nobody: the test set may hold patients of the new one."""
-    start_epoch(home, 3)
+def test_run_of_a_closed_period_is_not_scored(home: Home) -> None:
+    """A run that was opened before the period changed looks at nobody: its test set may hold the new one's patients."""
+    start_period(home, 3)
     pipeline.run_stage(home, RUN, "train")
-    with pytest.raises(RefusedError, match="opened in test epoch 2, and epoch 3 is open"):
+    with pytest.raises(RefusedError, match="opened in test period 2, and period 3 is open"):
         pipeline.run_stage(home, RUN, "evaluate")
     assert not (home.workspace(RUN) / "evaluate").exists()
     assert len(open_ledger(home).entries()) == 1
@@ -156,7 +156,7 @@ def test_challenger_that_is_the_champion_ends_the_run(home: Home) -> None:
 
 def test_evaluate_without_a_package_or_a_split_spends_no_look(home: Home) -> None:
     """What cannot be named cannot be looked at."""
-    start_epoch(home, 2)
+    start_period(home, 2)
     pipeline.run_stage(home, RUN, "train")
     (home.workspace(RUN) / "split" / "split.json").write_text(
         '{"salt": "s", "validation": 0.1, "test": 0.2, "splits": {}}'

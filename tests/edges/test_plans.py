@@ -33,7 +33,7 @@ def own(home: Home, name: str) -> tuple[plans.ChangePlan, str]:
 
 def decided(home: Home, plan: str, sha256: str) -> None:
     """A decision, as the ledger of an earlier version holds one."""
-    facts = dict.fromkeys(Decision.model_fields, "f" * 64) | {"approvals": 1, "code_dirty": False, "epoch": 1}
+    facts = dict.fromkeys(Decision.model_fields, "f" * 64) | {"approvals": 1, "code_dirty": False, "period": 1}
     facts |= {"run": "run-1", "verdict": "REJECT", "plan": plan, "plan_sha256": sha256}
     open_ledger(home).append("decision", Decision.model_validate(facts | {"limited_findings": (), "holds": ()}))
 
@@ -90,7 +90,7 @@ def test_old_ledger_goes_on_under_its_last_decisions_plan(home: Home) -> None:
 
 
 def test_adopting_a_looser_plan_does_not_free_an_old_ledger(home: Home) -> None:
-    """The last decision's plan is entered first, so that its limits hold to the end of the test epoch."""
+    """The last decision's plan is entered first, so that its limits hold to the end of the test period."""
     decided(home, "nih-production", own(home, "pccp.yaml")[1])
     in_force.adopt(home, home.project / "pccp.demo.yaml", by="dr_lee", reason="more looks")
     names = [(entry.plan.name, entry.plan.by) for entry in open_ledger(home).entries() if entry.kind == "plan"]

@@ -250,12 +250,12 @@ def test_the_first_screen_stays_short_however_many_reasons_there_are(material):
     assert f"{len(given.verdict.reasons) - 6} more" in html
 
 
-def test_the_record_of_epoch_reference_and_superiority_is_shown(material, decision, evidence):
-    """Test epoch and look, the reference, what is judged by the widest margin and what was shown to be better."""
-    verdict = decision(evidence(), epoch=2, looks=7, superior=True, superior_findings=["Pleural_Thickening", "Mass"])
+def test_the_record_of_period_reference_and_superiority_is_shown(material, decision, evidence):
+    """Test period and look, the reference, what is judged by the widest margin and what was shown to be better."""
+    verdict = decision(evidence(), period=2, looks=7, superior=True, superior_findings=["Pleural_Thickening", "Mass"])
     text = Page(page.render(material(verdict=verdict))).text
     for sentence in (
-        "epoch 2, look 7",
+        "period 2, look 7",
         f"{verdict.reference.package[:12]} , version 1",
         "Judged by the widest margin Hernia",
         "the mean, than the reference's; Pleural Thickening, Mass, than the champion's",
@@ -511,7 +511,7 @@ def test_the_summary_tells_verdict_meanings_validation_and_digests(material, dec
         "train.epochs 9",
         "optimiser AdamW",
         "input.size 96",
-        "epoch 1, look 3",
+        "period 1, look 3",
         given.evaluation.challenger,
         given.verdict.plan.sha256,
         given.inputs.data.revision,

@@ -26,8 +26,8 @@ CHANGES: list[tuple[str, Any, str]] = [
     ("description_of_modifications.bounds.other_settings", "free", "looser"),
     (f"{RULES}.alpha", 0.004, "stricter"),
     (f"{RULES}.max_looks", 5, "stricter"),
-    (f"{RULES}.epoch_alpha", 0.06, "looser"),
-    (f"{RULES}.epoch_alpha", None, "looser"),
+    (f"{RULES}.period_alpha", 0.06, "looser"),
+    (f"{RULES}.period_alpha", None, "looser"),
     (f"{RULES}.disclosure", "all", "looser"),
     (f"{RULES}.min_test_patients", 900, "looser"),
     (f"{RULES}.min_positive_patients", 10, "looser"),
@@ -225,7 +225,7 @@ def test_settings_outside_the_plan_are_named(document: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("key", "value", "said"),
     [
-        (f"{RULES}.epoch_alpha", None, "epoch_alpha is null"),
+        (f"{RULES}.period_alpha", None, "period_alpha is null"),
         (f"{RULES}.disclosure", "all", "disclosure is all"),
         (f"{RULES}.limited_findings", [], "must stand in limited_findings: Hernia"),
         (f"{RULES}.required_findings", ["Mass"], "required_findings is not all"),

@@ -181,8 +181,8 @@ def test_a_run_without_change_says_so_and_needs_no_evidence(tmp_path):
     assert list(summary.as_json(folder)) == ["result"]
 
 
-def test_subgroups_reference_epoch_and_holds_have_a_line_each(finished, evidence):
-    """The subgroup that lost most, the mean against the reference, the test epoch and who must agree are told."""
+def test_subgroups_reference_period_and_holds_have_a_line_each(finished, evidence):
+    """The subgroup that lost most, the mean against the reference, the test period and who must agree are told."""
     text = printed(finished(approvals=2, holds=["HARM_SIGNAL"], limited_findings=["Hernia"]))
     evaluation = evidence()
     figures = [
@@ -198,7 +198,7 @@ def test_subgroups_reference_epoch_and_holds_have_a_line_each(finished, evidence
     assert f"{name}, mean {value:+.3f}".replace("0.", ".") in line
     assert line.endswith(f"against the {against}")
     assert f"mean against the reference: {evaluation.macro_reference_difference.value:+.3f}".replace("0.", ".") in text
-    assert "test epoch 1, look 3" in text
+    assert "test period 1, look 3" in text
     assert "held for people: HARM_SIGNAL; 2 must agree" in text
     assert "judged by the widest margin: Hernia" in text
 
@@ -209,7 +209,7 @@ def test_withheld_results_are_not_printed(finished, tmp_path, evidence):
     restricted = str(tmp_path / "restricted" / "manual-1.html")
     folder = finished("REJECT", reasons=reasons, restricted=restricted)
     text = printed(folder, width=200)
-    for told in ("REJECT", reasons[0].sentence, "challenger: 0.842", "champion: 0.836", "withheld", "epoch 1, look 3"):
+    for told in ("REJECT", reasons[0].sentence, "challenger: 0.842", "champion: 0.836", "withheld", "period 1, look 3"):
         assert told in text
     assert "0.861" not in text
     assert not any(finding.replace("_", " ") in text for finding in FINDINGS)

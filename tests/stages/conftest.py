@@ -11,7 +11,7 @@ import pytest
 from cxr_ops.data.checking.batch import build, check
 from cxr_ops.data.sources import nih
 from cxr_ops.params import Params
-from cxr_ops.records.inputs import Epoch
+from cxr_ops.records.inputs import Period
 
 
 @pytest.fixture
@@ -24,11 +24,11 @@ def small_params() -> Params:
 
 @pytest.fixture
 def workspace(make_nih: Callable[..., Path], tmp_path: Path, project: Path) -> Path:
-    """Two batches, 60 images of 30 patients, at 48 x 48 pixels, the expectations, and the first test epoch."""
+    """Two batches, 60 images of 30 patients, at 48 x 48 pixels, the expectations, and the first test period."""
     root = tmp_path / "workspace"
     shutil.copytree(project / "expectations", root / "expectations")
     for name, patients, first in (("second", 10, 21), ("first", 20, 1)):
         checked = check(nih.read_folder(make_nih(name, patients=patients, first=first, size=48)), name, processes=1)
         build(root / "dataset" / name, checked)
-    Epoch().write(root / "epoch.json")
+    Period().write(root / "test-period.json")
     return root

@@ -29,7 +29,7 @@ from cxr_ops.params import Evaluate, Gate, Params, Prepare, Split
 from cxr_ops.records.base import canonical_json, sha256_bytes
 from cxr_ops.records.data import DataRevision
 from cxr_ops.records.evidence import Evaluation
-from cxr_ops.records.inputs import Champion, Code, Epoch, Inputs, LedgerState, RecordedLook, Reference
+from cxr_ops.records.inputs import Champion, Code, Inputs, LedgerState, Period, RecordedLook, Reference
 from cxr_ops.records.training import StartingWeights
 from cxr_ops.records.verdict import Verdict
 from cxr_ops.stages import evaluate, gate, split
@@ -110,7 +110,9 @@ def trained_as(folder: Path, digest: str) -> None:
     trained(digest).write(folder / "train.json")
 
 
-def open_run(root: Path, champion: str | None = None, reference: str | None = None, epoch: Epoch | None = None) -> None:
+def open_run(
+    root: Path, champion: str | None = None, reference: str | None = None, period: Period | None = None
+) -> None:
     """Write what `open` leaves for evaluate and gate."""
     record = Champion(package=champion, entry="e" * 64 if champion else None)
     record.write(root / "champion" / "champion.json")
@@ -119,14 +121,14 @@ def open_run(root: Path, champion: str | None = None, reference: str | None = No
     (root / "reference").mkdir(exist_ok=True)
     named = frozen.model_dump() if frozen else {"package": None, "version": None}
     (root / "reference" / "reference.json").write_bytes(canonical_json(named))
-    epoch = epoch or Epoch()
-    epoch.write(root / "epoch.json")
+    period = period or Period()
+    period.write(root / "test-period.json")
     Inputs(
         code=Code(commit="c" * 40, dirty=False),
         data=DataRevision(revision="d" * 40, batches={}),
         champion=record,
         reference=frozen,
-        epoch=epoch,
+        period=period,
         ledger=LedgerState(entries=0, head=None, looks=0, promotions=1 if champion else 0),
         plan=plans.identify(root, PLAN),
     ).write(root / "inputs.json")
@@ -442,9 +444,9 @@ def test_a_package_is_scored_once_whatever_its_roles(workspace, monkeypatch):
 
 
 def test_retired_patients_are_not_scored(workspace):
-    """In the second epoch the test set is the test patients without an image in a closed batch."""
-    epoch = Epoch(number=2, closed_batches=["one"])
-    open_run(workspace, epoch=epoch)
+    """In the second period the test set is the test patients without an image in a closed batch."""
+    period = Period(number=2, closed_batches=["one"])
+    open_run(workspace, period=period)
     split.run(workspace, PARAMS)
     evidence = run(workspace)
     frame = manifest.read_split(workspace)
@@ -452,23 +454,23 @@ def test_retired_patients_are_not_scored(workspace):
     test = frame[frame["split"] == "test"]
     assert set(test["batch"]) == {"two"}
     assert read_scores(workspace)["image_id"].tolist() == test["image_id"].tolist()
-    assert (evidence.epoch, evidence.test_patients) == (2, test["patient_id"].nunique())
+    assert (evidence.period, evidence.test_patients) == (2, test["patient_id"].nunique())
     assert evidence.problems == []
 
 
 @pytest.mark.parametrize(
     ("of_split", "of_inputs"),
-    [(Epoch(), Epoch(number=2, closed_batches=["one"])), (Epoch(closed_batches=["one"]), Epoch())],
+    [(Period(), Period(number=2, closed_batches=["one"])), (Period(closed_batches=["one"]), Period())],
 )
-def test_a_split_of_another_epoch_is_found(workspace, of_split, of_inputs):
+def test_a_split_of_another_period_is_found(workspace, of_split, of_inputs):
     """A test set that holds patients scored before, or lacks patients who were not, is not the one on record."""
-    open_run(workspace, epoch=of_split)
+    open_run(workspace, period=of_split)
     split.run(workspace, PARAMS)
-    open_run(workspace, epoch=of_inputs)
+    open_run(workspace, period=of_inputs)
     evidence = run(workspace)
     ((code, sentence),) = evidence.problems
     assert code == "TEST_SET_MISMATCH"
-    assert f"not that of epoch {of_inputs.number}" in sentence
+    assert f"not that of period {of_inputs.number}" in sentence
     assert decide(workspace).verdict == "INSUFFICIENT EVIDENCE"
 
 

@@ -12,7 +12,7 @@ import yaml
 from projects import Installation, commit_all, make_batch, make_home, make_project, run_git
 
 from cxr_ops import plan as plans
-from cxr_ops.audit.entries import Decision, EpochOpened, Look, Promotion
+from cxr_ops.audit.entries import Decision, Look, PeriodOpened, Promotion
 from cxr_ops.edges import dvc, supervisor
 from cxr_ops.edges import plans as in_force
 from cxr_ops.edges.home import Home
@@ -22,7 +22,7 @@ from cxr_ops.edges.store import batches, repository
 from cxr_ops.errors import BusyError, CxrError, DataError, RefusedError, SettingsError
 from cxr_ops.params import Params
 from cxr_ops.records.base import sha256_file, tree_digest
-from cxr_ops.records.inputs import Champion, Epoch, Inputs, RecordedLook, Reference
+from cxr_ops.records.inputs import Champion, Inputs, Period, RecordedLook, Reference
 from cxr_ops.records.run import Result
 from cxr_ops.records.training import Start
 from cxr_ops.stages import open as stage
@@ -81,7 +81,7 @@ def test_run_gets_a_workspace_with_all_that_it_depends_on(home: Home, tmp_path: 
     assert Champion.read(workspace / "champion" / "champion.json") == Champion()
     assert RecordedLook.read(workspace / "look.json") == RecordedLook()
     assert json.loads((workspace / "reference" / "reference.json").read_text()) == {"package": None, "version": None}
-    assert Epoch.read(workspace / "epoch.json") == inputs.epoch == Epoch(number=1, closed_batches=[])
+    assert Period.read(workspace / "test-period.json") == inputs.period == Period(number=1, closed_batches=[])
     assert json.loads((workspace / "image.json").read_text()) == {"image": None}
     assert tree_digest(workspace / "dataset" / "one") == tree_digest(tmp_path / "one")
     assert run_git(workspace, "status", "--porcelain") == ""
@@ -163,21 +163,25 @@ def test_published_run_is_not_opened_again(home: Home) -> None:
         stage.run(home, run=RUN)
 
 
-# --------------------------------------------------------------------------------- the epoch and the reference
+# --------------------------------------------------------------------------------- the period and the reference
 
 
-def test_run_is_opened_in_the_epoch_of_now(home: Home) -> None:
-    """epoch.json and inputs.json say which epoch is open and what it closed; looks of earlier ones are not counted."""
+def test_run_is_opened_in_the_period_of_now(home: Home) -> None:
+    """The inputs say which period is open and what it closed; looks of earlier ones are not counted."""
     ledger = open_ledger(home)
     ledger.append("look", Look(model="m", test_digest="t", run="r", batches=("zero",)))
-    ledger.append("epoch", EpochOpened(number=2, closed_batches=["zero"], by="dr_lee", reason="spent"))
-    ledger.append("look", Look(model="n", test_digest="t", run="r", epoch=2))
-    ledger.append("look", Look(model="o", test_digest="t", run="r", epoch=2, role="champion"))
+    ledger.append("period", PeriodOpened(number=2, closed_batches=["zero"], by="dr_lee", reason="spent"))
+    ledger.append("look", Look(model="n", test_digest="t", run="r", period=2))
+    ledger.append("look", Look(model="o", test_digest="t", run="r", period=2, role="champion"))
 
     stage.run(home, run=RUN)
 
     inputs = Inputs.read(home.workspace(RUN) / "inputs.json")
-    assert Epoch.read(home.workspace(RUN) / "epoch.json") == inputs.epoch == Epoch(number=2, closed_batches=["zero"])
+    assert (
+        Period.read(home.workspace(RUN) / "test-period.json")
+        == inputs.period
+        == Period(number=2, closed_batches=["zero"])
+    )
     assert (inputs.ledger.entries, inputs.ledger.looks, inputs.ledger.looked) == (4, 1, [("n", "t")])
 
 
@@ -259,14 +263,14 @@ def test_training_gets_the_champion_only_where_it_asks_for_it(home: Home, fetche
     assert run_git(workspace, "status", "--porcelain", "--untracked-files=all") == ""
 
 
-def test_champion_epoch_and_reference_are_no_part_of_the_recipe(home: Home) -> None:
+def test_champion_period_and_reference_are_no_part_of_the_recipe(home: Home) -> None:
     """They decide who is asked, compared with and started from; only new data or settings call for a new model."""
     pipeline = home.project / "dvc.yaml"
     pipeline.write_text(
-        pipeline.read_text().replace("deps: [image.json, ", "deps: [image.json, epoch.json, reference, start, ")
+        pipeline.read_text().replace("deps: [image.json, ", "deps: [image.json, test-period.json, reference, start, ")
     )
-    assert {"epoch.json", "reference", "start"} <= set(dvc.read_pipeline(home.project)["train"].deps)
-    assert not {"epoch.json", "reference", "start"} & recipe(home)["code"].keys()
+    assert {"test-period.json", "reference", "start"} <= set(dvc.read_pipeline(home.project)["train"].deps)
+    assert not {"test-period.json", "reference", "start"} & recipe(home)["code"].keys()
 
 
 # ------------------------------------------------------------------------------------------------ settings

@@ -20,7 +20,7 @@ from cxr_ops.labels import FINDINGS
 from cxr_ops.model import network, package
 from cxr_ops.params import Params
 from cxr_ops.records.base import sha256_file, tree_digest
-from cxr_ops.records.inputs import Epoch
+from cxr_ops.records.inputs import Period
 from cxr_ops.stages import prepare, split
 
 
@@ -71,10 +71,10 @@ def test_training_sees_what_the_package_will_see(divided: Path, small_params: Pa
 
 
 def test_retired_patients_are_not_packed(divided: Path, small_params: Params) -> None:
-    """A test patient of an earlier epoch is trained on as little as one of this epoch."""
+    """A test patient of an earlier period is trained on as little as one of this period."""
     prepare.run(divided, small_params)
     before = tree_digest(divided / "prepare")
-    Epoch(number=2, closed_batches=["first"]).write(divided / "epoch.json")
+    Period(number=2, closed_batches=["first"]).write(divided / "test-period.json")
     split.run(divided, small_params)
     assert "retired" in set(manifest.read_split(divided)["split"])
     prepare.run(divided, small_params)

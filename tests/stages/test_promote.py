@@ -17,7 +17,7 @@ from mlflow import MlflowClient
 
 from cxr_ops import plan as plans
 from cxr_ops.audit import judgement
-from cxr_ops.audit.entries import EpochOpened, Look, PlanAdopted
+from cxr_ops.audit.entries import Look, PeriodOpened, PlanAdopted
 from cxr_ops.contract import MODEL_NAME
 from cxr_ops.edges.home import Home
 from cxr_ops.edges.ledger import open_ledger
@@ -322,11 +322,11 @@ def test_approved_run_records_who_agreed(published: Home, packages: dict[str, Pa
     ("strict", "dirty", "match"),
     [
         pytest.param(
-            {"approvals": 2}, False, "2 persons must agree .*strictest plan of the test epoch", id="approvals"
+            {"approvals": 2}, False, "2 persons must agree .*strictest plan of the test period", id="approvals"
         ),
-        pytest.param({"max_looks": 2}, False, "took look 3 .* the strictest plan of the epoch allows 2", id="looks"),
+        pytest.param({"max_looks": 2}, False, "took look 3 .* the strictest plan of the period allows 2", id="looks"),
         pytest.param(
-            {"require_clean_code": True}, True, "a plan of the test epoch asks for committed", id="dirty code"
+            {"require_clean_code": True}, True, "a plan of the test period asks for committed", id="dirty code"
         ),
     ],
 )
@@ -334,7 +334,7 @@ def test_approved_run_records_who_agreed(published: Home, packages: dict[str, Pa
 def test_looser_plan_of_a_run_is_no_way_around(
     published: Home, packages: dict[str, Path], strict: dict[str, Any], dirty: bool, match: str, how: str
 ) -> None:
-    """A run under the demonstration's plan is bound by the strictest plan that its test epoch has seen."""
+    """A run under the demonstration's plan is bound by the strictest plan that its test period has seen."""
     limits = Limits(**{"max_looks": 1000, "approvals": 0, "disclosure": "all", "require_clean_code": False} | strict)
     adopted = PlanAdopted(name="strict", sha256="5" * 64, limits=limits, by="dr_lee", reason="reviewed", document={})
     case = Case(name="third", package="c", dirty=dirty, claimed=True)
@@ -350,8 +350,8 @@ def test_looser_plan_of_a_run_is_no_way_around(
     refused(published, run, RefusedError, match)
 
 
-def test_disclosure_of_an_epoch_is_that_of_its_strictest_plan(published: Home) -> None:
-    """A run under a plan that discloses all shows nothing while a plan of the open epoch withholds it."""
+def test_disclosure_of_a_period_is_that_of_its_strictest_plan(published: Home) -> None:
+    """A run under a plan that discloses all shows nothing while a plan of the open period withholds it."""
     demo = plans.load(published.workspace(FIRST) / "pccp.demo.yaml")
     ledger = open_ledger(published)
     assert not publish._withholds(demo, 1, ledger.entries())
@@ -359,7 +359,7 @@ def test_disclosure_of_an_epoch_is_that_of_its_strictest_plan(published: Home) -
     body = PlanAdopted(name="s", sha256="5" * 64, limits=limits, by="dr_lee", reason="reviewed", document={})
     ledger.append("plan", body)
     assert publish._withholds(demo, 1, ledger.entries())
-    ledger.append("epoch", EpochOpened(number=2, closed_batches=["batch-1"], by="dr_lee", reason="spent"))
+    ledger.append("period", PeriodOpened(number=2, closed_batches=["batch-1"], by="dr_lee", reason="spent"))
     assert not publish._withholds(demo, 1, ledger.entries())
     assert publish._withholds(demo, 2, ledger.entries())
 
@@ -373,7 +373,7 @@ def test_altered_output_is_refused(published: Home, name: str) -> None:
 
 
 def spend(home: Home, looks: int) -> None:
-    """Other challengers' looks of the open epoch, until so many are spent."""
+    """Other challengers' looks of the open period, until so many are spent."""
     for number in range(open_ledger(home).state().looks, looks):
         open_ledger(home).record_look(Look(model=f"m{number}", test_digest="t", run="other"))
 
@@ -400,11 +400,11 @@ def test_looks_of_champions_take_nothing_from_the_budget(published: Home, packag
     refused(published, run, RefusedError, "1 person must agree")
 
 
-def test_run_of_a_closed_epoch_is_refused(published: Home) -> None:
-    """A PROMOTE of an epoch that was closed meanwhile must be judged on the test set of now."""
-    opened = EpochOpened(number=2, closed_batches=["batch-1"], by="dr_lee", reason="spent")
-    open_ledger(published).append("epoch", opened)
-    error = refused(published, FIRST, RefusedError, "judged in test epoch 1, and epoch 2 is open")
+def test_run_of_a_closed_period_is_refused(published: Home) -> None:
+    """A PROMOTE of a period that was closed meanwhile must be judged on the test set of now."""
+    opened = PeriodOpened(number=2, closed_batches=["batch-1"], by="dr_lee", reason="spent")
+    open_ledger(published).append("period", opened)
+    error = refused(published, FIRST, RefusedError, "judged in test period 1, and period 2 is open")
     assert "retrain" in str(error)
 
 

@@ -14,7 +14,7 @@ import pytest
 from finished import AIRFLOW, REPORT, RUN, SUMMARY, Case, finish
 from mlflow import MlflowClient
 
-from cxr_ops.audit.entries import EpochOpened
+from cxr_ops.audit.entries import PeriodOpened
 from cxr_ops.contract import MODEL_NAME
 from cxr_ops.edges import git
 from cxr_ops.edges.home import Home
@@ -247,10 +247,10 @@ def modes(home: Home, run: str) -> list[int]:
     return [folder.stat().st_mode & 0o777 for folder in (home.run(run), home.workspace(run))]
 
 
-def test_test_set_is_withheld_while_its_epoch_is_open(
+def test_test_set_is_withheld_while_its_period_is_open(
     published: Home, packages: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Under disclosure `verdict` people who tune get verdict, validation and sentences; when the epoch ends, all."""
+    """Under disclosure `verdict` people who tune get verdict, validation and sentences; when the period ends, all."""
     monkeypatch.setattr(publish, "check_not_edited", lambda *_: None)  # the hold is only claimed
     case = Case(name="third", package="b", plan="pccp.yaml", verdict="PROMOTE", holds=("HARM_SIGNAL",), approvals=2)
     run = finish(published, packages, case)
@@ -266,7 +266,7 @@ def test_test_set_is_withheld_while_its_epoch_is_open(
     assert not shown & disclosing
     page = Path(answer["report"]).read_text()
     assert re.sub(r'<section class="published".*?</section>', "", page, flags=re.DOTALL) == SUMMARY
-    assert f"sha256 {entry.decision.report}; withheld while test epoch 1 is open" in page
+    assert f"sha256 {entry.decision.report}; withheld while test period 1 is open" in page
     assert published.restricted.stat().st_mode & 0o777 == 0o700
     full = published.restricted / f"{run}.html"
     assert answer["withheld"]
@@ -287,8 +287,8 @@ def test_test_set_is_withheld_while_its_epoch_is_open(
     assert answer["holds"] == {"HARM_SIGNAL": MEANING[Code.HARM_SIGNAL]}
     assert (entry.decision.holds, entry.decision.limited_findings) == (("HARM_SIGNAL",), ("Hernia",))
 
-    opened = EpochOpened(number=2, closed_batches=["batch-1"], by="dr_lee", reason="spent")
-    open_ledger(published).append("epoch", opened)
+    opened = PeriodOpened(number=2, closed_batches=["batch-1"], by="dr_lee", reason="spent")
+    open_ledger(published).append("period", opened)
     again = publish.run(published, run)
 
     assert again == answer | {"withheld": False}
@@ -322,7 +322,7 @@ def test_outputs_that_changed_after_the_decision_are_refused(published: Home) ->
         publish.run(published, FIRST)
 
 
-@pytest.mark.parametrize("what", ["package", "evaluation", "verdict", "epoch", "inputs", "missing", "summary", "look"])
+@pytest.mark.parametrize("what", ["package", "evaluation", "verdict", "period", "inputs", "missing", "summary", "look"])
 def test_outputs_that_do_not_belong_together_are_refused(published: Home, packages: dict[str, Path], what: str) -> None:
     """Files of different runs of the stages are a DataError that says which, and nothing is recorded."""
     run = finish(published, packages, Case(name="third", package="c"), tracked=False)
@@ -339,9 +339,9 @@ def test_outputs_that_do_not_belong_together_are_refused(published: Home, packag
     elif what == "look":
         path = root / "evaluate/evaluation.json"
         Evaluation.read(path).model_copy(update={"scored": "validation"}).write(path)
-    elif what == "epoch":
+    elif what == "period":
         path = root / "gate/verdict.json"
-        Verdict.read(path).model_copy(update={"epoch": 2}).write(path)
+        Verdict.read(path).model_copy(update={"period": 2}).write(path)
     elif what == "inputs":
         path = root / "inputs.json"
         path.write_text(path.read_text().replace("d" * 40, "e" * 40))

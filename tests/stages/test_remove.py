@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from cxr_ops.audit.entries import EpochOpened, Look
+from cxr_ops.audit.entries import Look, PeriodOpened
 from cxr_ops.commands.app import app
 from cxr_ops.data import manifest, splits
 from cxr_ops.data.checking.batch import build, check
@@ -100,8 +100,8 @@ def test_scored_patients_come_back_under_their_batchs_name_alone(home: Home, mak
 
 def test_what_retired_patients_rest_on_stays(home: Home) -> None:
     """A closed batch with test patients is refused: without it they would be tested again."""
-    opened = EpochOpened(number=2, closed_batches=["one"], by="dr_lee", reason="budget spent")
-    open_ledger(home).append_if("epoch", lambda _: opened)
+    opened = PeriodOpened(number=2, closed_batches=["one"], by="dr_lee", reason="budget spent")
+    open_ledger(home).append_if("period", lambda _: opened)
     before = batches.data_revision(home)
     count, in_two = count_tested(home, "one"), count_tested(home, "two")
     with pytest.raises(RefusedError, match=f"{count} patients of one were tested in an earlier test period"):

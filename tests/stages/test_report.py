@@ -27,7 +27,7 @@ from cxr_ops.records.base import canonical_json, sha256_file, tree_digest
 from cxr_ops.records.data import Batch, DataRevision
 from cxr_ops.records.evidence import Evaluation
 from cxr_ops.records.explanation import Explanation
-from cxr_ops.records.inputs import Champion, Code, Epoch, Inputs, LedgerState, Reference
+from cxr_ops.records.inputs import Champion, Code, Inputs, LedgerState, Period, Reference
 from cxr_ops.report import words
 from cxr_ops.stages import evaluate, gate, report, split
 from cxr_ops.stages.explain import RULE, Material, point
@@ -100,7 +100,7 @@ def make_workspace(root: Path, *, champion: bool = True) -> Path:
         validation.Validation(checks=checks, suites={}), manifest.read_manifest(root / "validate/manifest.csv")
     )
     write(root / "validate/validation.json", canonical_json(found))
-    Epoch().write(root / "epoch.json")
+    Period().write(root / "test-period.json")
     split.run(root, params)
 
     challenger = make_package(root / "train/package", "challenger")

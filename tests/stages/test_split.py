@@ -12,7 +12,7 @@ from cxr_ops.data import manifest, splits
 from cxr_ops.errors import DataError
 from cxr_ops.labels import FINDINGS
 from cxr_ops.params import Params
-from cxr_ops.records.inputs import Epoch
+from cxr_ops.records.inputs import Period
 from cxr_ops.stages import split
 
 
@@ -57,11 +57,11 @@ def test_more_data_move_nobody(validated: Path, small_params: Params) -> None:
     assert json.loads((validated / "split" / "split.json").read_bytes())["test_digest"] != digest
 
 
-def test_who_was_tested_in_an_earlier_epoch_retires(validated: Path, small_params: Params) -> None:
+def test_who_was_tested_in_an_earlier_period_retires(validated: Path, small_params: Params) -> None:
     """With a batch closed, its test patients are retired with all images; the test set on record is what is left."""
     split.run(validated, small_params)
     before = pd.read_csv(validated / "split" / "split.csv", dtype=str)
-    Epoch(number=2, closed_batches=["first"]).write(validated / "epoch.json")
+    Period(number=2, closed_batches=["first"]).write(validated / "test-period.json")
     split.run(validated, small_params)
     after = pd.read_csv(validated / "split" / "split.csv", dtype=str)
     frame = manifest.read_split(validated)
@@ -72,16 +72,16 @@ def test_who_was_tested_in_an_earlier_epoch_retires(validated: Path, small_param
     assert record["splits"]["retired"]["images"] == moved.sum() > 0
     assert record["test_digest"] == splits.test_digest(frame[frame["split"] == "test"])
 
-    Epoch(number=3, closed_batches=["first", "second"]).write(validated / "epoch.json")
-    with pytest.raises(DataError, match=r"test set of epoch 3 is empty: all .* scored in earlier epochs"):
+    Period(number=3, closed_batches=["first", "second"]).write(validated / "test-period.json")
+    with pytest.raises(DataError, match=r"test set of period 3 is empty: all .* scored before it"):
         split.run(validated, small_params)
     assert not (validated / "split").exists()
 
 
-def test_without_an_epoch_there_is_no_split(validated: Path, small_params: Params) -> None:
-    """A missing epoch.json says what writes it."""
-    (validated / "epoch.json").unlink()
-    with pytest.raises(DataError, match=r"epoch\.json is missing") as caught:
+def test_without_a_period_there_is_no_split(validated: Path, small_params: Params) -> None:
+    """A missing test-period.json says what writes it."""
+    (validated / "test-period.json").unlink()
+    with pytest.raises(DataError, match=r"period\.json is missing") as caught:
         split.run(validated, small_params)
     assert caught.value.fix == "cxr-ops open"
 

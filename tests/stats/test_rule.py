@@ -29,7 +29,7 @@ from cxr_ops import plan as plans
 from cxr_ops.labels import FINDINGS
 from cxr_ops.plan import Bound, Bounds
 from cxr_ops.records.evidence import Estimate, Evaluation, Undefined
-from cxr_ops.records.inputs import Champion, Epoch, Reference
+from cxr_ops.records.inputs import Champion, Period, Reference
 from cxr_ops.records.training import StartingWeights
 from cxr_ops.stats import auc, codes, evidence, rule
 
@@ -711,13 +711,13 @@ def test_what_the_evidence_door_makes_is_judged_whole(study, reference, uncertai
         ({}, {"reference": None}, "REFERENCE_MISMATCH"),
         ({"reference": None}, {"reference": None}, "REFERENCE_MISMATCH"),
         ({}, {"reference": Reference(package="f" * 64, version="3")}, "REFERENCE_MISMATCH"),
-        ({"epoch": 2}, {}, "TEST_SET_MISMATCH"),
-        ({}, {"epoch": Epoch(number=2)}, "TEST_SET_MISMATCH"),
+        ({"period": 2}, {}, "TEST_SET_MISMATCH"),
+        ({}, {"period": Period(number=2)}, "TEST_SET_MISMATCH"),
         ({"facts": None}, {}, "OUTSIDE_PLAN"),
     ],
 )
 def test_evidence_of_another_run_is_not_promoted(equal, demo, change, inputs, code):
-    """Champion, reference and test epoch must be those that the run was opened with."""
+    """Champion, reference and test period must be those that the run was opened with."""
     record = inputs_of().model_copy(update=inputs)
     verdict = rule.decide(equal.model_copy(update=change), record, demo)
     assert verdict.verdict == INSUFFICIENT
@@ -830,14 +830,14 @@ def test_looks_run_out(equal, demo):
     """The last look of the plan may promote, the one after it may not, and the way out is named."""
     ten = change_rules(demo, max_looks=10)
     last = rule.decide(equal, inputs_of(looks=9), ten)
-    assert (last.verdict, last.looks, last.epoch) == (PROMOTE, 10, 1)
+    assert (last.verdict, last.looks, last.period) == (PROMOTE, 10, 1)
     spent = rule.decide(equal, inputs_of(looks=10), ten)
     assert (spent.verdict, spent.evidence_says, spent.looks) == (INSUFFICIENT, PROMOTE, 11)
     reason = next(reason for reason in spent.reasons if reason.code == "TEST_SET_EXHAUSTED")
-    assert "cxr-ops epoch open" in reason.sentence
+    assert "cxr-ops period open" in reason.sentence
 
 
-def test_the_strictest_limits_of_the_epoch_hold(equal, demo):
+def test_the_strictest_limits_of_the_period_hold(equal, demo):
     """Under a looser plan the looks, people and clean code of the strictest one are asked, and the reason says so."""
     limits = demo.limits.model_copy(update={"max_looks": 10, "approvals": 2, "require_clean_code": True})
     assert rule.decide(equal, inputs_of(looks=9, limits=demo.limits), demo).approvals == 0
@@ -846,8 +846,8 @@ def test_the_strictest_limits_of_the_epoch_hold(equal, demo):
     spent = rule.decide(equal, inputs_of(looks=10, limits=limits, dirty=True), demo)
     assert spent.verdict == INSUFFICIENT
     told = {reason.code: reason.sentence for reason in spent.reasons}
-    assert "the strictest plan of the epoch allows 10" in told["TEST_SET_EXHAUSTED"]
-    assert "the strictest plan of the epoch promotes only committed code" in told["DIRTY_CODE"]
+    assert "the strictest plan of the period allows 10" in told["TEST_SET_EXHAUSTED"]
+    assert "the strictest plan of the period promotes only committed code" in told["DIRTY_CODE"]
 
 
 def test_a_repeat_spends_no_look_and_buys_none(equal, demo):

@@ -1,4 +1,4 @@
-"""The ledger: an append-only, hash-chained record of looks, decisions, approvals, promotions, test epochs and plans.
+"""The ledger: an append-only, hash-chained record of looks, decisions, approvals, promotions, test periods and plans.
 
     $CXR_HOME/ledger/00000001.json, 00000002.json, ...
 
@@ -6,7 +6,7 @@ One entry a file, in canonical JSON. `prev` is the SHA-256 of the file before it
 check the chain by hand. `seal` is the SHA-256 of the entry's other fields: it betrays a damaged last entry, which
 nothing follows yet. An entry is created and never replaced: of two writers that want the same number one wins, and the
 other reads again and decides again. The champion is whatever the last promotion says, the reference and the open test
-epoch follow from the entries too; nothing else is asked.
+period follow from the entries too; nothing else is asked.
 
 What the chain cannot show by itself is that its end was cut off, or that all of it was written anew. For that each run
 keeps, in the `inputs.json` that is committed with it, where the ledger stood: `Ledger.verify(state)` compares.
@@ -21,10 +21,10 @@ from typing import Any, Final, Protocol
 from pydantic import ValidationError
 
 from cxr_ops.audit.entries import BODIES, Entry, Kind, Look, make, seal
-from cxr_ops.audit.state import find_decision, last_promotion, open_epoch, same_scoring, state_after
+from cxr_ops.audit.state import find_decision, last_promotion, open_period, same_scoring, state_after
 from cxr_ops.errors import ConflictError, RefusedError, StorageError
 from cxr_ops.records.base import NEWER, NEWER_FIX, Record
-from cxr_ops.records.inputs import Epoch, LedgerState
+from cxr_ops.records.inputs import LedgerState, Period
 
 ANY_HEAD: Final = "any head"
 
@@ -141,9 +141,9 @@ class Ledger:
         """Where the ledger stands now."""
         return state_after(self.entries())
 
-    def epoch(self) -> Epoch:
-        """The open test epoch."""
-        return open_epoch(self.entries())
+    def period(self) -> Period:
+        """The open test period."""
+        return open_period(self.entries())
 
     def champion(self) -> Entry | None:
         """The promotion in force, None before the first release."""
@@ -156,22 +156,22 @@ class Ledger:
     def record_look(self, look: Look) -> Entry:
         """Record that a model is about to be scored on a test set, unless that scoring is on record.
 
-        The same model on the same test set is the same look in any run of the epoch. A champion or reference that was
+        The same model on the same test set is the same look in any run of the period. A champion or reference that was
         scored there as a challenger is not recorded again; the other way round it is, because a claim is new.
 
         Raises:
-            RefusedError: the look's epoch is closed: the test set of now may hold its patients.
+            RefusedError: the look's period is closed: the test set of now may hold its patients.
         """
 
         def decide(entries: list[Entry]) -> Look | Entry:
             for entry in entries:
                 if entry.kind == "look" and same_scoring(entry.look, look):
                     return entry
-            if look.epoch != (now := open_epoch(entries).number):
+            if look.period != (now := open_period(entries).number):
                 raise RefusedError(
-                    f"{look.run} was opened in test epoch {look.epoch}, and epoch {now} is open",
+                    f"{look.run} was opened in test period {look.period}, and period {now} is open",
                     where=self.storage.place(),
-                    fix="retrain in a new run; it is opened in the epoch of now",
+                    fix="retrain in a new run; it is opened in the period of now",
                 )
             return look
 

@@ -24,7 +24,7 @@ RUN_STATE: Final = (
     contract.INPUTS,
     contract.LOOK,
     contract.IMAGE,
-    contract.EPOCH,
+    contract.PERIOD,
     RECIPE,
     contract.CHAMPION,
     contract.REFERENCE,

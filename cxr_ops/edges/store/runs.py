@@ -273,7 +273,7 @@ def _committed(workspace: Path) -> list[str]:
     return [
         f"{contract.DATASET}/.gitignore",
         *(f"{contract.DATASET}/{pointer.name}" for pointer in pointers),
-        *(dvc.PARAMS, dvc.LOCK, contract.INPUTS, contract.LOOK, contract.IMAGE, contract.EPOCH, RECIPE),
+        *(dvc.PARAMS, dvc.LOCK, contract.INPUTS, contract.LOOK, contract.IMAGE, contract.PERIOD, RECIPE),
         *(f"{folder}/{folder}.json" for folder in (contract.CHAMPION, contract.REFERENCE, contract.START)),
         *tracked,
     ]

@@ -1,8 +1,8 @@
-"""epoch: open a new test epoch, or show the one that is open.
+"""The test period: open a new one, or show the one that is open.
 
-The looks of an epoch are counted on patients who were never scored before it. Opening a new one closes every batch that
-has been scored: its test patients are retired, asked no more and never trained on. A data set that only grew restores
-no look; this does, at the cost of those patients.
+The looks of a test period are counted on patients who were never scored before it. Opening a new one closes every batch
+that has been scored: its test patients are retired, asked no more and never trained on. A data set that only grew
+restores no look; this does, at the cost of those patients.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from cxr_ops import plan as plans
-from cxr_ops.audit.entries import Entry, EpochOpened, Look
-from cxr_ops.audit.state import epoch_limits, open_epoch, plan_in_force, spent_looks, strictest
+from cxr_ops.audit.entries import Entry, Look, PeriodOpened
+from cxr_ops.audit.state import open_period, period_limits, plan_in_force, spent_looks, strictest
 from cxr_ops.contract import INPUTS
 from cxr_ops.edges import dvc
 from cxr_ops.edges.home import Home
@@ -23,8 +23,8 @@ from cxr_ops.params import Params
 from cxr_ops.records.inputs import Inputs
 
 
-def begin(home: Home, *, by: str, reason: str) -> EpochOpened:
-    """Close the open test epoch and begin the next one.
+def begin(home: Home, *, by: str, reason: str) -> PeriodOpened:
+    """Close the open test period and begin the next one.
 
     Args:
         home: the installation.
@@ -32,47 +32,49 @@ def begin(home: Home, *, by: str, reason: str) -> EpochOpened:
         reason: why, for those who read the ledger later.
 
     Returns:
-        The new epoch, as it stands on the ledger.
+        The new period, as it stands on the ledger.
 
     Raises:
-        DataError: a look from before there were epochs does not say what was scored, and its run is gone.
-        RefusedError: no look of the open epoch is spent, or no batch of the data set would be left.
+        DataError: a look from before there were periods does not say what was scored, and its run is gone.
+        RefusedError: no look of the open period is spent, or no batch of the data set would be left.
         SettingsError: `by` or `reason` is blank.
         StorageError: the ledger or the store cannot be read or written.
     """
     if not by.strip() or not reason.strip():
-        raise SettingsError("a test epoch is opened by somebody and for a reason", fix="--by NAME --reason TEXT")
+        raise SettingsError("a test period is opened by somebody and for a reason", fix="--by NAME --reason TEXT")
     data = data_revision(home)
     batches = set(data.batches) if data else set()
 
-    def decide(entries: list[Entry]) -> EpochOpened:
-        epoch = open_epoch(entries)
-        if not spent_looks(entries, epoch.number):
+    def decide(entries: list[Entry]) -> PeriodOpened:
+        period = open_period(entries)
+        if not spent_looks(entries, period.number):
             raise RefusedError(
-                f"no look of test epoch {epoch.number} is spent, so a new one would only lose patients",
-                fix="retrain: the open epoch has all its looks",
+                f"no look of test period {period.number} is spent, so a new one would only lose patients",
+                fix="retrain: the open period has all its looks",
             )
         scored = (_scored(home, entry.look) for entry in entries if entry.kind == "look")
-        closed = set(epoch.closed_batches).union(*scored)
+        closed = set(period.closed_batches).union(*scored)
         if batches <= closed:
             raise RefusedError(
-                f"every batch of the data set has been scored: test epoch {epoch.number + 1} would have no patient",
+                f"every batch of the data set has been scored: test period {period.number + 1} would have no patient",
                 where=f"{len(closed)} batch{'' if len(closed) == 1 else 'es'}: {', '.join(sorted(closed))}",
                 fix="ingest patients who were never scored, as a new batch: cxr-ops ingest nih FOLDER --batch NAME",
             )
-        return EpochOpened(number=epoch.number + 1, closed_batches=sorted(closed), by=by.strip(), reason=reason.strip())
+        return PeriodOpened(
+            number=period.number + 1, closed_batches=sorted(closed), by=by.strip(), reason=reason.strip()
+        )
 
-    return open_ledger(home).append_if("epoch", decide).epoch
+    return open_ledger(home).append_if("period", decide).period
 
 
 @dataclass(frozen=True, kw_only=True)
-class OpenEpoch:
-    """The open test epoch, and what is spent of it.
+class OpenPeriod:
+    """The open test period, and what is spent of it.
 
     Attributes:
-        number: of the epoch, from 1.
+        number: of the period, from 1.
         looks: looks spent in it.
-        max_looks: how many the strictest allows of the plan of `params.yaml` and of those that the epoch has seen.
+        max_looks: how many the strictest allows of the plan of `params.yaml` and of those that the period has seen.
         plan: the name of the plan of `params.yaml`.
         in_force: the name of the plan in force; None before the first look.
         closed_batches: batches whose test patients are retired.
@@ -89,7 +91,7 @@ class OpenEpoch:
         """Four lines for people."""
         return "\n".join(
             [
-                f"test epoch      {self.number}",
+                f"test period     {self.number}",
                 f"looks           {self.looks} of {self.max_looks} spent, under the plan {self.plan}",
                 f"plan in force   {self.in_force or 'none yet: the first look puts its own there'}",
                 f"closed batches  {', '.join(self.closed_batches) or 'none'}",
@@ -97,8 +99,8 @@ class OpenEpoch:
         )
 
 
-def describe(home: Home) -> OpenEpoch:
-    """Say which test epoch is open, what is spent of its looks, and which batches are closed.
+def describe(home: Home) -> OpenPeriod:
+    """Say which test period is open, what is spent of its looks, and which batches are closed.
 
     Raises:
         SettingsError: `params.yaml` or the plan is wrong.
@@ -106,19 +108,19 @@ def describe(home: Home) -> OpenEpoch:
     """
     plan = plans.load(home.project / Params.load(home.project / dvc.PARAMS).gate.plan)
     entries = open_ledger(home).entries()
-    epoch = open_epoch(entries)
-    limits = strictest([plan.limits, epoch_limits(entries, epoch.number)]) or plan.limits
+    period = open_period(entries)
+    limits = strictest([plan.limits, period_limits(entries, period.number)]) or plan.limits
     now = plan_in_force(entries)
-    return OpenEpoch(
-        number=epoch.number,
-        looks=len(spent_looks(entries, epoch.number)),
+    return OpenPeriod(
+        number=period.number,
+        looks=len(spent_looks(entries, period.number)),
         max_looks=limits.max_looks,
         plan=plan.name,
         in_force=now.plan.name if now is not None else None,
-        closed_batches=tuple(epoch.closed_batches),
+        closed_batches=tuple(period.closed_batches),
     )
 
 
 def _scored(home: Home, look: Look) -> Iterable[str]:
-    """The batches of a look. An entry from before there were epochs names none; its run's inputs do."""
+    """The batches of a look. An entry from before there were periods names none; its run's inputs do."""
     return look.batches or Inputs.read(home.workspace(look.run) / INPUTS).data.batches
