@@ -16,7 +16,7 @@ from typing import Any
 
 from bench.__main__ import PROJECT, machine
 from cxr_ops import ablation
-from cxr_ops.contract import PACKAGE
+from cxr_ops.contract import PACKAGE, PERIOD
 from cxr_ops.data import manifest
 from cxr_ops.data.checking.batch import build, check
 from cxr_ops.data.sources import nih
@@ -24,7 +24,7 @@ from cxr_ops.data.synthetic import synth
 from cxr_ops.model import package
 from cxr_ops.params import Params
 from cxr_ops.records.base import canonical_json, sha256_bytes, sha256_file
-from cxr_ops.records.inputs import Epoch
+from cxr_ops.records.inputs import Period
 from cxr_ops.report.ablation import Ablation, markdown, picture
 from cxr_ops.stages import prepare, split, train
 
@@ -105,7 +105,7 @@ def _workspace(root: Path, source: Source, params: Params) -> Path:
     (root / "validate").mkdir()
     frame, _ = manifest.read_dataset(root / "dataset")
     (root / "validate" / "manifest.csv").write_bytes(manifest.to_csv(frame, manifest.COLUMNS))
-    Epoch().write(root / "epoch.json")
+    Period().write(root / PERIOD)
     split.run(root, params)
     prepare.run(root, params)
     return root

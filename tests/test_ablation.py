@@ -26,7 +26,7 @@ from cxr_ops.model import network, package
 from cxr_ops.params import Params
 from cxr_ops.records.base import sha256_file
 from cxr_ops.records.evidence import Estimate, Undefined
-from cxr_ops.records.inputs import Epoch
+from cxr_ops.records.inputs import Period
 from cxr_ops.report import ablation as report
 from cxr_ops.report.ablation import Ablation, Row
 from cxr_ops.stages import prepare, split, train
@@ -57,7 +57,7 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     (root / "validate").mkdir()
     frame, _ = manifest.read_dataset(root / "dataset")
     (root / "validate" / "manifest.csv").write_bytes(manifest.to_csv(frame, manifest.COLUMNS))
-    Epoch().write(root / "epoch.json")
+    Period().write(root / "test-period.json")
     params = Params.check(SETTINGS, "the settings of the test")
     split.run(root, params)
     prepare.run(root, params)
