@@ -13,6 +13,7 @@ from cxr_ops.commands.help import group
 from cxr_ops.commands.options import OnBad
 from cxr_ops.commands.output import find_home, say
 from cxr_ops.data.sources import registry
+from cxr_ops.data.sources.source import Options
 
 app = group("Add a batch to the data set.")
 
@@ -22,6 +23,9 @@ def _ingest(kind: str) -> Callable[..., None]:
         folder: Annotated[Path, typer.Argument(help="The folder, which is only read.")],
         batch: Annotated[str, typer.Option(help="Name of the batch: small letters, digits, hyphens.")],
         on_bad: Annotated[OnBad, typer.Option(help="Refuse a batch with bad rows, or leave them out.")] = OnBad.REFUSE,
+        deidentified: Annotated[
+            bool, typer.Option("--deidentified", help="Of DICOM: headers that look as if they named somebody do not.")
+        ] = False,
     ) -> None:
         require("stages")
         from cxr_ops.edges.airflow import announce
@@ -30,7 +34,10 @@ def _ingest(kind: str) -> Callable[..., None]:
 
         home = find_home()
         with steps("reading radiographs") as progress:
-            result = ingest.run(kind, folder, batch=batch, home=home, on_bad=on_bad.value, progress=progress)
+            options = Options(deidentified=deidentified)
+            result = ingest.run(
+                kind, folder, batch=batch, home=home, on_bad=on_bad.value, options=options, progress=progress
+            )
         say(str(result))
         if not result.already:
             say(announce.announce_dataset(home, result.revision))

@@ -103,18 +103,28 @@ class Header:
     deidentified: bool = False
 
 
-def facts(one: Header) -> Facts | str:
+@dataclass(frozen=True, kw_only=True)
+class Refused:
+    """Why a file cannot be used, and its SOP Instance UID where that could be read."""
+
+    what: str
+    uid: str = ""
+
+
+def facts(one: Header) -> Facts | Refused:
     """Read a file's header; of one that cannot be used, say why. A link is not followed, no picture is decoded."""
     try:
         with decode.opened(one.path) as file:
             return read_facts(file, pseudonym=one.pseudonym, published=one.published, deidentified=one.deidentified)
     except OSError as error:
-        return f"the file cannot be read: {error.strerror or error}"
+        return Refused(what=f"the file cannot be read: {error.strerror or error}")
     except DataError as error:
-        return error.what
+        return Refused(what=error.what)
 
 
-def read_facts(file: BinaryIO, *, pseudonym: str = "", published: bool = False, deidentified: bool = False) -> Facts:
+def read_facts(
+    file: BinaryIO, *, pseudonym: str = "", published: bool = False, deidentified: bool = False
+) -> Facts | Refused:
     """Check whom and what a header speaks of, and take what the manifest needs.
 
     Args:
@@ -123,27 +133,34 @@ def read_facts(file: BinaryIO, *, pseudonym: str = "", published: bool = False, 
         published: see `identity.found`.
         deidentified: somebody says that the header names nobody, and that nothing is burnt into the picture.
 
+    Returns:
+        The facts; of a file that may name somebody, or is no frontal radiograph of a chest, the reason.
+
     Raises:
-        DataError: the file is no DICOM, may name somebody, or is no frontal radiograph of a chest.
+        DataError: the file is no DICOM, or is damaged.
     """
     start = file.read(4096)
     _check_kind(start)
     file.seek(0)
     with _guarded("the DICOM header cannot be read"):
         header = _parsed(file, pixels=False)
-        if not deidentified:
-            _refuse_identity(header, pseudonym=pseudonym, published=published)
-        _refuse_other_pictures(header)
         uid = _word(header, "SOPInstanceUID")
         if not UID.fullmatch(uid) or len(uid) > 64:
             raise DataError("the header holds no SOP Instance UID, by which labels find the file")
+        try:
+            if not deidentified:
+                _refuse_identity(header, pseudonym=pseudonym, published=published)
+            _refuse_other_pictures(header)
+            view = _view(header)
+        except DataError as error:
+            return Refused(what=error.what, uid=uid)
         sex = _word(header, "PatientSex")
         return Facts(
             uid=uid,
             patient_id=_word(header, "PatientID"),
             age=_word(header, "PatientAge"),
             sex=sex if sex in ("F", "M") else "",
-            view=_view(header),
+            view=view,
         )
 
 

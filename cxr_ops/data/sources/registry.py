@@ -12,6 +12,7 @@ from cxr_ops.labels import nearest
 # Each with what it takes, for the command's help. A source is imported when it is used: help must answer at once.
 SOURCES: Final = {
     "nih": "a folder in the layout of the NIH's ChestX-ray14 (images/, Data_Entry_2017.csv)",
+    "dicom": "DICOM files of CR or DX, with a table of labels by SOP Instance UID",
 }
 
 

@@ -55,10 +55,17 @@ def refusal(data: bytes) -> str:
     return caught.value.what
 
 
+def facts(data: bytes, **how: Any) -> reading.Facts:
+    found = reading.read_facts(io.BytesIO(data), **how)
+    assert isinstance(found, reading.Facts), found
+    return found
+
+
 def header_refusal(**others: Any) -> str:
-    with pytest.raises(DataError) as caught:
-        reading.read_facts(io.BytesIO(dicom(**others)))
-    return caught.value.what
+    found = reading.read_facts(io.BytesIO(dicom(**others)))
+    assert isinstance(found, reading.Refused)
+    assert found.uid == f"{dicoms.ROOT}.1"
+    return found.what
 
 
 def table(greys: np.ndarray, first: int, bits: int) -> Dataset:
@@ -250,7 +257,7 @@ def test_what_is_no_dicom_is_named() -> None:
 
 def test_facts_are_what_the_manifest_needs_and_no_more() -> None:
     """Of a header are taken its UID, patient, age, sex and view."""
-    found = reading.read_facts(io.BytesIO(dicom(PatientID="P7", PatientIdentityRemoved="YES", StudyDate="19000101")))
+    found = facts(dicom(PatientID="P7", PatientIdentityRemoved="YES", StudyDate="19000101"))
     assert found == reading.Facts(uid=f"{dicoms.ROOT}.1", patient_id="P7", age="058Y", sex="F", view="PA")
 
 
@@ -258,8 +265,8 @@ def test_the_view_may_stand_as_a_code() -> None:
     """Where ViewPosition is empty, as in DX, the code of the view says PA or AP; without either it is not known."""
     code = Dataset()
     code.CodeValue, code.CodingSchemeDesignator = "399348003", "SCT"
-    assert reading.read_facts(io.BytesIO(dicom(ViewPosition="", ViewCodeSequence=[code]))).view == "AP"
-    assert reading.read_facts(io.BytesIO(dicom(ViewPosition=None))).view == ""
+    assert facts(dicom(ViewPosition="", ViewCodeSequence=[code])).view == "AP"
+    assert facts(dicom(ViewPosition=None)).view == ""
 
 
 @pytest.mark.parametrize(
@@ -270,13 +277,18 @@ def test_the_view_may_stand_as_a_code() -> None:
         ({"ViewPosition": "LL"}, "the view is 'LL'"),
         ({"BodyPartExamined": "HAND"}, "the body part is 'HAND'"),
         ({"PresentationIntentType": "FOR PROCESSING"}, "raw"),
-        ({"SOPInstanceUID": None}, "no SOP Instance UID"),
         ({"BurnedInAnnotation": "YES"}, "burnt into the picture"),
     ],
 )
 def test_other_pictures_than_frontal_radiographs_are_refused(others: dict[str, Any], why: str) -> None:
-    """Another modality, view or body part, a raw picture, a missing UID and burnt-in text are refused."""
+    """Another modality, view or body part, a raw picture and burnt-in text are refused, with the UID."""
     assert why in header_refusal(**others)
+
+
+def test_a_file_without_a_uid_is_refused() -> None:
+    """Labels find a file by its UID: one without is of no use."""
+    with pytest.raises(DataError, match="no SOP Instance UID"):
+        facts(dicom(SOPInstanceUID=None))
 
 
 def test_a_header_that_names_somebody_is_refused_unless_told() -> None:
@@ -286,7 +298,7 @@ def test_a_header_that_names_somebody_is_refused_unless_told() -> None:
     assert "Roe" not in what
     assert "1970" not in what
     data = dicom(PatientName="Roe^Jane", BurnedInAnnotation="YES", PatientID="7")
-    assert reading.read_facts(io.BytesIO(data), deidentified=True).patient_id == "7"
+    assert facts(data, deidentified=True).patient_id == "7"
 
 
 def test_a_header_of_sequences_in_sequences_is_refused() -> None:
@@ -297,7 +309,8 @@ def test_a_header_of_sequences_in_sequences_is_refused() -> None:
         outer = Dataset()
         outer.RequestAttributesSequence = [inner]
         inner = outer
-    assert "nests sequences" in header_refusal(RequestAttributesSequence=[inner])
+    with pytest.raises(DataError, match="nests sequences"):
+        facts(dicom(RequestAttributesSequence=[inner]))
 
 
 def test_explicit_is_what_these_tests_write() -> None:

@@ -20,6 +20,6 @@ def test_each_source_is_a_module_and_each_module_a_source() -> None:
 
 def test_an_unknown_source_is_told_with_those_that_are_known() -> None:
     """A kind that nobody registered is a settings error with the command to type."""
-    with pytest.raises(SettingsError, match="'nhi' is no source: nih is known") as caught:
+    with pytest.raises(SettingsError, match="'nhi' is no source: nih, ") as caught:
         registry.find("nhi")
     assert "cxr-ops ingest nih FOLDER --batch NAME" in str(caught.value)
