@@ -1,8 +1,8 @@
 """Write each stage's code into `dvc.yaml` as dependencies, from the import graph.
 
 A stage's code is every module that it can import, directly or through others, also from inside a function; the packages
-that hold them (their `__init__.py` runs as well); files beside a module that it names, such as templates; and the
-dispatcher that DVC starts.
+that hold them (their `__init__.py` runs as well); files beside a module that it names, such as templates; modules that
+it starts as another process; and the dispatcher that DVC starts.
 
 The stages up to `train` depend on those of them that `cxr_ops/recipe.py` calls training's own, and on the defaults that
 are no longer as they were introduced, which are written as well. A file that it does not name is an error.
@@ -26,6 +26,8 @@ import yaml
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = "cxr_ops"
 DISPATCHER = f"{PACKAGE}.stages.__main__"
+# What a module starts as a process of its own, of which the import graph knows nothing.
+STARTED = {f"{PACKAGE}.model.apart.parent": f"{PACKAGE}.model.apart.child"}
 _NO_DATA = {".py", ".pyc", ".typed"}
 BEGIN, END = "      # code", "      # end of code"
 
@@ -58,6 +60,7 @@ def code_of(verb: str, graph: grimp.ImportGraph, root: Path) -> list[str]:
             raise SystemExit(f"error: there is no module {module}")
         reached.add(module)
         waiting += graph.find_modules_directly_imported_by(module)
+        waiting += [STARTED[module]] if module in STARTED else []
         if module != PACKAGE:
             waiting.append(module.rpartition(".")[0])
     return sorted({path for module in reached for path in _files(root, module)})

@@ -1,19 +1,13 @@
-"""A trained model as four files that stand alone: weights, contract, network and who it was trained on.
+"""Writes a package, and builds the network of one with the code in it; `cxr_ops.audit.package` says what a package is.
 
-    weights.safetensors   the network's tensors, float32, nothing that unpickles
-    model.json            the contract: findings in order, input, normalisation, intended use, where it comes from
-    network.py            the code that builds the network and prepares its input, as it was at training
-    patients.txt          keyed hashes of the patients of train and validation, and of those that the champion had seen
-                          if training started from it, sorted, one a line
-
-The digest of a package is over the names and bytes of the four. A folder with a fifth file is no package.
+The code of `network.py` runs in the process that builds it. Where that process holds what the code must not see, such
+as the labels of the test set, `cxr_ops.model.apart` builds it in another.
 """
 
 from __future__ import annotations
 
 import importlib.abc
 import importlib.util
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -29,53 +23,30 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from cxr_ops.audit.package import PATIENT_DIGITS, check_names
+from cxr_ops.audit.package import CONTRACT, NETWORK, PATIENTS, WEIGHTS, Described, Package, is_part, read
 from cxr_ops.audit.package import digest as package_digest
-from cxr_ops.contract import PACKAGE_FILES
 from cxr_ops.errors import DataError, StorageError
 from cxr_ops.labels import FINDINGS
 from cxr_ops.model import network
-from cxr_ops.records.base import canonical_json, sha256_bytes, write_atomic
-
-WEIGHTS: Final = "weights.safetensors"
-CONTRACT: Final = "model.json"
-NETWORK: Final = "network.py"
-PATIENTS: Final = "patients.txt"
+from cxr_ops.records.base import canonical_json, write_atomic
 
 INTENDED_USE: Final = (
     "Ranks frontal chest radiographs of adults by how likely each of 14 findings is. For research and demonstration. "
     "Not for clinical use."
 )
-# How many hexadecimal digits name a patient: 64 bits keep a hundred thousand patients apart.
 
 
 @dataclass(frozen=True, kw_only=True)
-class LoadedModel:
+class LoadedModel(Described):
     """A package in memory, in evaluation mode on the CPU, with its own network and its own preprocessing.
 
     Attributes:
-        contract: `model.json`.
-        digest: the package's digest.
         net: the network; `net.relu`, `net.classifier` and `net.head` are what heat maps need.
-        patients: keyed hashes of the patients that it was trained or tuned on.
         module: the package's `network.py`.
     """
 
-    contract: dict[str, Any]
-    digest: str
     net: nn.Module
-    patients: frozenset[str]
     module: ModuleType
-
-    @property
-    def trained(self) -> tuple[str, ...]:
-        """The findings that the model was trained on, and that alone it scores."""
-        return tuple(self.contract.get("trained", self.contract["findings"]))
-
-    @property
-    def image_size(self) -> int:
-        """Side of the network's input in pixels."""
-        return int(self.contract["input"]["image_size"])
 
     def preprocess(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
         """Bring a decoded radiograph, uint8 H x W, to the network's size, in the package's own way.
@@ -124,7 +95,7 @@ def contract(
     Raises:
         ValueError: there is no such head, or no such list of findings.
     """
-    if not _is_part(trained):
+    if not is_part(trained):
         raise ValueError(f"{list(trained)} are not findings in their order")
     some = {} if len(trained) == len(FINDINGS) else {"trained": list(trained)}
     return {
@@ -151,13 +122,6 @@ def contract(
         "intended_use": INTENDED_USE,
         "training": training,
     }
-
-
-def _is_part(findings: object) -> bool:
-    """Whether something is a list of findings, at least one, in the order of `FINDINGS`."""
-    if not isinstance(findings, list | tuple) or not findings:
-        return False
-    return list(findings) == [name for name in FINDINGS if name in findings]
 
 
 def _silenced(state: dict[str, torch.Tensor], contract: dict[str, Any]) -> dict[str, torch.Tensor]:
@@ -210,64 +174,55 @@ def write(folder: Path, *, state: dict[str, torch.Tensor], contract: dict[str, A
 def load(folder: Path, expected_digest: str | None = None) -> LoadedModel:
     """Read a package, check it, and build its network with its own code.
 
-    What was hashed is what is used: every file is read once. The code of `network.py` runs only after the digest has
-    been found to be the expected one. Without `expected_digest`, whoever wrote the folder is trusted.
+    The code of `network.py` runs only after the digest has been found to be the expected one. Without
+    `expected_digest`, whoever wrote the folder is trusted.
 
     Raises:
-        DataError: a file is missing, or one too many is there; the digest is another; the findings are others or in
-            another order; the weights do not fit the network or are not finite.
+        DataError: see `cxr_ops.audit.package.read` and `build`.
     """
-    check_names(folder)
-    files = {name: (folder / name).read_bytes() for name in PACKAGE_FILES}
-    found = sha256_bytes(canonical_json({name: sha256_bytes(data) for name, data in files.items()}))
-    if expected_digest is not None and found != expected_digest:
-        raise DataError(
-            f"the package is not the one on record: its digest is {found[:12]}, expected {expected_digest[:12]}",
-            where=folder,
-            fix="fetch the package again: cxr-ops open",
-        )
-    terms = _read_contract(files[CONTRACT], folder)
-    patients = _read_patients(files[PATIENTS], folder)
-    try:
-        state = safetensors.torch.load(files[WEIGHTS])
-    except safetensors.SafetensorError as error:
-        raise DataError(f"{WEIGHTS} is not a whole safetensors file: {error}", where=folder) from error
-    module = _import_source(files[NETWORK], folder, found)
+    return build(read(folder, expected_digest))
+
+
+def build(package: Package) -> LoadedModel:
+    """Build the network of a package with its own code, which runs here.
+
+    Raises:
+        DataError: the code cannot be imported or does not fit the contract; the weights do not fit the network or are
+            not finite.
+    """
+    folder, terms = package.folder, package.contract
+    state = tensors(package)
+    module = _import_source(package.files[NETWORK], folder, package.digest)
     try:
         net: nn.Module = module.build(terms)
     except ValueError as error:
         raise DataError(f"{CONTRACT} and {NETWORK} do not fit: {error}", where=folder) from error
     _fill(net, state, folder)
     net.eval().requires_grad_(requires_grad=False).to(memory_format=torch.channels_last)
-    return LoadedModel(contract=terms, digest=found, net=net, patients=patients, module=module)
+    return LoadedModel(
+        folder=folder,
+        digest=package.digest,
+        contract=terms,
+        patients=package.patients,
+        net=net,
+        module=module,
+    )
 
 
-def _read_contract(data: bytes, folder: Path) -> dict[str, Any]:
-    where = folder / CONTRACT
+def tensors(package: Package) -> dict[str, torch.Tensor]:
+    """The weights of a package, by name, without its code.
+
+    Raises:
+        DataError: they are no whole safetensors file, or not finite.
+    """
     try:
-        terms = json.loads(data)
-    except ValueError as error:
-        raise DataError(f"{CONTRACT} is not JSON: {error}", where=where) from error
-    if not isinstance(terms, dict) or terms.get("format") not in (1, 2):
-        raise DataError(f"{CONTRACT} is not of format 1 or 2", where=where)
-    if missing := sorted({"architecture", "findings", "input", "output", "training"} - terms.keys()):
-        raise DataError(f"{CONTRACT} lacks {', '.join(missing)}", where=where)
-    if terms["findings"] != list(FINDINGS):
-        raise DataError("the package names other findings, or in another order, than this version", where=where)
-    if ("trained" in terms) != (terms["format"] == 2) or ("trained" in terms and not _is_part(terms["trained"])):
-        raise DataError("a contract of format 2, and no other, lists the trained findings in their order", where=where)
-    side, std = terms["input"].get("image_size"), terms["input"].get("std")
-    if not (isinstance(side, int) and side > 0 and isinstance(std, float) and std > 0):
-        raise DataError("the input of the contract needs an image_size and a std above 0", where=where)
-    return terms
-
-
-def _read_patients(data: bytes, folder: Path) -> frozenset[str]:
-    lines = data.decode("ascii", errors="replace").splitlines()
-    plain = all(len(line) == PATIENT_DIGITS and set(line) <= set("0123456789abcdef") for line in lines)
-    if not plain or lines != sorted(set(lines)):
-        raise DataError(f"{PATIENTS} is not a sorted list of keyed hashes", where=folder / PATIENTS)
-    return frozenset(lines)
+        state: dict[str, torch.Tensor] = safetensors.torch.load(package.files[WEIGHTS])
+    except safetensors.SafetensorError as error:
+        raise DataError(f"{WEIGHTS} is not a whole safetensors file: {error}", where=package.folder) from error
+    for name, tensor in state.items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise DataError(f"the weights {name} are not finite", where=package.folder / WEIGHTS)
+    return state
 
 
 class _SourceInMemory(importlib.abc.InspectLoader):
@@ -310,6 +265,4 @@ def _fill(net: nn.Module, state: dict[str, torch.Tensor], folder: Path) -> None:
                 f"and the network wants {wanted[name].dtype} {list(wanted[name].shape)}",
                 where=where,
             )
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-            raise DataError(f"the weights {name} are not finite", where=where)
     net.load_state_dict(state)

@@ -24,7 +24,8 @@ import torch
 import torchvision
 from pydantic import ValidationError
 
-from cxr_ops.audit.package import patient_key
+from cxr_ops.audit.package import Package, patient_key
+from cxr_ops.audit.package import read as read_package
 from cxr_ops.contract import PACKAGE, START
 from cxr_ops.errors import DataError, SettingsError
 from cxr_ops.model import network, package
@@ -88,7 +89,8 @@ def read(settings: Train, root: Path, *, split: Split | None = None, patients: I
     if settings.weights == "champion":
         record = _read_start(root / START)
         if record.package is not None:
-            return _of_champion(package.load(root / START / PACKAGE, record.package), split, set(patients))
+            champion = read_package(root / START / PACKAGE, record.package)
+            return _of_champion(champion, package.tensors(champion), split, set(patients))
     if settings.weights in ("imagenet", "champion"):
         path = Path(torch.hub.get_dir()) / "checkpoints" / IMAGENET_FILE
         data = _fetch_imagenet(path, settings)
@@ -123,7 +125,7 @@ def _read_start(folder: Path) -> Start:
     return record
 
 
-def _of_champion(model: package.LoadedModel, split: Split | None, patients: set[str]) -> Weights:
+def _of_champion(model: Package, state: State, split: Split | None, patients: set[str]) -> Weights:
     told = model.contract["training"]
     try:
         before = StartingWeights.model_validate(told.get("starting_weights"))
@@ -135,7 +137,7 @@ def _of_champion(model: package.LoadedModel, split: Split | None, patients: set[
     if seen in ("none", "training"):
         seen = "training" if model.patients and (same_split or model.patients <= now) else "unknown"
     comparable = split is not None and told.get("patient_salt") == split.salt
-    layers = {name: tensor for name, tensor in model.net.state_dict().items() if name.startswith("features.")}
+    layers = {name: tensor for name, tensor in state.items() if name.startswith("features.")}
     return Weights(
         state=layers,
         origin=StartingWeights(

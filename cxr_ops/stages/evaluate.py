@@ -8,7 +8,8 @@ Reads `inputs.json`, `look.json`, `champion/`, `reference/`, `validate/manifest.
 `validation_scores.csv` (one row an image of the two sets; both of the validation set where the test set is not scored),
 `metrics.json` (for `dvc metrics`) and `roc.csv` (for `dvc plots`).
 
-All models are scored here, from source pixels, each through the code in its own package. Every image is decoded once.
+All models are scored from source pixels, each through the code in its own package, which runs in a process of its own:
+labels are in this one. Every image is decoded once.
 The validation set is there to choose thresholds and to recalibrate, so that neither is done on the test set.
 """
 
@@ -19,8 +20,9 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -30,13 +32,15 @@ from pydantic import ValidationError
 from cxr_ops import contract
 from cxr_ops import plan as plans
 from cxr_ops.audit.fit import misnamed_models
-from cxr_ops.audit.package import patient_key
+from cxr_ops.audit.package import Described, Package, patient_key
+from cxr_ops.audit.package import read as read_package
 from cxr_ops.data import manifest, splits
 from cxr_ops.data.checking import isolate
 from cxr_ops.data.checking.decode import decode_grey
 from cxr_ops.data.shards import ShardReader
 from cxr_ops.errors import DataError
 from cxr_ops.labels import FINDINGS
+from cxr_ops.model.apart import parent as apart
 from cxr_ops.params import NOT_OF_THE_MODEL, Params
 from cxr_ops.plan import PerformanceEvaluation
 from cxr_ops.records.base import canonical_json, write_atomic
@@ -48,9 +52,6 @@ from cxr_ops.stats import auc, checks, evidence
 from cxr_ops.stats.codes import Code
 from cxr_ops.stats.evidence import CHALLENGER, CHAMPION, REFERENCE, Scored
 from cxr_ops.voice import steps
-
-if TYPE_CHECKING:
-    from cxr_ops.model.package import LoadedModel
 
 Scores = npt.NDArray[np.float32]
 Problem = tuple[str, str]
@@ -73,7 +74,8 @@ def run(root: Path, params: Params) -> None:
     Raises:
         DataError: an earlier stage has not run, a package or an image is not the one on record, or a model gives no
             number.
-        SettingsError: the plan is not the one that the run was opened with.
+        SettingsError: the plan is not the one that the run was opened with, or a GPU is asked for and there is none.
+        CxrError: the process of a model died, or did not answer.
     """
     out = root / "evaluate"
     shutil.rmtree(out, ignore_errors=True)
@@ -158,19 +160,17 @@ def _is_recorded(root: Path, challenger: str, test_digest: str) -> bool:
     return True
 
 
-def _load(root: Path, inputs: Inputs) -> dict[str, LoadedModel]:
+def _load(root: Path, inputs: Inputs) -> dict[str, Package]:
     """The models to score, by role. A reference that is the champion is not another model."""
-    from cxr_ops.model import package
-
     _check_network(root)
     trained = Trained.read(root / "train" / "train.json")
-    models = {CHALLENGER: package.load(root / "train" / contract.PACKAGE, trained.package)}
+    models = {CHALLENGER: read_package(root / "train" / contract.PACKAGE, trained.package)}
     champion, reference = inputs.champion.package, inputs.reference
     _check_opened(root, inputs)
     if champion is not None:
-        models[CHAMPION] = package.load(root / CHAMPION / contract.PACKAGE, champion)
+        models[CHAMPION] = read_package(root / CHAMPION / contract.PACKAGE, champion)
     if reference is not None and reference.package != champion:
-        models[REFERENCE] = package.load(root / REFERENCE / contract.PACKAGE, reference.package)
+        models[REFERENCE] = read_package(root / REFERENCE / contract.PACKAGE, reference.package)
     return models
 
 
@@ -214,28 +214,29 @@ def _parsed(path: Path) -> object:
 
 
 def _score(
-    root: Path, params: Params, sets: Sequence[pd.DataFrame], models: Mapping[str, LoadedModel]
+    root: Path, params: Params, sets: Sequence[pd.DataFrame], models: Mapping[str, Package]
 ) -> list[dict[str, Scores]]:
     """For each set of images, in its order, the scores of each model, (images, 14). A package is scored once."""
-    from cxr_ops.model import scoring
-    from cxr_ops.model.machine import choose_machine, reproducible
-
     distinct = {model.digest: model for model in models.values()}
-    machine = choose_machine(params.train)
     size = params.evaluate.batch_size
     digests = {name: sha256 for rows in sets for name, sha256 in zip(rows["image_id"], rows["sha256"], strict=True)}
     found: list[dict[str, Scores]] = []
     with (
-        reproducible(machine),
+        apart.nursery() as nursery,
         ShardReader(root / contract.DATASET, digests) as reader,
         steps("evaluate") as show,
+        ExitStack() as open_until_scored,
     ):
+        processes = {
+            digest: open_until_scored.enter_context(nursery.of(model, params.train))
+            for digest, model in distinct.items()
+        }
         done = 0
         for rows in sets:
             parts: dict[str, list[Scores]] = {digest: [np.empty((0, len(FINDINGS)), np.float32)] for digest in distinct}
             for pixels in _decoded(rows["image_id"].tolist(), reader.read, size):
-                for digest, model in distinct.items():
-                    parts[digest].append(scoring.score(model, pixels, batch_size=size, device=machine.device))
+                for digest, process in processes.items():
+                    parts[digest].append(process.score(pixels))
                 done += len(pixels)
                 show(done, len(digests))
                 contract.report_progress("evaluate", done, len(digests), unit="images")
@@ -293,7 +294,7 @@ def _test_set_problems(root: Path, frame: pd.DataFrame, period: Period) -> list[
     return problems
 
 
-def _split_problems(models: Mapping[str, LoadedModel], test: pd.DataFrame, salt: str) -> list[Problem]:
+def _split_problems(models: Mapping[str, Described], test: pd.DataFrame, salt: str) -> list[Problem]:
     """Whether a model was trained on patients of the test set, as far as its package tells."""
     keys = {patient_key(salt, patient) for patient in test["patient_id"].unique()}
     problems: list[Problem] = []
@@ -308,7 +309,7 @@ def _split_problems(models: Mapping[str, LoadedModel], test: pd.DataFrame, salt:
     return problems
 
 
-def _not_scored(model: LoadedModel, found: Evidence, rules: PerformanceEvaluation) -> list[Problem]:
+def _not_scored(model: Described, found: Evidence, rules: PerformanceEvaluation) -> list[Problem]:
     """Whether the challenger was not trained on a finding that the plan judges."""
     judged = [row.finding for row in found.findings if checks.is_evaluable(row.support, rules)]
     names = [finding for finding in judged if finding not in model.trained]
@@ -328,7 +329,7 @@ _CONTRAST: Final = {
 }
 
 
-def facts(model: LoadedModel, rows: pd.DataFrame) -> Facts:
+def facts(model: Described, rows: pd.DataFrame) -> Facts:
     """What the challenger is, from its own package, and where the data are from.
 
     A package that does not say what its weights started from is taken to have started from unknown ones.

@@ -6,6 +6,8 @@ are named by finding and kind, never by image or patient.
 
 Which scores count as positive is decided by rank: with P positive test images of a finding, the P highest scores.
 Operating points are no matter of this stage.
+
+The package's code runs in a process of its own, as in `evaluate`.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Final
 
@@ -22,11 +25,13 @@ import numpy.typing as npt
 import pandas as pd
 
 from cxr_ops import contract
+from cxr_ops.audit.package import read as read_package
 from cxr_ops.data import manifest
 from cxr_ops.data.checking.decode import Pixels, decode_grey, to_square
 from cxr_ops.data.shards import ShardReader
 from cxr_ops.errors import DataError, StorageError
 from cxr_ops.labels import FINDINGS, UNCERTAIN
+from cxr_ops.model.apart import parent as apart
 from cxr_ops.params import Params
 from cxr_ops.records.base import write_atomic
 from cxr_ops.records.evidence import Evaluation
@@ -90,24 +95,25 @@ def run(root: Path, params: Params) -> None:
         DataError: an earlier stage has not run; the package is not the one that was evaluated; an image is not the one
             on record.
     """
-    from cxr_ops.model import cam, machine, package
-
     out = root / "explain"
     shutil.rmtree(out, ignore_errors=True)
     evaluation = Evaluation.read(root / "evaluate" / "evaluation.json")
-    model = package.load(root / "train" / contract.PACKAGE, evaluation.challenger)
+    model = read_package(root / "train" / contract.PACKAGE, evaluation.challenger)
     scores = _read_scores(root / "evaluate" / "scores.csv")
     material = _read_material(root, set(scores["image_id"]), model.trained)
     cases, missing = select(scores, params.explain.cases_per_finding)
     wanted = sorted({case.image_id for case in cases} | {image_id for image_id, _ in material.boxes})
     out.mkdir(parents=True)
     with (
+        apart.nursery() as nursery,
         ShardReader(root / contract.DATASET, material.sha256) as reader,
-        machine.reproducible(machine.choose_machine(params.train)),
+        nursery.of(model, params.train) as process,
         steps("explain") as show,
     ):
-        found = cam.grad_cam(model, _decoded(reader, wanted, show), batch_size=BATCH)
-        maps = dict(zip(wanted, found.maps, strict=True))
+        pictures = _decoded(reader, wanted, show)
+        maps: dict[str, Map] = {}
+        while batch := list(islice(pictures, BATCH)):
+            maps |= zip(wanted[len(maps) :], process.maps(batch), strict=False)  # the rest is of later batches
         for case in cases:
             pixels = _decode(reader, case.image_id)
             boxes = material.boxes.get((case.image_id, case.finding), [])

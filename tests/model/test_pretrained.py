@@ -10,7 +10,8 @@ import safetensors.torch
 import torch
 import torchvision
 
-from cxr_ops.audit.package import patient_key
+from cxr_ops.audit.package import Package, patient_key
+from cxr_ops.audit.package import read as read_package
 from cxr_ops.errors import DataError, SettingsError
 from cxr_ops.model import network, package, pretrained, training
 from cxr_ops.params import Params, Split, Train
@@ -194,9 +195,9 @@ def crown(root: Path, net: torch.nn.Module, said: dict) -> str:
 
 
 @pytest.fixture(scope="module")
-def champion(net: torch.nn.Module, terms: dict, tmp_path_factory: pytest.TempPathFactory) -> package.LoadedModel:
+def champion(net: torch.nn.Module, terms: dict, tmp_path_factory: pytest.TempPathFactory) -> Package:
     root = tmp_path_factory.mktemp("crowned")
-    return package.load(root / "start" / "package", crown(root, net, terms))
+    return read_package(root / "start" / "package", crown(root, net, terms))
 
 
 @pytest.mark.parametrize("head", ["linear", "mlp"])
@@ -235,7 +236,7 @@ def test_the_champion_gives_its_layers_before_the_head(
     ],
 )
 def test_what_the_champion_has_seen_is_worked_out(
-    champion: package.LoadedModel,
+    champion: Package,
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
     told: dict,
@@ -247,7 +248,7 @@ def test_what_the_champion_has_seen_is_worked_out(
     contract = {**champion.contract, "training": {**champion.contract["training"], **told}}
     known = told.get("patients", champion.patients)
     changed = dataclasses.replace(champion, contract=contract, patients=known)
-    monkeypatch.setattr(package, "load", lambda _folder, _digest: changed)
+    monkeypatch.setattr(pretrained, "read_package", lambda _folder, _digest: changed)
     Start(asked=True, package=champion.digest).write(tmp_path / "start" / "start.json")
     found = pretrained.read(CHAMPION, tmp_path, split=split, patients=patients)
     assert found.origin.patients == seen

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
 from cxr_ops.data.checking.batch import build, check
 from cxr_ops.data.sources import nih
+from cxr_ops.model.apart import parent as apart
 from cxr_ops.params import Params
 from cxr_ops.records.inputs import Period
 
@@ -32,3 +34,16 @@ def workspace(make_nih: Callable[..., Path], tmp_path: Path, project: Path) -> P
         build(root / "dataset" / name, checked)
     Period().write(root / "test-period.json")
     return root
+
+
+@pytest.fixture(scope="session")
+def _first_nursery() -> Iterator[apart.Nursery]:
+    """The process that scoring processes come from, started once: torch is a second or more to read."""
+    with apart.nursery() as started:
+        yield started
+
+
+@pytest.fixture
+def shared_nursery(_first_nursery: apart.Nursery, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let stages take their packages' processes from one nursery."""
+    monkeypatch.setattr(apart, "nursery", lambda: nullcontext(_first_nursery))

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import shutil
+import socket
 from collections import Counter
 from collections.abc import Callable
+from contextlib import contextmanager
 from pathlib import Path
 
 import cv2
@@ -24,7 +27,9 @@ from cxr_ops.audit.package import patient_key
 from cxr_ops.data import manifest, shards, splits
 from cxr_ops.errors import DataError, SettingsError
 from cxr_ops.labels import FINDINGS
-from cxr_ops.model import network, package, scoring
+from cxr_ops.model import network, package
+from cxr_ops.model.apart import confine
+from cxr_ops.model.apart import parent as apart
 from cxr_ops.params import Evaluate, Gate, Params, Prepare, Split
 from cxr_ops.records.base import canonical_json, sha256_bytes
 from cxr_ops.records.data import DataRevision
@@ -33,6 +38,9 @@ from cxr_ops.records.inputs import Champion, Code, Inputs, LedgerState, Period, 
 from cxr_ops.records.training import StartingWeights
 from cxr_ops.records.verdict import Verdict
 from cxr_ops.stages import evaluate, gate, split
+
+ALONE = apart.nursery  # as it is outside of these tests, which share one
+pytestmark = pytest.mark.usefixtures("shared_nursery")
 
 PLAN = "pccp.demo.yaml"
 SALT = "cxr-ops-1"
@@ -429,13 +437,16 @@ def test_a_package_is_scored_once_whatever_its_roles(workspace, monkeypatch):
     with_reference(workspace, row=0, slope=8.0)
     assert package_digest(workspace / "reference/package") == package_digest(workspace / "train/package")
     seen: Counter[str] = Counter()
-    real = scoring.score
+    real = apart.Nursery.of
 
-    def count(model, pixels, **options):
-        seen[model.digest] += len(pixels)
-        return real(model, pixels, **options)
+    @contextmanager
+    def count(nursery, model, settings):
+        with real(nursery, model, settings) as process:
+            score = process.score
+            process.score = lambda pixels: seen.update({model.digest: len(pixels)}) or score(pixels)
+            yield process
 
-    monkeypatch.setattr(scoring, "score", count)
+    monkeypatch.setattr(apart.Nursery, "of", count)
     evidence = run(workspace)
     sides = manifest.read_split(workspace)["split"]
     images = int(sides.isin(["test", "validation"]).sum())
@@ -757,3 +768,128 @@ def test_exchanged_network_is_not_run(workspace: Path, where: str) -> None:
         with pytest.raises(DataError, match="the package is not the one on record"):
             evaluate.run(workspace, PARAMS)
     assert not (workspace / "ran").exists()
+
+
+# Looks for the labels wherever code in a process can look, tells what it found, and scores by noise.
+SPY = (
+    NETWORK.replace("ROW", "9")
+    + """
+import gc, json, os, re, socket, sys
+
+GIVEN = json.loads(GIVEN_TEXT)
+IMAGE = re.compile(r"[0-9]{8}_[0-9]{3}[.]png")
+
+
+def tables(values):
+    for value in values:
+        if type(value).__name__ in ("DataFrame", "Series") or (type(value) is np.ndarray and 14 in value.shape[1:]):
+            yield type(value).__name__
+        if isinstance(value, str) and IMAGE.fullmatch(value):
+            yield value
+
+
+def frames():
+    frame = sys._getframe()
+    while frame is not None:
+        if frame.f_globals.get("__name__") != __name__:
+            yield from tables(frame.f_locals.values())
+        frame = frame.f_back
+
+
+def objects():
+    for thing in gc.get_objects():
+        if isinstance(thing, dict):
+            yield from tables(list(thing.values()) + list(thing))
+        elif isinstance(thing, (list, tuple, set, frozenset)):
+            yield from tables(thing)
+        elif type(thing).__name__ == "DataFrame":
+            yield "DataFrame"
+
+
+def modules():
+    unwanted = r"pandas|mlflow|boto3|dvc|cxr_ops[.](data|stages|edges|stats|commands|records[.](data|evidence))"
+    return [name for name in sys.modules if re.match(unwanted, name)]
+
+
+def environment():
+    return [name for name, value in os.environ.items() if GIVEN["secret"] in value or GIVEN["workspace"] in value]
+
+
+def open_files():
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            target = os.readlink(f"/proc/self/fd/{name}")
+        except OSError:
+            continue
+        if target.startswith(GIVEN["workspace"]):
+            yield target
+
+
+def folder():
+    return [name for name in os.listdir(".") if not name.startswith("torchinductor_")]  # torch makes that itself
+
+
+def files():
+    for name in ("validate/manifest.csv", "split/split.csv", "dataset/one/shard-00000.tar", "train/package/model.json"):
+        try:
+            open(f"{GIVEN['workspace']}/{name}", "rb").read()
+        except PermissionError:
+            continue
+        yield name
+
+
+def stage():
+    for name in ("environ", "mem", "cwd", "fd", "maps"):
+        path = f"/proc/{GIVEN['stage']}/{name}"
+        try:
+            os.readlink(path) if name == "cwd" else os.listdir(path) if name == "fd" else open(path, "rb").read(1)
+        except (PermissionError, FileNotFoundError):
+            continue
+        except OSError:
+            pass
+        yield name
+
+
+def network():
+    try:
+        socket.create_connection(("127.0.0.1", GIVEN["port"]), 5).close()
+    except PermissionError:
+        return
+    yield "connected"
+
+
+LOOKS = (frames, objects, modules, environment, open_files, folder, files, stage, network)
+sys.stderr.write("SPY " + json.dumps({look.__name__: sorted(set(map(str, look())))[:5] for look in LOOKS}) + "\\n")
+"""
+)
+
+
+def test_the_packages_code_finds_no_labels(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A network.py that looks in memory, frames, modules, environment, open files and its folder finds no label there.
+
+    Where the kernel has Landlock it reads no file of the run, looks into no other process and reaches no server either.
+    """
+    monkeypatch.setattr(apart, "nursery", ALONE)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "a-secret-of-the-run")
+    folder = workspace / "train" / "package"
+    write_package(folder)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        given = {
+            "secret": "a-secret-of-the-run",
+            "workspace": str(workspace),
+            "stage": os.getpid(),
+            "port": server.getsockname()[1],
+        }
+        spy = SPY.replace("GIVEN_TEXT", repr(json.dumps(given)))
+        (folder / package.NETWORK).write_text(spy, encoding="utf-8")
+        trained_as(folder.parent, package_digest(folder))
+        evidence = run(workspace)
+    [told] = [line for line in capfd.readouterr().err.splitlines() if line.startswith("SPY ")]
+    found = json.loads(told.removeprefix("SPY "))
+    if confine.version() < 4:
+        for name in ("files", "stage", "network"):
+            found.pop(name)
+    assert not any(found.values()), found
+    assert 0.4 < evidence.macro_challenger.value < 0.6

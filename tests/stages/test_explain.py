@@ -26,6 +26,8 @@ from cxr_ops.stages import evaluate, explain, split, validate
 
 MASS = FINDINGS.index("Mass")
 
+pytestmark = pytest.mark.usefixtures("shared_nursery")
+
 
 def table(truth: list[float], scores: list[float]) -> pd.DataFrame:
     """A table of scores in which every finding has the same."""
