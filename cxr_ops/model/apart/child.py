@@ -32,7 +32,7 @@ from cxr_ops.contract import PACKAGE_FILES
 from cxr_ops.errors import CxrError, as_record
 from cxr_ops.model import cam, package, scoring
 from cxr_ops.model.apart import channel
-from cxr_ops.model.apart.confine import confine
+from cxr_ops.model.apart.confine import confine, version
 from cxr_ops.model.distributed import end_with_parent
 from cxr_ops.model.machine import choose_machine, reproducible
 from cxr_ops.params import Train
@@ -59,6 +59,8 @@ def main(control: int) -> None:
             with an id and seconds, by the exit code, or minus the signal, after a kill if it took longer.
     """
     end_with_parent()
+    if not version():
+        sys.stderr.write("this kernel has no Landlock: the models' code can read the files that you can read\n")
     with socket.socket(fileno=control) as asked:
         asked.send(channel.READY)
         while True:
