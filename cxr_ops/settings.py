@@ -25,7 +25,7 @@ from cxr_ops.errors import SettingsError
 BETWEEN: Final = {
     "CXR_CHECKPOINTS": "where a training keeps its checkpoints; the supervisor sets it",
     "CXR_EXIT_FILE": "where a stage says how it ended; the supervisor sets it",
-    "CXR_PARTS": "into how many parts a training cuts a batch at least, once memory was too small for fewer",
+    "CXR_PARTS": "the least number of parts that a training cuts a batch into, after memory was too small for fewer",
     "CXR_PROGRESS": "where a stage says how far it is; the supervisor sets it",
     "CXR_SUPERVISED": "marks the processes of a supervised stage",
 }
@@ -41,7 +41,7 @@ _Read = Callable[[str, str], Any]
 
 @dataclass(frozen=True, kw_only=True)
 class Variable:
-    """A variable of the environment: what it means, how it is read, and, in words, what holds without it."""
+    """A variable of the environment: what it means, how it is read, and, in words, its default."""
 
     name: str
     meaning: str
@@ -102,7 +102,7 @@ def _names(text: str, name: str) -> tuple[str, ...]:  # noqa: ARG001 - the shape
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What the environment says; an attribute is None where it says nothing and nothing holds without it.
+    """What the environment says; an attribute is None if its variable is not set and has no default.
 
     `given` names the variables that are set and not empty.
     """
@@ -161,7 +161,7 @@ class Settings:
         str | None,
         Variable(
             name="CXR_S3_ENDPOINT",
-            meaning="the S3 server, where it is not Amazon's",
+            meaning="address of the S3 server, if it is not Amazon's",
             without="Amazon's",
             read=addresses.server,
             group=PLACES,
@@ -171,8 +171,8 @@ class Settings:
         str | None,
         Variable(
             name="CXR_CODE_SOURCE",
-            meaning="where reviewed code is, `REPOSITORY#BRANCH`: under a plan that asks for committed code, only what "
-            "that branch holds is promoted",
+            meaning="the branch of reviewed code, `REPOSITORY#BRANCH`: a plan that asks for committed code promotes only "
+            "what is on it",
             without="the plan's `code_source`; without either, such a plan promotes nothing",
             read=_text,
             group=PLACES,
@@ -182,8 +182,8 @@ class Settings:
         str | None,
         Variable(
             name="CXR_AIRFLOW_URL",
-            meaning="an Airflow of your own that is told of new data",
-            without="the embedded one, if it is up",
+            meaning="your own Airflow, to which `cxr-ops ingest` reports new data",
+            without="the embedded one, if it runs",
             read=addresses.server,
             group=PLACES,
         ),
@@ -213,7 +213,7 @@ class Settings:
         str | None,
         Variable(
             name="CXR_PYTHON",
-            meaning="the Python that runs stages as processes, where it is not Airflow's own",
+            meaning="the Python that runs stages as processes, if it is not Airflow's own",
             without="Airflow's",
             read=_text,
             group=RUNNING,
@@ -223,7 +223,7 @@ class Settings:
         float,
         Variable(
             name="CXR_GRACE_SECONDS",
-            meaning="seconds that a stopped stage is given to save what it has, before it is killed",
+            meaning="seconds that a stopped stage has to save its work before it is killed",
             without="120",
             read=_seconds,
             group=RUNNING,
@@ -233,7 +233,7 @@ class Settings:
         str | None,
         Variable(
             name="CXR_SCHEDULE",
-            meaning="when the DAG runs by itself, in cron's five fields, UTC",
+            meaning="when the DAG runs by itself: five fields as in cron, UTC",
             without="`0 3 * * 1`",
             read=_text,
             group=RUNNING,
@@ -243,7 +243,7 @@ class Settings:
         int,
         Variable(
             name="CXR_MAX_ACTIVE_RUNS",
-            meaning="runs of the DAG at a time",
+            meaning="how many runs of the DAG may be active at a time",
             without="1",
             read=_count(1),
             group=RUNNING,
@@ -253,8 +253,8 @@ class Settings:
         tuple[str, ...],
         Variable(
             name="CXR_APPROVERS",
-            meaning="who may approve, as Airflow's user ids with commas between",
-            without="whoever may edit the DAG",
+            meaning="people who may approve: Airflow's user ids, separated by commas",
+            without="everybody who may edit the DAG",
             read=_names,
             group=RUNNING,
         ),
@@ -263,7 +263,7 @@ class Settings:
         str | None,
         Variable(
             name="CXR_GPU_POOL",
-            meaning="the pool of Airflow in which stages wait for a GPU",
+            meaning="the Airflow pool in which stages wait for a GPU",
             without="none: they do not wait",
             read=_text,
             group=RUNNING,
@@ -283,7 +283,7 @@ class Settings:
         str | None,
         Variable(
             name="CXR_GPUS",
-            meaning="GPUs of a container: `all`, a number, or device ids with commas between",
+            meaning="GPUs of a container: `all`, a number, or device ids separated by commas",
             without="none",
             read=_text,
             group=CONTAINERS,
@@ -303,7 +303,7 @@ class Settings:
         int,
         Variable(
             name="CXR_SHM_BYTES",
-            meaning="ceiling of `/dev/shm` in bytes",
+            meaning="largest size of `/dev/shm` in bytes",
             without="8589934592 (8 GiB)",
             read=_count(1),
             group=CONTAINERS,
@@ -313,7 +313,7 @@ class Settings:
 
     @classmethod
     def read(cls, environ: Mapping[str, str] | None = None) -> Settings:
-        """Read and check what the environment says; an empty variable is as none.
+        """Read and check what the environment says; an empty variable counts as unset.
 
         Args:
             environ: the environment; None: that of this process.
@@ -346,7 +346,7 @@ VARIABLES: Final[dict[str, Variable]] = {
 
 
 def unknown(environ: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Variables `CXR_*` that nothing reads, each with the name of the nearest that something does.
+    """Variables `CXR_*` that nothing reads, each with the name of the nearest one that is read.
 
     >>> unknown({"CXR_DVC_REMOT": "s3://bucket", "CXR_HOME": "/srv"})
     {'CXR_DVC_REMOT': 'CXR_DVC_REMOTE'}
@@ -367,6 +367,6 @@ def tables() -> str:
             f"| `{one.name}` | {one.meaning} | {one.without} |" for one in VARIABLES.values() if one.group == group
         ]
         lines.append("")
-    lines += ["## Between our own processes", "", "Do not set these.", "", "| Variable | Meaning |", "|---|---|"]
+    lines += ["## Between the processes of cxr-ops", "", "Do not set these.", "", "| Variable | Meaning |", "|---|---|"]
     lines += [f"| `{name}` | {meaning} |" for name, meaning in {**BETWEEN, **DEVELOPMENT}.items()]
     return "\n".join(lines) + "\n"
