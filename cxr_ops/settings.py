@@ -171,8 +171,8 @@ class Settings:
         str | None,
         Variable(
             name="CXR_CODE_SOURCE",
-            meaning="the branch of reviewed code, `REPOSITORY#BRANCH`: a plan that asks for committed code promotes only "
-            "what is on it",
+            meaning="the branch of reviewed code, `REPOSITORY#BRANCH`: a plan that asks for committed code promotes "
+            "only what is on it",
             without="the plan's `code_source`; without either, such a plan promotes nothing",
             read=_text,
             group=PLACES,
