@@ -27,8 +27,13 @@ FINDINGS: tuple[str, ...] = (
 NO_FINDING = "No Finding"
 # A finding that its reader could not decide on, as CheXpert writes it. A finding is 1, 0, this, or missing.
 UNCERTAIN = -1
-VIEWS: tuple[str, ...] = ("PA", "AP")
+VIEWS: tuple[str, ...] = ("PA", "AP")  # frontal: what is trained on and judged
+# Kept in a data set, and neither trained on nor judged, as is an image whose view is missing: lateral with the left or
+# the right side at the detector, lateral of either kind, and what is no view of the chest that has a name here.
+OTHER_VIEWS: tuple[str, ...] = ("LL", "RL", "LATERAL", "OTHER")
 SEXES: tuple[str, ...] = ("F", "M")
+# What a source's own split may say of a patient besides train, validation and test: one of the first two, left open.
+DEVELOPMENT = "development"
 
 # `BBox_List_2017.csv` writes one finding in another way than `Data_Entry_2017.csv`.
 BOX_NAMES: dict[str, str] = {"Infiltrate": "Infiltration"}

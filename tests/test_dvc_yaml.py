@@ -148,7 +148,14 @@ def checkout(tmp_path: Path) -> Home:
 def test_edited_import_makes_its_stages_stale(checkout: Home) -> None:
     """After an edit of a module that a stage imports, DVC wants to run it again; other edits change nothing."""
     project = checkout.project
-    for path in ("dataset/one", "test-period.json", "image.json", "validate/manifest.csv", "split/split.csv"):
+    for path in (
+        "dataset/one",
+        "test-period.json",
+        "image.json",
+        "validate/manifest.csv",
+        "validate/sides.csv",
+        "split/split.csv",
+    ):
         (project / path).parent.mkdir(exist_ok=True)
         (project / path).write_text("x\n")
     dvc.dvc(checkout, project, "commit", "--force", "split")
@@ -166,7 +173,7 @@ def test_edited_import_makes_its_stages_stale(checkout: Home) -> None:
 def test_another_default_makes_stages_stale(checkout: Home) -> None:
     """After a default was changed and `make deps` wrote it down, DVC wants to run the stages up to train again."""
     project = checkout.project
-    for path in ("test-period.json", "image.json", "validate/manifest.csv", "split/split.csv"):
+    for path in ("test-period.json", "image.json", "validate/manifest.csv", "validate/sides.csv", "split/split.csv"):
         (project / path).parent.mkdir(exist_ok=True)
         (project / path).write_text("x\n")
     dvc.dvc(checkout, project, "commit", "--force", "split")

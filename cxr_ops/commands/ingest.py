@@ -1,7 +1,5 @@
 """`cxr-ops ingest KIND`: add a batch to the data set, from any source that is registered."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
@@ -10,7 +8,7 @@ import typer
 
 from cxr_ops.commands.extras import require
 from cxr_ops.commands.help import group
-from cxr_ops.commands.options import OnBad
+from cxr_ops.commands.options import OnBad, parse_uncertain
 from cxr_ops.commands.output import find_home, say
 from cxr_ops.data.sources import registry
 from cxr_ops.data.sources.source import Options
@@ -19,12 +17,42 @@ app = group("Add a batch to the data set.")
 
 
 def _ingest(kind: str) -> Callable[..., None]:
+    # Annotations are made here and not read later, so that each kind shows in its help the options that it takes.
+    shown = registry.TAKES.get(kind, tuple(registry.OPTIONS))
+
     def command(
         folder: Annotated[Path, typer.Argument(help="The folder, which is only read.")],
         batch: Annotated[str, typer.Option(help="Name of the batch: small letters, digits, hyphens.")],
         on_bad: Annotated[OnBad, typer.Option(help="Refuse a batch with bad rows, or leave them out.")] = OnBad.REFUSE,
+        attributes: Annotated[
+            Path | None, typer.Option(help="A CSV by image_id or patient_id: more columns for subgroups.")
+        ] = None,
+        uncertain: Annotated[
+            list[str] | None,
+            typer.Option(
+                metavar="[FINDING=]POLICY",
+                help="What -1 becomes: ignore (it stays uncertain), zeros or ones; once for each finding.",
+                hidden="uncertain" not in shown,
+            ),
+        ] = None,
+        mapping: Annotated[
+            Path | None,
+            typer.Option(help="The file that says which columns are what.", hidden="mapping" not in shown),
+        ] = None,
+        view: Annotated[
+            str, typer.Option(help="The view of images whose files say none: PA or AP.", hidden="view" not in shown)
+        ] = "",
+        own_split: Annotated[
+            bool,
+            typer.Option("--own-split", help="Keep the folder's own split.", hidden="own_split" not in shown),
+        ] = False,
         deidentified: Annotated[
-            bool, typer.Option("--deidentified", help="Of DICOM: headers that look as if they named somebody do not.")
+            bool,
+            typer.Option(
+                "--deidentified",
+                help="You say that DICOM headers which look as if they named somebody name nobody.",
+                hidden="deidentified" not in shown,
+            ),
         ] = False,
     ) -> None:
         require("stages")
@@ -33,10 +61,23 @@ def _ingest(kind: str) -> Callable[..., None]:
         from cxr_ops.voice import steps
 
         home = find_home()
+        options = Options(
+            uncertain=parse_uncertain(uncertain),
+            mapping=mapping,
+            view=view,
+            own_split=own_split,
+            deidentified=deidentified,
+        )
         with steps("reading radiographs") as progress:
-            options = Options(deidentified=deidentified)
             result = ingest.run(
-                kind, folder, batch=batch, home=home, on_bad=on_bad.value, options=options, progress=progress
+                kind,
+                folder,
+                batch=batch,
+                home=home,
+                on_bad=on_bad.value,
+                progress=progress,
+                options=options,
+                attributes=attributes,
             )
         say(str(result))
         if not result.already:
@@ -45,5 +86,8 @@ def _ingest(kind: str) -> Callable[..., None]:
     return command
 
 
+app.command(registry.AUTO, help="Find out what kind of folder it is, say why, and add it to the data set.")(
+    _ingest(registry.AUTO)
+)
 for _kind, _takes in registry.SOURCES.items():
     app.command(_kind, help=f"Add {_takes} to the data set, after checking every row and every image.")(_ingest(_kind))

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast, get_args
 
 import typer
 
+from cxr_ops.data.sources.source import Uncertain
 from cxr_ops.errors import CxrError, SettingsError
+from cxr_ops.labels import FINDINGS, nearest
 
 
 def complete_runs(incomplete: str) -> list[str]:
@@ -41,6 +43,35 @@ class OnBad(StrEnum):
 
     REFUSE = "refuse"
     QUARANTINE = "quarantine"
+
+
+def parse_uncertain(items: list[str] | None) -> dict[str, Uncertain]:
+    """Read `Edema=ones`, or a policy for all findings, `zeros`.
+
+    Raises:
+        SettingsError: there is no such finding or policy.
+
+    >>> parse_uncertain(["zeros", "Edema=ones"])
+    {'': 'zeros', 'Edema': 'ones'}
+    """
+    policies: dict[str, Uncertain] = {}
+    for item in items or []:
+        finding, equals, policy = item.rpartition("=")
+        if equals and finding not in FINDINGS:
+            guess = nearest(finding, FINDINGS)
+            raise SettingsError(
+                f"{finding!r} is not one of the 14 findings",
+                where="--uncertain",
+                fix=f"--uncertain {guess or FINDINGS[0]}={policy}",
+            )
+        if policy not in get_args(Uncertain):
+            raise SettingsError(
+                f"{policy!r} is not what an uncertain label can become: {', '.join(get_args(Uncertain))}",
+                where="--uncertain",
+                fix=f"--uncertain {finding}{equals}ignore",
+            )
+        policies[finding] = cast("Uncertain", policy)
+    return policies
 
 
 def parse_overrides(items: list[str] | None) -> dict[str, Any]:

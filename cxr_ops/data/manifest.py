@@ -27,7 +27,11 @@ IDENTITY: Final = ("image_id", "patient_id", "sha256", "source", "batch", "view"
 COLUMNS: Final = (*IDENTITY, *FINDINGS)
 BOX_COLUMNS: Final = ("image_id", "finding", "x", "y", "w", "h")
 PIXEL_COLUMNS: Final = ("image_id", "pixels_sha256")
+ORIGINS: Final = "origins.csv"  # of a batch with pictures that were converted
 ORIGIN_COLUMNS: Final = ("image_id", "origin_sha256", "coding")
+SIDES: Final = "sides.csv"  # of a batch whose source's own split is kept
+ATTRIBUTES: Final = "attributes.csv"  # of a batch with a side table; see `cxr_ops.data.side_table`
+SIDE_COLUMNS: Final = ("patient_id", "side")
 # A name that is safe as a file, a member of a tar and a word in a message.
 IMAGE_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}\.(?:png|jpe?g)")
 
@@ -140,6 +144,20 @@ def concatenate(frames: Iterable[pd.DataFrame]) -> pd.DataFrame:
     return pd.concat(list(frames)).sort_values(["batch", "image_id"], kind="stable").reset_index(drop=True)
 
 
+def read_records(dataset: Path) -> list[Batch]:
+    """The records of a data set's batches, by name.
+
+    Raises:
+        DataError: one is no record of a batch.
+    """
+    return [Batch.read(folder / "batch.json") for folder in batch_folders(dataset)]
+
+
+def batch_folders(dataset: Path) -> list[Path]:
+    """The folders of a data set's batches, by name."""
+    return sorted(path.parent for path in dataset.glob("*/batch.json"))
+
+
 def read_dataset(dataset: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Read all batches of a data set, and check each against its `batch.json`.
 
@@ -152,7 +170,7 @@ def read_dataset(dataset: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     Raises:
         DataError: there is no batch, or one is not what its `batch.json` says.
     """
-    folders = sorted(path.parent for path in dataset.glob("*/batch.json"))
+    folders = batch_folders(dataset)
     if not folders:
         raise DataError(
             "there is no data set",
@@ -162,7 +180,8 @@ def read_dataset(dataset: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     manifests, boxes = [], []
     for folder in folders:
         record = Batch.read(folder / "batch.json")
-        for name in ("manifest.csv", "boxes.csv"):
+        named = {"manifest.csv", "boxes.csv", *(record.files.keys() & {SIDES, ATTRIBUTES})}
+        for name in sorted(named | {name for name in (SIDES, ATTRIBUTES) if (folder / name).exists()}):
             if not (folder / name).is_file() or sha256_file(folder / name) != record.files.get(name):
                 raise DataError(
                     f"{name} is not the file that batch.json names: it is missing, cut or altered",
@@ -179,6 +198,41 @@ def read_dataset(dataset: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
         boxes.append(read_boxes(folder / "boxes.csv").assign(batch=record.name))
     joined = pd.concat(boxes).sort_values(["batch", "image_id", "finding", "x", "y", "w", "h"], kind="stable")
     return concatenate(manifests), joined.reset_index(drop=True)
+
+
+def read_sides(folders: Iterable[Path]) -> dict[str, str]:
+    """The sides that sources' own splits give to patients, of the batches in these folders.
+
+    Returns:
+        For a patient train, validation, test or development (training or validation); most patients have none.
+
+    Raises:
+        DataError: a file is damaged, or two batches give a patient two sides.
+    """
+    sides: dict[str, str] = {}
+    for path in sorted(folder / SIDES for folder in folders):
+        if not path.is_file():
+            continue
+        for patient, side in read_table(path, SIDE_COLUMNS).itertuples(index=False):
+            if sides.setdefault(patient, side) != side:
+                raise DataError(f"two batches give the patient {patient} two sides", where=path)
+    return sides
+
+
+def read_attributes(folders: Iterable[Path], image_ids: Sequence[str]) -> pd.DataFrame:
+    """What side tables say of images, of the batches in these folders: see `cxr_ops.data.side_table`.
+
+    Returns:
+        `image_id` and a column an attribute, as text, a row an image in the order given; "" where one is not known.
+
+    Raises:
+        DataError: a file is damaged.
+    """
+    paths = sorted(path for folder in folders if (path := folder / ATTRIBUTES).is_file())
+    parts = [read_table(path, read_rows(path)[0][1]) for path in paths]
+    joined = pd.concat([pd.DataFrame({"image_id": []}, dtype=str), *parts])
+    names = sorted(set(joined.columns) - {"image_id"})
+    return joined.set_index("image_id").reindex(list(image_ids))[names].fillna("").reset_index(names="image_id")
 
 
 def read_split(root: Path) -> pd.DataFrame:

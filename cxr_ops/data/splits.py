@@ -3,23 +3,28 @@
 A patient's side depends on the patient id, the salt and the two fractions. Data that arrive later move nobody. A change
 of the validation fraction leaves the test set as it is. When a test period ends, the test patients that it has scored
 retire: they are not tested on again, and never trained on.
+
+A batch may come with its source's own split, where a person insisted on it (`sides.csv`): it then has the word on its
+patients. Only frontal views have a side: a lateral image, or one of unknown view, is kept in the data set and is not
+trained on, validated on or tested on.
 """
 
 from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any, Final, Literal
 
 import pandas as pd
 
-from cxr_ops.labels import FINDINGS, UNCERTAIN
+from cxr_ops.labels import DEVELOPMENT, FINDINGS, UNCERTAIN, VIEWS
 from cxr_ops.records.base import canonical_json, sha256_bytes
 
 Side = Literal["train", "validation", "test"]
 SIDES: Final[tuple[Side, ...]] = ("train", "validation", "test")
 RETIRED: Final = "retired"  # a test patient of an earlier period: on nobody's side any more
+NOT_FRONTAL: Final = "not-frontal"  # an image whose view is lateral or unknown
 
 
 def position(patient_id: str, salt: str) -> float:
@@ -47,23 +52,51 @@ def side(patient_id: str, *, salt: str, validation: float, test: float) -> Side:
     return "validation" if where < test + validation else "train"
 
 
+def pinned_side(pin: str, patient_id: str, *, salt: str, validation: float, test: float) -> Side:
+    """The side of a patient to whom a source's own split gives one, which is a side or `DEVELOPMENT`.
+
+    Of those in `DEVELOPMENT` the same share is validated on as of all who are not tested on.
+    """
+    if pin != DEVELOPMENT:
+        return next(one for one in SIDES if one == pin)
+    # The hash again, over the two sides that are open: whoever it would test on is spread over them.
+    where = position(patient_id, salt)
+    within = where / test if where < test else (where - test) / (1 - test)
+    return "validation" if within < validation / (1 - test) else "train"
+
+
 def assign(
-    rows: pd.DataFrame, *, salt: str, validation: float, test: float, closed_batches: Collection[str] = ()
+    rows: pd.DataFrame,
+    *,
+    salt: str,
+    validation: float,
+    test: float,
+    closed_batches: Collection[str] = (),
+    pinned: Mapping[str, str] | None = None,
 ) -> pd.Series[Any]:
     """The side of each image: its patient's, or `RETIRED` where that is a test patient of an earlier period.
 
     Args:
-        rows: `patient_id` and `batch` of each image.
+        rows: `patient_id`, `batch` and `view` of each image; without views, all are taken to be frontal.
         salt: see `side`.
         validation: see `side`.
         test: see `side`.
         closed_batches: batches of earlier periods. One image in them retires a test patient with all images.
+        pinned: the patients to whom a source's own split gives a side; see `pinned_side`.
+
+    Returns:
+        One of `SIDES`, `RETIRED` or, whosever the image is, `NOT_FRONTAL`.
     """
+    pins = pinned or {}
     side_of = {
-        patient: side(patient, salt=salt, validation=validation, test=test) for patient in rows["patient_id"].unique()
+        patient: pinned_side(pins[patient], patient, salt=salt, validation=validation, test=test)
+        if patient in pins
+        else side(patient, salt=salt, validation=validation, test=test)
+        for patient in rows["patient_id"].unique()
     }
     sides: pd.Series[Any] = rows["patient_id"].map(side_of).astype(object)
-    return sides.mask((sides == "test") & rows["patient_id"].isin(scored_before(rows, closed_batches)), RETIRED)
+    sides = sides.mask((sides == "test") & rows["patient_id"].isin(scored_before(rows, closed_batches)), RETIRED)
+    return sides if "view" not in rows else sides.where(rows["view"].isin(VIEWS), NOT_FRONTAL)
 
 
 def scored_before(rows: pd.DataFrame, closed_batches: Collection[str]) -> set[str]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -68,7 +68,13 @@ class Validation:
 
 
 def validate(
-    frame: pd.DataFrame, boxes: pd.DataFrame, suites: Sequence[Path], *, min_images: int = 1, min_patients: int = 1
+    frame: pd.DataFrame,
+    boxes: pd.DataFrame,
+    suites: Sequence[Path],
+    *,
+    min_images: int = 1,
+    min_patients: int = 1,
+    labelled: Mapping[str, Collection[str]] | None = None,
 ) -> Validation:
     """Check a manifest and its boxes.
 
@@ -78,6 +84,8 @@ def validate(
         suites: great-expectations suites as JSON files.
         min_images: fewer images fail.
         min_patients: fewer patients fail.
+        labelled: the findings that the source of each batch labels; all, of a batch that is not named. Where no batch
+            labels a finding, nothing is expected of its column, and a warning says so.
 
     Raises:
         DataError: the manifest has no rows. (Nearly every expectation holds for no rows.)
@@ -86,9 +94,12 @@ def validate(
     if frame.empty:
         raise DataError("the data set is empty: the manifest has no rows")
     documents = [_read_suite(path) for path in suites]
+    asked = {name: set((labelled or {}).get(name, FINDINGS)) for name in frame["batch"].unique()}
+    unasked = [finding for finding in FINDINGS if not any(finding in names for names in asked.values())]
     checks = [
         *_size_checks(frame, min_images, min_patients),
-        *_run(_with_counts(frame), documents),
+        *_run(_with_counts(frame, asked), [_without(document, unasked) for document in documents]),
+        *([_unlabelled_check(unasked)] if unasked else []),
         _box_check(frame, boxes),
     ]
     return Validation(
@@ -146,6 +157,7 @@ def groups(frame: pd.DataFrame) -> list[dict[str, Any]]:
     keys += [("batch", str(name), frame["batch"] == name) for name in sorted(frame["batch"].dropna().unique())]
     others = sorted(set(frame["view"].dropna()) - {*VIEWS, ""})
     keys += [("view", name, frame["view"] == name) for name in (*VIEWS, *others)]
+    keys += [("view", "unknown", frame["view"].isna() | (frame["view"] == ""))]
     keys += [("sex", name, frame["sex"] == name) for name in SEXES]
     result = []
     for kind, name, members in keys:
@@ -237,16 +249,40 @@ def _box_check(frame: pd.DataFrame, boxes: pd.DataFrame) -> Check:
     )
 
 
-def _with_counts(frame: pd.DataFrame) -> pd.DataFrame:
+def _without(document: dict[str, Any], findings: Sequence[str]) -> dict[str, Any]:
+    """A suite without what it expects of the columns of these findings."""
+    columns = {*findings, *(f"{finding}_known" for finding in findings)}
+    kept = [item for item in document["expectations"] if item["kwargs"].get("column") not in columns]
+    return {**document, "expectations": kept}
+
+
+def _unlabelled_check(findings: Sequence[str]) -> Check:
+    return Check(
+        suite="labels",
+        says="Every finding is labelled by some source of the data.",
+        severity="warning",
+        passed=False,
+        found=f"{', '.join(findings)} {'is' if len(findings) == 1 else 'are'} not",
+    )
+
+
+def _with_counts(frame: pd.DataFrame, asked: Mapping[str, Collection[str]]) -> pd.DataFrame:
     """The manifest as the suites see it: uncertain findings as missing, and columns counted: see `expectations/`."""
     by_patient = frame.groupby("patient_id", dropna=False)
     labels = frame[list(FINDINGS)]
     given = labels.notna().sum(axis=1).astype("Int64")
     known = {name: frame[name].mask(frame[name] == "") for name in ("view", "sex")}  # "" is a missing one
+    # Empty where a source that labels the finding says nothing of it; 0 where the source labels others alone.
+    answers = {}
+    for name in FINDINGS:
+        given_here = labels[name].isin([0, 1])
+        labelling = frame["batch"].isin([batch for batch, names in asked.items() if name in names])
+        answers[f"{name}_known"] = given_here.astype("Int64").mask(labelling & ~given_here)
     sexes = frame.assign(**known).groupby("patient_id", dropna=False)["sex"].transform("nunique")
     return frame.assign(
         **labels.mask(labels == UNCERTAIN),  # the share of positives is of the labels that are 1 or 0
         **known,
+        **answers,
         sexes_of_patient=sexes.mask(sexes == 0),
         images_of_patient=by_patient["image_id"].transform("size"),
         findings_given=given.mask(given == 0),

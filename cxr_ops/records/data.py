@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
+from cxr_ops.labels import FINDINGS
 from cxr_ops.records.base import Kept, Record
 
 # Data of people who do not exist. Their source and the start of their ids are no real source's, so that they cannot be
@@ -36,7 +37,8 @@ def data_notice(sources: Iterable[str], batches: Iterable[str] = ()) -> str:
 class Batch(Record):
     """What one ingestion added, and what it must still hold: `dataset/<batch>/batch.json`.
 
-    `files` maps the name of every other file of the batch to its SHA-256.
+    `files` maps the name of every other file of the batch to its SHA-256. `findings` are those that its source labels;
+    batches of earlier versions have labels of all.
     """
 
     name: str
@@ -44,6 +46,7 @@ class Batch(Record):
     images: int
     patients: int
     files: dict[str, str]
+    findings: list[str] = list(FINDINGS)
 
 
 class DataRevision(Record):
@@ -65,7 +68,8 @@ class Division(Kept):
     """Who is trained on and who is tested on: `split/split.json`.
 
     `salt`, `validation` and `test` are the settings that divided the patients; `test_digest` names the test set;
-    `splits` has the sides train, validation, test and retired (tested in an earlier period).
+    `splits` has the sides train, validation, test and retired (tested in an earlier period), and not-frontal where
+    there are images of other or unknown views.
     """
 
     salt: str

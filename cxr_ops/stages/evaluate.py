@@ -3,9 +3,10 @@
 The test set is scored only where `look.json` names this challenger and this test set: the supervisor of a run writes it
 when the look stands on the ledger. In a checkout the validation set is scored instead, and all figures are of it.
 
-Reads `inputs.json`, `look.json`, `champion/`, `reference/`, `validate/manifest.csv`, `split/`, the shards of
-`dataset/`, `train/package` and the plan. Writes `evaluate/evaluation.json` (the evidence), `scores.csv` and
-`validation_scores.csv` (one row an image of the two sets; both of the validation set where the test set is not scored),
+Reads `inputs.json`, `look.json`, `champion/`, `reference/`, `validate/manifest.csv`, `validate/attributes.csv` (what
+side tables say of images, for subgroups), `split/`, the shards of `dataset/`, `train/package` and the plan. Writes
+`evaluate/evaluation.json` (the evidence), `scores.csv` and `validation_scores.csv` (one row an image of the two sets;
+both of the validation set where the test set is not scored),
 `metrics.json` (for `dvc metrics`) and `roc.csv` (for `dvc plots`).
 
 All models are scored from source pixels, each through the code in its own package, which runs in a process of its own:
@@ -97,7 +98,7 @@ def run(root: Path, params: Params) -> None:
         FINDINGS,
         _scored(rows, scores),
         validation=_scored(validation, validation_scores),
-        attributes={name: rows[name].astype("string").fillna("").tolist() for name in plans.ATTRIBUTES},
+        attributes=_attributes(root, rows),
         rules=plan.performance,
         level=params.evaluate.level,
     )
@@ -137,6 +138,13 @@ def run(root: Path, params: Params) -> None:
     write_atomic(out / "validation_scores.csv", scores_table(validation, validation_scores))
     write_atomic(out / "metrics.json", canonical_json(metrics(evaluation)))
     write_atomic(out / "roc.csv", roc_table(rows, scores))
+
+
+def _attributes(root: Path, rows: pd.DataFrame) -> dict[str, list[str]]:
+    """What images can be told apart by: columns of the manifest, and those of side tables."""
+    own = {name: rows[name].astype("string").fillna("").tolist() for name in plans.ATTRIBUTES}
+    more = manifest.read_attributes([root / "validate"], rows["image_id"].tolist())
+    return {**{name: more[name].tolist() for name in more.columns if name != "image_id"}, **own}
 
 
 def _is_recorded(root: Path, challenger: str, test_digest: str) -> bool:
@@ -282,7 +290,8 @@ def _test_set_problems(root: Path, frame: pd.DataFrame, period: Period) -> list[
     if Division.read(root / "split" / "split.json").test_digest != splits.test_digest(test):
         problems.append((Code.TEST_SET_MISMATCH, "The test set is not the one that the split recorded."))
     tested = set(test["patient_id"])
-    if both := len(tested & set(frame.loc[frame["split"] != "test", "patient_id"])):
+    elsewhere = ~frame["split"].isin(("test", splits.NOT_FRONTAL))
+    if both := len(tested & set(frame.loc[elsewhere, "patient_id"])):
         problems.append((Code.SPLIT_MISMATCH, f"{_people(both)} of the test set are on another side of the split too."))
     retired = set(frame.loc[frame["split"] == splits.RETIRED, "patient_id"])
     before = splits.scored_before(frame, period.closed_batches)

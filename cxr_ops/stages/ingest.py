@@ -14,22 +14,22 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
 import pandas as pd
 
-from cxr_ops.data import manifest, shards, validation
+from cxr_ops.data import manifest, shards, side_table, splits, validation
 from cxr_ops.data.checking import batch as building
 from cxr_ops.data.checking.batch import Checked
 from cxr_ops.data.sources import registry
-from cxr_ops.data.sources.source import Options, Problem, Source
+from cxr_ops.data.sources.source import Listing, Options, Problem
 from cxr_ops.edges.home import Home
 from cxr_ops.edges.locks import Lock
 from cxr_ops.edges.store import batches
 from cxr_ops.errors import BusyError, DataError, SettingsError, StorageError
-from cxr_ops.labels import FINDINGS
+from cxr_ops.labels import FINDINGS, VIEWS
 from cxr_ops.params import Params
 from cxr_ops.records.base import sha256_bytes, write_atomic
 from cxr_ops.records.data import Batch, is_generated
@@ -49,7 +49,7 @@ class IngestResult:
 
     `already` says that the data set held exactly this batch, and that nothing was changed. `quarantined` counts the
     rows that were left out, `boxes_left_out` the boxes that were wrong themselves; the reasons stand in `problems`.
-    `findings` counts positive images.
+    `findings` counts positive images of the findings that the source labels.
     """
 
     batch: str
@@ -84,23 +84,25 @@ def run(
     options: Options | None = None,
     progress: Callable[[int, int], None] | None = None,
     free_bytes: Callable[[Path], int] = lambda path: shutil.disk_usage(path).free,
+    attributes: Path | None = None,
 ) -> IngestResult:
     """Add a folder to the data set.
 
     Args:
-        kind: what kind of folder it is; see `cxr_ops.data.sources.registry`.
+        kind: what kind of folder it is, or `auto`; see `cxr_ops.data.sources.registry`.
         folder: as that source wants it.
         batch: name of the batch: lower-case letters, digits and hyphens.
         home: the installation.
         on_bad: `refuse` adds nothing when anything is wrong; `quarantine` leaves out the rows that are wrong.
-        options: what else is asked of the source.
+        options: what a person says of the folder besides.
         progress: called with the images decoded so far and their number.
         free_bytes: gives the free room of the disk that holds a path.
+        attributes: a table of further attributes, by image or by patient; see `cxr_ops.data.side_table`.
 
     Raises:
-        SettingsError: the batch's name is not one, there is no such source, or it takes no such option.
+        SettingsError: the batch's name is not one, there is no such source, or it does not take an option.
         DataError: the folder is missing or empty, something in it is wrong, the data set has a batch of this name with
-            other content, or generated and real patients would mix.
+            other content, generated and real patients would mix, or a kept split would move a patient.
         BusyError: another ingestion is going on.
         StorageError: the folder cannot be read, or there is no room, or no way to write, where the data set stands.
     """
@@ -109,13 +111,21 @@ def run(
         raise SettingsError(
             f"{batch!r} is not a batch name: up to 63 lower-case letters, digits and hyphens", fix=f"--batch {legal}"
         )
+    why = ""
+    if kind == registry.AUTO:
+        kind, why = registry.recognise(folder)
     source = registry.find(kind)
     options = options or Options()
-    _refuse_options(source, options)
+    registry.check_options(source, options)
     quarantine = home.quarantine / batch
     with _storage_errors(home.root), _alone(home) as aside, _refusal_kept(quarantine):
-        held = batches.batch_files(home, names=_FILES)
+        held = batches.batch_files(home, names=_FILES, optional=(manifest.SIDES,))
         listing = source.read(folder, options)
+        if why:
+            listing.notes.insert(0, f"the folder was taken to be of the kind {kind}: {why}")
+        if attributes is not None:
+            _add_attributes(listing, attributes)
+        side_table.check(listing.attributes, attributes or folder)
         _refuse_mixing(listing.source, kind, folder, batch, held, home)
         barred = {
             patient: f"the patient was tested in the batch {name!r}, which was taken out: a batch of that name may "
@@ -129,6 +139,7 @@ def run(
         if batch in held:
             return _same_or_refused(checked, held[batch], home, listed)
         _check_room(home.root, checked.paths.values(), free_bytes)
+        _check_nobody_moves(checked, held, home)
         _check_expectations(checked, held, home, quarantine)
         record = building.build(aside / batch, checked)
         revision = batches.add_batch(home, aside / batch)
@@ -136,18 +147,6 @@ def run(
         shutil.rmtree(quarantine, ignore_errors=True)  # an earlier attempt's list would contradict this success
     (quarantine / REFUSAL).unlink(missing_ok=True)
     return _result(checked, record.name, revision, listed, already=False)
-
-
-def _refuse_options(source: Source, options: Options) -> None:
-    """See that what is asked means something to the source.
-
-    Raises:
-        SettingsError: it does not.
-    """
-    for one in fields(options):
-        if getattr(options, one.name) != one.default and one.name not in source.takes:
-            flag = "--" + one.name.replace("_", "-")
-            raise SettingsError(f"{flag} means nothing to the source {source.kind!r}", fix=f"leave {flag} away")
 
 
 def refused_batches(home: Home) -> list[str]:
@@ -189,6 +188,38 @@ def _refuse_mixing(source: str, kind: str, folder: Path, batch: str, held: dict[
     )
 
 
+def _add_attributes(listing: Listing, path: Path) -> None:
+    found, notes = side_table.read(path, listing.rows)
+    for image_id, said in found.items():
+        listing.attributes.setdefault(image_id, {}).update(said)
+    listing.notes += notes
+
+
+def _check_nobody_moves(checked: Checked, held: dict[str, Path], home: Home) -> None:
+    """See that patients of the data set keep their side when a batch comes with a split of its own.
+
+    Raises:
+        DataError: one would not.
+    """
+    if checked.sides is None or not held:
+        return
+    before = manifest.concatenate(manifest.read_manifest(folder / "manifest.csv") for folder in held.values())
+    pins = manifest.read_sides(held.values())
+    coming: dict[str, str] = dict(checked.sides.itertuples(index=False))
+    split = Params.load(home.project / "params.yaml").split.model_dump()
+    was, now = (splits.assign(before, pinned=pinned, **split) for pinned in (pins, {**pins, **coming}))
+    moved = sorted(
+        set(before.loc[was != now, "patient_id"]) | {one for one in coming if pins.get(one, coming[one]) != coming[one]}
+    )
+    if moved:
+        raise DataError(
+            f"the batch's own split would move {len(moved):,} patients of the data set to another side, such as "
+            f"{moved[0]}: a patient never changes sides",
+            where="--own-split",
+            fix="leave --own-split out: the patients then keep the sides that they have",
+        )
+
+
 def _check_expectations(checked: Checked, held: dict[str, Path], home: Home, quarantine: Path) -> None:
     """Run the suites over the batch, and over the data set as it would be with it.
 
@@ -196,11 +227,14 @@ def _check_expectations(checked: Checked, held: dict[str, Path], home: Home, qua
     """
     suites = [home.project / suite for suite in Params.load(home.project / "params.yaml").validate_.suites]
     frames = [checked.frame]
+    records = [Batch.read(folder / "batch.json") for folder in held.values()]
+    labelled = {record.name: record.findings for record in records}
+    labelled |= {str(name): list(checked.findings) for name in checked.frame["batch"].unique()}
     if held:
         before = [manifest.read_manifest(folder / "manifest.csv") for folder in held.values()]
         frames.append(manifest.concatenate([*before, checked.frame]))
     for frame in frames:
-        found = validation.validate(frame, checked.boxes, suites)
+        found = validation.validate(frame, checked.boxes, suites, labelled=labelled)
         if not found.passed:
             quarantine.mkdir(parents=True, exist_ok=True)
             write_atomic(quarantine / "validation.html", validation.page(found, frame).encode())
@@ -221,16 +255,19 @@ def _same_or_refused(checked: Checked, held: Path, home: Home, listed: Path | No
 
 def _result(checked: Checked, batch: str, revision: str, listed: Path | None, *, already: bool) -> IngestResult:
     frame = checked.frame
+    views = frame.loc[~frame["view"].isin(VIEWS), "view"].value_counts()
+    aside = ", ".join(f"{count:,} {view or 'unknown'}" for view, count in sorted(views.items()))
+    note = f"{views.sum():,} images are of no frontal view ({aside}): they are kept, and neither trained on nor judged"
     return IngestResult(
         batch=batch,
         revision=revision,
         images=len(frame),
         patients=int(frame["patient_id"].nunique()),
-        findings={finding: int((frame[finding] == 1).sum()) for finding in FINDINGS},
+        findings={finding: int((frame[finding] == 1).sum()) for finding in FINDINGS if finding in checked.findings},
         quarantined=checked.total - len(frame),
         boxes_left_out=checked.boxes_left_out,
         problems=listed,
-        notes=checked.notes,
+        notes=(*checked.notes, *([note] if aside else [])),
         already=already,
     )
 

@@ -7,7 +7,7 @@ again as if nobody had ever scored them.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import pandas as pd
@@ -77,7 +77,8 @@ def run(home: Home, batch: str, *, by: str, reason: str) -> Removal:
 
     Raises:
         SettingsError: there is no such batch, or `by` or `reason` is blank.
-        RefusedError: no batch would be left, or patients of it were tested in an earlier test period.
+        RefusedError: no batch would be left, patients of it were tested in an earlier test period, or its source's own
+            split is what keeps patients of other batches on their side.
         BusyError: an ingestion is going on.
         DataError: a batch is missing from the store or was altered.
         StorageError: the ledger or the store cannot be read or written.
@@ -99,15 +100,18 @@ def run(home: Home, batch: str, *, by: str, reason: str) -> Removal:
                 where=home.store,
                 fix="ingest another batch first, or begin an installation of its own: CXR_HOME=FOLDER",
             )
-        folders = batches.batch_files(home)
+        folders = batches.batch_files(home, optional=(manifest.SIDES,))
         frame = manifest.concatenate(manifest.read_manifest(path / "manifest.csv") for path in folders.values())
         entries = open_ledger(home).entries()
         closed = open_period(entries).closed_batches
         split = Params.load(home.project / dvc.PARAMS).split
         leaving, staying = frame[frame["batch"] == batch], frame[frame["batch"] != batch]
+        pins = manifest.read_sides(folders.values())
+        left = manifest.read_sides(path for name, path in folders.items() if name != batch)
         if batch in closed:
-            _refuse_retired(batch, leaving, split)
-        before, after = (_test_set(rows, split, closed) for rows in (frame, staying))
+            _refuse_retired(batch, leaving, split, pins)
+        _refuse_moves(batch, staying, split, pins, left)
+        before, after = (_test_set(rows, split, closed, pins) for rows in (frame, staying))
         commit = batches.remove_batch(home, batch, revision, by=by, reason=reason)
     return Removal(
         batch=batch,
@@ -141,20 +145,35 @@ def tested_and_gone(home: Home, *, but: str) -> dict[str, str]:
     for name in filter(lambda name: _scored(entries, name), gone):
         before = batches.revision_at(home, gone[name])
         only = before.model_copy(update={"batches": {name: before.batches[name]}})
-        folder = batches.batch_files(home, (batches.BATCH, "manifest.csv"), only)[name]
+        names = (batches.BATCH, "manifest.csv")
+        folder = batches.batch_files(home, names, only, optional=(manifest.SIDES,))[name]
         rows = manifest.read_manifest(folder / "manifest.csv")
         split = Params.load(home.project / dvc.PARAMS).split
-        tested |= dict.fromkeys(_test_set(rows, split, ())["patient_id"], name)
+        tested |= dict.fromkeys(_test_set(rows, split, (), manifest.read_sides([folder]))["patient_id"], name)
     return tested
 
 
-def _test_set(rows: pd.DataFrame, split: Split, closed: Collection[str]) -> pd.DataFrame:
-    return rows[splits.assign(rows, **split.model_dump(), closed_batches=closed) == "test"]
+def _test_set(rows: pd.DataFrame, split: Split, closed: Collection[str], pins: Mapping[str, str]) -> pd.DataFrame:
+    return rows[splits.assign(rows, **split.model_dump(), closed_batches=closed, pinned=pins) == "test"]
 
 
-def _refuse_retired(batch: str, rows: pd.DataFrame, split: Split) -> None:
+def _refuse_moves(
+    batch: str, rows: pd.DataFrame, split: Split, pins: Mapping[str, str], left: Mapping[str, str]
+) -> None:
+    """See that patients of other batches stay where the own split of this batch's source has put them."""
+    was, now = (splits.assign(rows, **split.model_dump(), pinned=pinned) for pinned in (pins, left))
+    if moved := rows.loc[was != now, "patient_id"].nunique():
+        raise RefusedError(
+            f"{moved:,} patients of other batches are on their side because {batch} came with a split of its own: "
+            "without it they would change sides",
+            where=batch,
+            fix="leave it; or take out first the batches that hold the same patients",
+        )
+
+
+def _refuse_retired(batch: str, rows: pd.DataFrame, split: Split, pins: Mapping[str, str]) -> None:
     """See that no test patient of an earlier test period has only this batch to show it."""
-    retired = _test_set(rows, split, ())["patient_id"].nunique()
+    retired = _test_set(rows, split, (), pins)["patient_id"].nunique()
     if retired:
         raise RefusedError(
             f"{retired:,} patients of {batch} were tested in an earlier test period, and the batch is what shows it: "

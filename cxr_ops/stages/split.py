@@ -1,7 +1,8 @@
 """split: give each patient a side, and count what stands on it.
 
-Reads `validate/manifest.csv` and `test-period.json`; writes `split/split.csv` (image_id, patient_id, split) and
-`split/split.json`. Test patients who were scored in an earlier period get the side `retired`.
+Reads `validate/manifest.csv`, `validate/sides.csv` (where sources' own splits are kept) and `test-period.json`; writes
+`split/split.csv` (image_id, patient_id, split) and `split/split.json`. Test patients who were scored in an earlier
+period get the side `retired`, images that are lateral or of unknown view the side `not-frontal`.
 """
 
 from __future__ import annotations
@@ -41,13 +42,17 @@ def run(root: Path, params: Params) -> None:
         validation=params.split.validation,
         test=params.split.test,
         closed_batches=period.closed_batches,
+        pinned=manifest.read_sides([root / "validate"]),
     )
+    sides = [*splits.SIDES, splits.RETIRED]
+    if (frame["split"] == splits.NOT_FRONTAL).any():
+        sides.append(splits.NOT_FRONTAL)
     division = Division(
         salt=params.split.salt,
         validation=params.split.validation,
         test=params.split.test,
         test_digest=splits.test_digest(frame[frame["split"] == "test"]),
-        splits={side: _count(frame[frame["split"] == side]) for side in (*splits.SIDES, splits.RETIRED)},
+        splits={side: _count(frame[frame["split"] == side]) for side in sides},
     )
     retired = frame.loc[frame["split"] == splits.RETIRED, "patient_id"].nunique()
     empty = [side for side in splits.SIDES if not (frame["split"] == side).any()]
@@ -58,8 +63,9 @@ def run(root: Path, params: Params) -> None:
             fix="ingest patients who were never scored",
         )
     if empty:
+        frontal = frame.loc[frame["split"] != splits.NOT_FRONTAL, "patient_id"].nunique()
         raise DataError(
-            f"no patient falls to {' and '.join(empty)}: {frame['patient_id'].nunique()} patients are too few",
+            f"no patient falls to {' and '.join(empty)}: {frontal} patients with a frontal view are too few",
             where=root / "validate" / "manifest.csv",
             fix="ingest more patients; or raise the fraction in params.yaml, which starts a new lineage",
         )

@@ -1,6 +1,7 @@
 """validate: check the whole data set against the expectations, and join its batches into one manifest.
 
-Reads `dataset/`; writes `validate/manifest.csv`, `validate/boxes.csv`, `validate/validation.json` and the page
+Reads `dataset/`; writes `validate/manifest.csv`, `validate/boxes.csv`, `validate/sides.csv` (patients whose source's
+own split is kept), `validate/attributes.csv` (what side tables say of images), `validate/validation.json` and the page
 `validate/validation.html`. On failure none of these is left: the page stands in `failed/validate/` instead.
 """
 
@@ -43,6 +44,7 @@ def run(root: Path, params: Params) -> None:
         [root / suite for suite in settings.suites],
         min_images=settings.min_images,
         min_patients=settings.min_patients,
+        labelled={record.name: record.findings for record in manifest.read_records(root / contract.DATASET)},
     )
     page = validation.page(found, frame).encode()
     if not found.passed:
@@ -53,8 +55,16 @@ def run(root: Path, params: Params) -> None:
     out.mkdir(parents=True)
     write_atomic(out / "manifest.csv", manifest.to_csv(frame, manifest.COLUMNS))
     write_atomic(out / "boxes.csv", manifest.to_csv(boxes, manifest.BOX_COLUMNS))
+    write_atomic(out / manifest.SIDES, manifest.to_csv(_sides(root / contract.DATASET), manifest.SIDE_COLUMNS))
+    more = manifest.read_attributes(manifest.batch_folders(root / contract.DATASET), frame["image_id"].tolist())
+    write_atomic(out / manifest.ATTRIBUTES, manifest.to_csv(more, tuple(more.columns)))
     write_atomic(out / "validation.json", canonical_json(validation.document(found, frame)))
     write_atomic(out / "validation.html", page)
+
+
+def _sides(dataset: Path) -> pd.DataFrame:
+    sides = manifest.read_sides(manifest.batch_folders(dataset))
+    return pd.DataFrame(sorted(sides.items()), columns=list(manifest.SIDE_COLUMNS))
 
 
 def _check_images(dataset: Path, frame: pd.DataFrame) -> None:

@@ -111,3 +111,27 @@ def test_the_test_digest_is_of_images_and_labels() -> None:
     # Written side by side, "-1" and "-", "1" would be one text.
     other = [rows.iloc[:1].assign(Mass=a, Nodule=b, Pneumonia=c) for a, b, c in ((pd.NA, 1, -1), (-1, pd.NA, 1))]
     assert splits.test_digest(other[0]) != splits.test_digest(other[1])
+
+
+def test_a_pinned_patient_is_where_the_source_put_them() -> None:
+    """A source's own split has the word on its patients alone; of its development side the usual share validates."""
+    rows = pd.DataFrame({"patient_id": [str(n) for n in range(4000)], "batch": "a", "view": "PA"})
+    pinned = {str(n): "test" if n < 500 else "development" for n in range(3000)} | {"3000": "validation"}
+    sides = splits.assign(rows, salt="s", validation=0.1, test=0.25, pinned=pinned)
+    free = splits.assign(rows, salt="s", validation=0.1, test=0.25)
+    assert set(sides[:500]) == {"test"}
+    assert set(sides[500:3000]) == {"train", "validation"}
+    assert sides[3000] == "validation"
+    assert sides[3001:].tolist() == free[3001:].tolist()
+    share = 0.1 / 0.75
+    assert stats.binomtest(int((sides[500:3000] == "validation").sum()), 2500, share).pvalue > 1e-3
+    stays = free[500:3000] != "test"
+    assert (sides[500:3000][stays] == free[500:3000][stays]).all()  # only who would have been tested on moves
+
+
+def test_only_frontal_images_have_a_side() -> None:
+    """A lateral image and one of unknown view stand aside, whosever they are; the patient keeps the side."""
+    rows = pd.DataFrame({"patient_id": ["1"] * 4, "batch": "a", "view": ["PA", "LL", "", "AP"]})
+    sides = splits.assign(rows, salt="s", validation=0.1, test=0.25)
+    assert sides[[1, 2]].tolist() == ["not-frontal"] * 2
+    assert sides[0] == sides[3] == splits.side("1", salt="s", validation=0.1, test=0.25)

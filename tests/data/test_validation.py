@@ -103,7 +103,7 @@ PLANTED = {
         (("sha256", "ab", [27]), "A digest is 64 hexadecimal digits.", {27}),
         (("source", "N I H", [37]), "A source is a lower-case name.", {37}),
         (("batch", "First!", [47]), "A batch is a lower-case name.", {47}),
-        (("view", "LL", [57]), "The view position is PA or AP.", {57}),
+        (("view", "side", [57]), "The view position is PA, AP, LL, RL, LATERAL or OTHER, or missing.", {57}),
         (("sex", "male", [66, 67]), "The sex is F or M.", {66, 67}),
         (("age", 414, [77]), "Ages are 0 to 120 years.", {77}),
         (("width", 0, [87]), "Images are 32 to 20,000 pixels wide.", {87}),
@@ -150,7 +150,7 @@ def test_one_class_and_unknown_labels_fail(suites: list[Path]) -> None:
     ]
     says = [check.says for check in validation.validate(put("Hernia", pd.NA)(sound()), BOXES, suites).failures]
     assert says == [
-        "Hernia is known for at least 1 % of the images.",
+        "Hernia is known for at least 1 % of the images whose source labels it.",
         "Hernia is present in at most 95 % of the images.",  # nothing is known of it, and that does not pass
     ]
     all_ill = sound().assign(**{finding: pd.array([1] * ROWS, dtype="Int64") for finding in FINDINGS})
@@ -173,7 +173,7 @@ def test_uncertain_labels_pass_and_are_counted(suites: list[Path]) -> None:
     frame["Hernia"] = pd.array([-1] * ROWS, dtype="Int64")
     assert [check.says for check in validation.validate(frame, BOXES, suites).failures] == [
         "Mass is present in at most 95 % of the images.",
-        "Hernia is known for at least 1 % of the images.",
+        "Hernia is known for at least 1 % of the images whose source labels it.",
         "Hernia is present in at most 95 % of the images.",
     ]
 
@@ -195,14 +195,37 @@ def test_missing_attributes_are_shown_and_pass(suites: list[Path], nothing: str 
         "Every image has a view position.": (55,),
         "Every image has a sex.": (8, 64, 65),
     }
-    assert [group["name"] for group in validation.groups(frame) if group["kind"] == "view"] == ["PA", "AP"]
+    assert [group["name"] for group in validation.groups(frame) if group["kind"] == "view"] == [
+        "PA",
+        "AP",
+        "unknown",
+    ]
 
 
 def test_other_views_are_counted(suites: list[Path]) -> None:
-    """Where a suite lets laterals in, they are a group like the others."""
+    """Laterals pass, and are a group like the others."""
     frame = put("view", "LL", 7, 9)(sound())
     counted = {group["name"]: group["images"] for group in validation.groups(frame) if group["kind"] == "view"}
     assert counted == {"PA": 60, "AP": 58, "LL": 2}
+    assert validation.validate(frame, BOXES, suites).passed
+
+
+def test_a_source_that_labels_few_findings_is_asked_for_those_alone(suites: list[Path]) -> None:
+    """Findings that no source labels are a warning, those that one labels must be known in its own batches."""
+    few = sound()
+    for finding in set(FINDINGS) - {"Pneumonia", "Effusion"}:
+        few[finding] = pd.array([pd.NA] * ROWS, dtype="Int64")
+    labelled = {"first": ["Pneumonia", "Effusion"], "second": ["Pneumonia", "Effusion"]}
+    found = validation.validate(few, BOXES, suites, labelled=labelled)
+    assert found.failures == []
+    assert "Hernia" in next(c.found for c in found.warnings if c.says.startswith("Every finding is labelled"))
+    assert not validation.validate(few, BOXES, suites).passed
+    nothing = few.assign(Effusion=pd.array([pd.NA] * ROWS, dtype="Int64"))
+    says = [check.says for check in validation.validate(nothing, BOXES, suites, labelled=labelled).failures]
+    assert "Effusion is known for at least 1 % of the images whose source labels it." in says
+    half = sound()
+    half.loc[half["batch"] == "second", "Hernia"] = pd.NA
+    assert validation.validate(half, BOXES, suites, labelled={"second": FINDINGS[:-1]}).passed
 
 
 def test_warnings_let_the_data_pass(suites: list[Path]) -> None:
@@ -243,9 +266,9 @@ def test_nothing_and_too_little_are_refused(suites: list[Path]) -> None:
 
 def test_the_error_names_rows_by_batch_line_and_image(suites: list[Path]) -> None:
     """The error says each failed check in words, names twenty rows, and counts the rest."""
-    frame = put("view", "LL", *range(50, 75))(sound())
+    frame = put("view", "side", *range(50, 75))(sound())
     message = str(validation.failure(validation.validate(frame, BOXES, suites), frame, page=Path("failed.html")))
-    assert "The view position is PA or AP. Not so: 25 of 120 rows." in message
+    assert "The view position is PA, AP, LL, RL, LATERAL or OTHER, or missing. Not so: 25 of 120 rows." in message
     assert "first:52  00000026_000.png" in message
     assert "second:2  00000031_000.png" in message
     assert message.count(".png") == 20

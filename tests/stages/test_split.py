@@ -90,6 +90,6 @@ def test_a_side_without_patients_is_refused(validated: Path, small_params: Param
     """Too few patients to fill each side are an error that says which side, and no table is left."""
     path = validated / "validate" / "manifest.csv"
     path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:3]))  # one patient
-    with pytest.raises(DataError, match=r"no patient falls to .* and .*: 1 patients are too few"):
+    with pytest.raises(DataError, match=r"no patient falls to .* and .*: 1 patients with a frontal view are too few"):
         split.run(validated, small_params)
     assert not (validated / "split").exists()

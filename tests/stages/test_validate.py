@@ -31,7 +31,14 @@ def test_sound_data_make_one_manifest(workspace: Path, small_params: Params) -> 
     """Batches are joined in canonical order; the record and the page say that the data passed; again, equal bytes."""
     validate.run(workspace, small_params)
     out = workspace / "validate"
-    assert {path.name for path in out.iterdir()} == {"manifest.csv", "boxes.csv", "validation.json", "validation.html"}
+    assert {path.name for path in out.iterdir()} == {
+        "manifest.csv",
+        "boxes.csv",
+        "sides.csv",
+        "attributes.csv",
+        "validation.json",
+        "validation.html",
+    }
     frame = manifest.read_manifest(out / "manifest.csv")
     assert frame["batch"].tolist() == ["first"] * 40 + ["second"] * 20
     assert frame["image_id"].is_monotonic_increasing
@@ -47,8 +54,8 @@ def test_sound_data_make_one_manifest(workspace: Path, small_params: Params) -> 
 def test_a_failing_batch_leaves_a_page_and_no_output(workspace: Path, small_params: Params) -> None:
     """A planted error ends the stage with its row named; the page is left, and no output to take for success."""
     validate.run(workspace, small_params)
-    plant(workspace, "second", ",PA,", ",LL,")
-    with pytest.raises(DataError, match="The view position is PA or AP") as caught:
+    plant(workspace, "second", ",PA,", ",side,")
+    with pytest.raises(DataError, match="The view position is PA, AP, LL") as caught:
         validate.run(workspace, small_params)
     assert "second:2  00000021_000.png" in str(caught.value)
     page = workspace / "failed" / "validate" / "validation.html"
@@ -56,7 +63,7 @@ def test_a_failing_batch_leaves_a_page_and_no_output(workspace: Path, small_para
     assert "second:2" in page.read_text(encoding="utf-8")
     assert "00000021" not in page.read_text(encoding="utf-8")
     assert not (workspace / "validate").exists()
-    plant(workspace, "second", ",LL,", ",PA,")
+    plant(workspace, "second", ",side,", ",PA,")
     validate.run(workspace, small_params)
     assert not page.exists()
 

@@ -41,6 +41,9 @@ class Checked:
         notes: what was read in another way than it stands.
         total: rows of the source's table.
         boxes_left_out: boxes that were refused, though their images may be good.
+        findings: what the source labels.
+        sides: where the source's own split is kept, `patient_id` and `side` of the patients that are good.
+        attributes: where the batch has any, `image_id` and a column an attribute.
     """
 
     source: str
@@ -54,6 +57,9 @@ class Checked:
     notes: tuple[str, ...]
     total: int
     boxes_left_out: int = 0
+    findings: tuple[str, ...] = FINDINGS
+    sides: pd.DataFrame | None = None
+    attributes: pd.DataFrame | None = None
 
 
 def check(
@@ -85,9 +91,6 @@ def check(
     origins: dict[str, convert.Origin] = {}
     stored: dict[str, Path] = {}
 
-    def problem(row: Row, what: str) -> Problem:
-        return Problem(what, listing.table, row.line, row.image_id)
-
     problems = list(listing.problems)
     jobs = [convert.job(row, aside) for row in listing.rows]
     outcomes = isolate.each(convert.inspect, jobs, processes=processes)
@@ -98,20 +101,21 @@ def check(
             if outcome.origin:
                 origins[row.image_id] = outcome.origin
         else:
-            problems.append(
-                problem(row, outcome if isinstance(outcome, str) else "decoding it ends the process that tries")
-            )
+            why = outcome if isinstance(outcome, str) else "decoding it ends the process that tries"
+            problems.append(listing.problem(row, why))
         if progress:
             progress(done, len(listing.rows))
         if done % 100 == 0 or done == len(listing.rows):
             contract.report_progress("ingest", done, len(listing.rows), unit="images")
     rows = [row for row in listing.rows if row.image_id in inspected]
     others = {name: path for name, path in (held or {}).items() if name != batch}
-    problems += [problem(row, what) for row, what in duplicates.within(rows, inspected)]
-    problems += [problem(row, what) for row, what in duplicates.across(rows, inspected, others)]
-    problems += [problem(row, barred[row.patient_id]) for row in rows if barred and row.patient_id in barred]
-    bad = {item.line for item in problems if item.file == listing.table}
-    good = sorted((row for row in rows if row.line not in bad), key=lambda row: row.image_id)
+    problems += [listing.problem(row, what) for row, what in duplicates.within(rows, inspected)]
+    problems += [listing.problem(row, what) for row, what in duplicates.across(rows, inspected, others)]
+    problems += [listing.problem(row, barred[row.patient_id]) for row in rows if barred and row.patient_id in barred]
+    bad = {(item.file, item.line, item.image_id) for item in problems}
+    places = {row.image_id: listing.problem(row, "") for row in rows}
+    at = {name: (place.file, place.line, place.image_id) for name, place in places.items()}
+    good = sorted((row for row in rows if at[row.image_id] not in bad), key=lambda row: row.image_id)
 
     boxes, refused, notes = _check_boxes(listing, inspected)
     # One problem of the list is one of all its boxes; a box whose picture was refused is not counted again.
@@ -141,7 +145,22 @@ def check(
         notes=(*listing.notes, *convert.notes(origins.values()), *notes),
         total=listing.total,
         boxes_left_out=sum(item.file == listing.boxes_from for item in listing.problems) + left_out,
+        findings=listing.findings,
+        sides=_sides(listing, {row.patient_id for row in good}),
+        attributes=_attributes(listing, [row.image_id for row in good]),
     )
+
+
+def _attributes(listing: Listing, image_ids: list[str]) -> pd.DataFrame | None:
+    said = [listing.attributes.get(image_id, {}) for image_id in image_ids]
+    names = sorted({name for one in said for name in one})
+    columns = {name: [one.get(name, "") for one in said] for name in names}
+    return pd.DataFrame({"image_id": image_ids, **columns}, dtype=str) if names else None
+
+
+def _sides(listing: Listing, patients: set[str]) -> pd.DataFrame | None:
+    kept = sorted((patient, side) for patient, side in listing.sides.items() if patient in patients)
+    return pd.DataFrame(kept, columns=list(manifest.SIDE_COLUMNS)) if kept else None
 
 
 def build(out: Path, checked: Checked) -> Batch:
@@ -167,6 +186,7 @@ def build(out: Path, checked: Checked) -> Batch:
         source=checked.source,
         images=len(checked.frame),
         patients=int(checked.frame["patient_id"].nunique()),
+        findings=list(checked.findings),
         files={path.name: sha256_file(path) for path in sorted(out.iterdir())},
     )
     record.write(out / "batch.json")
@@ -174,12 +194,20 @@ def build(out: Path, checked: Checked) -> Batch:
 
 
 def tables_of(checked: Checked) -> dict[str, bytes]:
-    """The bytes of a batch's tables, by file name; one of origins only where a picture was converted."""
-    converted = {"origins.csv": manifest.to_csv(checked.origins, manifest.ORIGIN_COLUMNS)}
-    return (converted if len(checked.origins) else {}) | {
+    """The bytes of a batch's tables, by file name; some only where there is something to say."""
+    more = {
+        manifest.ORIGINS: (checked.origins if len(checked.origins) else None, manifest.ORIGIN_COLUMNS),
+        manifest.SIDES: (checked.sides, manifest.SIDE_COLUMNS),
+        manifest.ATTRIBUTES: (
+            checked.attributes,
+            () if checked.attributes is None else tuple(checked.attributes.columns),
+        ),
+    }
+    return {
         "manifest.csv": manifest.to_csv(checked.frame, manifest.COLUMNS),
         "boxes.csv": manifest.to_csv(checked.boxes, manifest.BOX_COLUMNS),
         "pixels.csv": manifest.to_csv(checked.pixels, manifest.PIXEL_COLUMNS),
+        **{name: manifest.to_csv(frame, columns) for name, (frame, columns) in more.items() if frame is not None},
     }
 
 

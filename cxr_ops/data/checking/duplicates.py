@@ -30,7 +30,11 @@ def within(rows: Sequence[Row], inspected: Mapping[str, Inspected]) -> Iterator[
             same_file = inspected[row.image_id].sha256 == inspected[twin.image_id].sha256
             what = "the same file as" if same_file else "the same pixels, in another encoding, as"
             why = "" if agree else ", and the rows contradict each other"
-            yield row, f"{what} {twin.image_id} on line {twin.line}{why}"
+            yield row, f"{what} {twin.image_id}{_at(twin)}{why}"
+
+
+def _at(row: Row) -> str:
+    return f" on line {row.line}" if row.line else ""
 
 
 def across(

@@ -28,7 +28,7 @@ from cxr_ops.data import tables
 from cxr_ops.data.checking.dicom import Facts, Header, Refused
 from cxr_ops.data.checking.headers import find_files, read_headers
 from cxr_ops.data.score_files import SAME_FINDING
-from cxr_ops.data.sources.source import Listing, Options, Problem, Reading, Row, Source, one_each
+from cxr_ops.data.sources.source import Listing, Options, Problem, Reading, Row, Source, first_line, one_each
 from cxr_ops.data.tables import LABELS, PATIENT
 from cxr_ops.errors import DataError
 from cxr_ops.labels import FINDINGS, SEXES, UNCERTAIN, VIEWS, UnknownLabelError, nearest, parse_labels
@@ -87,7 +87,22 @@ def read_folder(folder: Path, options: Options | None = None) -> Listing:
     return result
 
 
-SOURCE: Final = Source(kind="dicom", read=read_folder, takes=("deidentified",))
+def recognise(folder: Path) -> str | None:
+    """Whether a table here has a column of SOP Instance UIDs; see `Source.recognise`."""
+    for path in sorted(folder.glob("*.csv")):
+        header = first_line(path)
+        if any(name in header for name, ours in ((UID, UID), *_ALIASES.items()) if ours == UID):
+            return f"{path.name} is here, with a column of SOP Instance UIDs"
+    return None
+
+
+SOURCE: Final = Source(
+    kind="dicom",
+    read=read_folder,
+    looks_for="a CSV file with a column SOPInstanceUID, beside DICOM files",
+    recognise=recognise,
+    takes=("deidentified",),
+)
 
 
 def _find_table(folder: Path) -> Path:

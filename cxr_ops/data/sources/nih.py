@@ -1,10 +1,15 @@
 """Folders in the layout of the NIH's ChestX-ray14 release, as the NIH, Kaggle and others hand it on.
 
     PATH/
-      images/00000001_000.png ...     or the release's own images_001/images/ ... images_012/images/
+      images/00000001_000.png ...     or the release's own images_001/images/ ... images_012/images/, Kaggle's
+                                      images-224/images-224/, or the pictures beside the tables
       Data_Entry_2017.csv             or Data_Entry_2017_v2020.csv, the release's corrected labels, or Kaggle's
                                       sample_labels.csv
       BBox_List_2017.csv              optional
+      train_val_list.txt, test_list.txt   optional: the release's own split, which is kept where that is asked for
+
+112,120 frontal radiographs of 30,805 patients, 1992 to 2015; all 14 findings, each 1 or 0, mined from reports. Resized
+copies may be PNG or JPEG; the table's names may still end in .png then.
 
 All that is wrong with a folder's tables and names is found in one reading, with the line it stands on. The pictures
 themselves are opened elsewhere: nothing here reads their bytes. How the tables differ from one edition to the next is
@@ -18,21 +23,33 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 from cxr_ops.data import tables
 from cxr_ops.data.manifest import IMAGE_ID
-from cxr_ops.data.sources.source import Box, Listing, Options, Problem, Row, Source, one_each
+from cxr_ops.data.sources.source import (
+    Box,
+    Listing,
+    Options,
+    Problem,
+    Row,
+    Source,
+    first_line,
+    keep_split,
+    one_each,
+    sex_problems,
+)
 from cxr_ops.data.tables import FOLLOW_UP, IMAGE, LABELS, PATIENT
 from cxr_ops.errors import DataError, StorageError
-from cxr_ops.labels import BOX_NAMES, FINDINGS, SEXES, VIEWS, UnknownLabelError, nearest, parse_labels
+from cxr_ops.labels import BOX_NAMES, DEVELOPMENT, FINDINGS, SEXES, VIEWS, UnknownLabelError, nearest, parse_labels
 from cxr_ops.records.data import GENERATED, GENERATED_ID
 
 ENTRIES: Final = ("Data_Entry_2017.csv", "Data_Entry_2017_v2020.csv", "sample_labels.csv")
 BOXES: Final = "BBox_List_2017.csv"
+LISTS: Final = {"train_val_list.txt": DEVELOPMENT, "test_list.txt": "test"}
 BOXES_SIZE: Final = 1024  # pixels: the side of the release's pictures, which its boxes are given in
 
 # What must be there, by the NIH's name. The other columns of the release are passed over.
@@ -48,18 +65,20 @@ BOX_COLUMNS: Final = {IMAGE: "Image Index", "finding": "Finding Label", "x": "Bb
 _BOX_ALIASES: Final = {name: ours for ours, name in BOX_COLUMNS.items()}
 
 _PATIENT: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-_NIH_NAME: Final = re.compile(rf"((?:{GENERATED_ID})?)([0-9]{{8}})_[0-9]{{3}}\.png")
+_NIH_NAME: Final = re.compile(rf"((?:{GENERATED_ID})?)([0-9]{{8}})_[0-9]{{3}}\.(?:png|jpe?g)")
 _SHEET: Final = "synth.json"  # `cxr-ops data synth` leaves it
 _WHOLE: Final = re.compile(r"[0-9]{1,6}")
+_ENDINGS: Final = (".png", ".jpg", ".jpeg")
 _NOT_IMAGES: Final = ("Thumbs.db", "desktop.ini")  # what file browsers leave behind, besides names with a leading dot
 
 
-def read_folder(folder: Path, options: Options | None = None) -> Listing:  # noqa: ARG001 # none means anything here
+def read_folder(folder: Path, options: Options | None = None) -> Listing:
     """Read the tables of a folder in NIH layout and look for each image's file.
 
     Raises:
         DataError: the folder, its images or its entries are missing, a file is not CSV, a column is missing, or there
-            are no rows. What concerns single rows and files is not raised but listed in `problems`.
+            are no rows; or the release's own split is asked for, and is missing or puts a patient on two sides. What
+            concerns single rows and files is not raised but listed in `problems`.
         StorageError: a folder cannot be listed.
     """
     if not folder.is_dir():
@@ -72,6 +91,7 @@ def read_folder(folder: Path, options: Options | None = None) -> Listing:  # noq
     files, unusable = _find_images(folder)
     table = tables.read(path)
     _check_columns(table, COLUMNS)
+    table, renamed = _by_file(table, files)
     result = Listing(
         source=_source(table, folder), table=path.name, total=len(table) + len(table.cut), notes=list(table.notes)
     )
@@ -93,16 +113,70 @@ def read_folder(folder: Path, options: Options | None = None) -> Listing:  # noq
     for name in sorted(files.keys() - claimed):
         what = "no row names this file: the table may have been cut"
         problems.append(Problem(what, files[name].relative_to(folder).as_posix(), None, name))
-    problems += _sex_problems(parsed, path.name)
+    problems += sex_problems(result, parsed)
     result.problems = one_each(problems)
     bad = {problem.line for problem in result.problems if problem.file == path.name}
     result.rows = [row for row in parsed if row.line not in bad]
+    if renamed:
+        result.notes.append(
+            f"{len(renamed):,} of {len(table):,} images are JPEG copies of what {path.name} calls PNG: they go by the "
+            "names of their files"
+        )
     if (folder / BOXES).exists():
-        _read_boxes(folder / BOXES, {row.image_id: row for row in parsed}, claimed, result)
+        _read_boxes(folder / BOXES, {row.image_id: row for row in parsed}, claimed, result, renamed)
+    _keep_lists(folder, result, renamed, options or Options())
     return result
 
 
-SOURCE: Final = Source(kind="nih", read=read_folder)
+def recognise(folder: Path) -> str | None:
+    """Whether a folder holds one of the release's tables with its columns; see `Source.recognise`."""
+    for name in ENTRIES:
+        if (folder / name).is_file():
+            first = first_line(folder / name)
+            if "Image Index" in first and LABELS in first:
+                return f"{name} is here, with the NIH's columns"
+    return None
+
+
+SOURCE: Final = Source(
+    kind="nih",
+    read=read_folder,
+    looks_for=f"{' or '.join(ENTRIES)} beside images/",
+    recognise=recognise,
+    takes=("own_split",),
+)
+
+
+def _by_file(table: tables.Table, files: Mapping[str, Path]) -> tuple[tables.Table, dict[str, str]]:
+    """The table with the names that the files have where they are JPEG copies of PNGs, and those names by the PNG's."""
+    renamed: dict[str, str] = {}
+    for name in table.columns[IMAGE]:
+        if name not in files and name.endswith(".png"):
+            stem = name.removesuffix(".png")
+            copies = [copy for copy in (f"{stem}.jpg", f"{stem}.jpeg") if copy in files]
+            if len(copies) == 1:
+                renamed[name] = copies[0]
+    if not renamed:
+        return table, renamed
+    names = tuple(renamed.get(name, name) for name in table.columns[IMAGE])
+    return replace(table, columns={**table.columns, IMAGE: names}), renamed
+
+
+def _keep_lists(folder: Path, result: Listing, renamed: Mapping[str, str], options: Options) -> None:
+    """The release's own split, where its lists are here."""
+    here = [name for name in LISTS if (folder / name).is_file()]
+    if len(here) < len(LISTS):
+        if options.own_split:
+            missing = next(name for name in LISTS if name not in here)
+            raise DataError(f"the release's own split is not here: {missing} is missing", where=folder / missing)
+        return
+    side_of: dict[str, str] = {}
+    for name, side in LISTS.items():
+        for image in tables.read_text(folder / name).split():
+            image_id = renamed.get(image, image)
+            if side_of.setdefault(image_id, side) != side:
+                raise DataError(f"{image} stands in both lists", where=folder / name, fix="take the lists away")
+    keep_split(result, side_of, options, where=folder / "test_list.txt")
 
 
 def _find_entries(folder: Path) -> Path:
@@ -124,15 +198,16 @@ def _find_entries(folder: Path) -> Path:
 
 def _find_images(folder: Path) -> tuple[dict[str, Path], list[Problem]]:
     """Every file in the image folders by name, and what cannot be used. Links cannot: they may lead out."""
-    places = [folder / "images", *(path / "images" for path in sorted(folder.glob("images_[0-9]*")))]
-    places = [place for place in places if place.is_dir()]
-    if not places:
+    places = [_pictures_in(path) for path in sorted(folder.glob("images*")) if path.is_dir()]
+    flat = not places
+    if flat and not any(path.suffix.lower() in _ENDINGS for path in folder.iterdir()):
         raise DataError("there is no folder of images", where=folder, fix="put the pictures into images/")
+    places = places or [folder]
     files: dict[str, Path] = {}
     problems: list[Problem] = []
     for place in places:
         for part in (place, place.parent):
-            if part != folder and part.is_symlink():
+            if part != folder and part.is_relative_to(folder) and part.is_symlink():
                 raise DataError(
                     "the folder is a link, which may lead anywhere", where=part, fix="put the folder itself here"
                 )
@@ -144,6 +219,8 @@ def _find_images(folder: Path) -> tuple[dict[str, Path], list[Problem]]:
             where = Path(entry.path).relative_to(folder).as_posix()
             if entry.name.startswith(".") or entry.name in _NOT_IMAGES:
                 continue
+            if flat and Path(entry.name).suffix.lower() not in _ENDINGS:
+                continue  # tables, lists and what else stands beside pictures
             if not entry.is_file(follow_symlinks=False):
                 link = "a link, which may lead anywhere: put the file itself there (cp -L follows links)"
                 problems.append(Problem(link if entry.is_symlink() else "not a file", where, None, entry.name))
@@ -154,6 +231,12 @@ def _find_images(folder: Path) -> tuple[dict[str, Path], list[Problem]]:
     for problem in problems:
         files.pop(problem.image_id, None)
     return files, problems
+
+
+def _pictures_in(folder: Path) -> Path:
+    """Archives unpack as images_001/images/, and Kaggle's resized copies as images-224/images-224/."""
+    inner = (folder / "images", folder / folder.name)
+    return next((path for path in inner if path.is_dir()), folder)
 
 
 def _check_columns(table: tables.Table, columns: Mapping[str, str]) -> None:
@@ -254,17 +337,9 @@ def _name_problems(table: tables.Table) -> Iterator[Problem]:
         claimed.setdefault(image_id, line)
 
 
-def _sex_problems(rows: list[Row], file: str) -> Iterator[Problem]:
-    sexes: defaultdict[str, Counter[str]] = defaultdict(Counter)
-    for row in rows:
-        sexes[row.patient_id][row.sex] += 1
-    for row in rows:
-        if len(sexes[row.patient_id]) > 1:
-            counts = ", ".join(f"{sex} on {count} rows" for sex, count in sorted(sexes[row.patient_id].items()))
-            yield Problem(f"the patient has two sexes: {counts}", file, row.line, row.image_id)
-
-
-def _read_boxes(path: Path, rows: Mapping[str, Row], claimed: set[str], result: Listing) -> None:
+def _read_boxes(
+    path: Path, rows: Mapping[str, Row], claimed: set[str], result: Listing, renamed: Mapping[str, str]
+) -> None:
     """Read the boxes. One whose image was refused is left out without a word; one of an absent image is counted."""
     table = tables.read(path, _BOX_ALIASES)
     _check_columns(table, BOX_COLUMNS)
@@ -272,7 +347,8 @@ def _read_boxes(path: Path, rows: Mapping[str, Row], claimed: set[str], result: 
     problems = [Problem(str(cut), path.name, cut.line, cut.first) for cut in table.cut]
     columns = (table.columns[name] for name in BOX_COLUMNS)
     unlabelled = absent = 0
-    for line, image_id, written, *places in zip(table.lines, *columns, strict=True):
+    for line, named, written, *places in zip(table.lines, *columns, strict=True):
+        image_id = renamed.get(named, named)
         if image_id not in claimed:
             absent += 1
             continue

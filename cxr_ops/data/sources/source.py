@@ -7,10 +7,18 @@ Decoding, duplicates and building the batch are the same for every source: see `
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
+import re
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
+
+from cxr_ops.errors import DataError
+from cxr_ops.labels import DEVELOPMENT, FINDINGS
+
+Uncertain = Literal["ignore", "zeros", "ones"]
+EVERY: Final = ""  # the finding that a policy for all of them is given under
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,13 +40,38 @@ class Reading:
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """What a person asks of a source besides its folder.
+    """What a person may say of a folder that its files do not.
 
     Attributes:
+        uncertain: for a finding, or `EVERY`, what an uncertain label (-1) becomes: `ignore` keeps it as uncertain,
+            which is never trained on, and which a promotion must bear both ways; `zeros` and `ones` make it 0 or 1.
+        mapping: the file that says which columns are what.
+        view: the view of images whose files say none.
+        own_split: whether the sides that the folder gives its patients are kept.
         deidentified: the person says that DICOM headers which look as if they named somebody name nobody.
     """
 
+    uncertain: Mapping[str, Uncertain] = field(default_factory=dict)
+    mapping: Path | None = None
+    view: str = ""
+    own_split: bool = False
     deidentified: bool = False
+
+    @property
+    def given(self) -> set[str]:
+        """The names of what was said."""
+        return {one.name for one in fields(self) if getattr(self, one.name)}
+
+    def settle(self, finding: str, value: int | None) -> int | None:
+        """A label under the policy for uncertain ones.
+
+        >>> Options(uncertain={"Edema": "ones"}).settle("Edema", -1), Options().settle("Edema", -1)
+        (1, -1)
+        """
+        if value != -1:
+            return value
+        policy = self.uncertain.get(finding, self.uncertain.get(EVERY, "ignore"))
+        return {"ignore": -1, "zeros": 0, "ones": 1}[policy]
 
 
 @dataclass(frozen=True)
@@ -46,8 +79,8 @@ class Row:
     """A row of a source, checked.
 
     Attributes:
-        line: of the source's table.
-        image_id: the file's name, unlike every other's in the data set.
+        line: of the table that names the image, 0 where none does.
+        image_id: a file's name, unlike every other's in the data set.
         patient_id: whose image it is.
         labels: (14,) in the order of `FINDINGS`: 1, 0, -1 (uncertain) or None (missing, which is not 0).
         age: whole years; None is missing.
@@ -55,6 +88,7 @@ class Row:
         view: PA, AP, or what else the source calls it (LL, RL); "" where it is missing.
         path: the file: a PNG or a JPEG, or what `reading` says.
         reading: how the file becomes grey, where it is neither.
+        table: the file that `line` is of, or the image's own place where no table names it; "" is the listing's.
     """
 
     line: int
@@ -66,6 +100,7 @@ class Row:
     view: str
     path: Path
     reading: Reading | None = None
+    table: str = ""
 
 
 @dataclass(frozen=True)
@@ -109,6 +144,10 @@ class Listing:
         boxes: those without a problem.
         problems: what is wrong, one for each row or file.
         notes: what was read in another way than it stands, for a person to know.
+        findings: what the source labels; all others are missing on every row.
+        sides: where the source's own split is kept, the side of each patient; `DEVELOPMENT` leaves open which of
+            training and validation.
+        attributes: for an image, what more the source says of it, by the name of the attribute.
     """
 
     source: str
@@ -120,6 +159,13 @@ class Listing:
     boxes: list[Box] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    findings: tuple[str, ...] = FINDINGS
+    sides: dict[str, str] = field(default_factory=dict)
+    attributes: dict[str, dict[str, str]] = field(default_factory=dict)
+
+    def problem(self, row: Row, what: str) -> Problem:
+        """What is wrong with a row, at its place."""
+        return Problem(what, row.table or self.table, row.line or None, row.image_id)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,11 +177,16 @@ class Source:
         read: lists what a folder holds. It raises DataError where the folder, a table or a column is missing, and
             StorageError where a folder cannot be listed.
         takes: names of the `Options` that mean something to it.
+        looks_for: what makes a folder one of this kind, in words.
+        recognise: of a folder of this kind, says what was found there; None of any other. It reads names and first
+            lines, and raises nothing for a folder that can be listed.
     """
 
     kind: str
     read: Callable[[Path, Options], Listing]
     takes: tuple[str, ...] = ()
+    looks_for: str = ""
+    recognise: Callable[[Path], str | None] = lambda _: None
 
 
 def one_each(problems: Iterable[Problem]) -> list[Problem]:
@@ -146,3 +197,82 @@ def one_each(problems: Iterable[Problem]) -> list[Problem]:
         before = joined.get(key)
         joined[key] = problem if before is None else replace(before, what=f"{before.what}; {problem.what}")
     return list(joined.values())
+
+
+def sex_problems(listing: Listing, rows: Iterable[Row]) -> list[Problem]:
+    """Rows of patients who have two sexes; a missing one contradicts nobody."""
+    rows = list(rows)
+    counts: defaultdict[str, dict[str, int]] = defaultdict(dict)
+    for row in rows:
+        if row.sex:
+            counts[row.patient_id][row.sex] = counts[row.patient_id].get(row.sex, 0) + 1
+    return [
+        listing.problem(
+            row,
+            "the patient has two sexes: "
+            + ", ".join(f"{sex} on {count} rows" for sex, count in sorted(counts[row.patient_id].items())),
+        )
+        for row in rows
+        if len(counts[row.patient_id]) > 1
+    ]
+
+
+def first_line(path: Path) -> str:
+    """The header of a table, roughly: to recognise it, not to read it. "" for what cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return file.readline(10_000).replace(b"\0", b"").decode("utf-8", errors="replace")
+    except OSError:
+        return ""
+
+
+def flat_name(place: str) -> str:
+    """A path within a folder as one name that is safe as an image id: parts joined by hyphens, the ending small.
+
+    >>> flat_name("train/patient00001/study1/view1_frontal.JPG")
+    'train-patient00001-study1-view1_frontal.jpg'
+    """
+    stem, point, ending = place.rpartition(".")
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", stem.replace("/", "-")).lstrip("._-")
+    return f"{name}{point}{ending.lower()}"
+
+
+def keep_split(listing: Listing, side_of: Mapping[str, str], options: Options, *, where: object) -> None:
+    """Take a source's own split over, or say why not: it must put each patient on one side.
+
+    Args:
+        listing: its rows name the patients; `sides` and `notes` are written.
+        side_of: the side of each image that the source gives one: train, validation, test or `DEVELOPMENT`.
+        options: whether the split is to be kept.
+        where: what the split stands in, for a message.
+
+    Raises:
+        DataError: it is to be kept, and a patient is on two sides of it.
+    """
+    sides: defaultdict[str, set[str]] = defaultdict(set)
+    for row in listing.rows:
+        if row.image_id in side_of:
+            sides[row.patient_id].add(side_of[row.image_id])
+    torn = sorted(patient for patient, names in sides.items() if len(names) > 1)
+    counts = Counter(min(names) for names in sides.values() if len(names) == 1)
+    told = ", ".join(
+        f"{counts[name]:,} in {name}" for name in ("train", DEVELOPMENT, "validation", "test") if counts[name]
+    )
+    if torn:
+        example = f"{torn[0]} in {' and in '.join(sorted(sides[torn[0]]))}"
+        leak = f"its own split leaks: it puts {len(torn):,} of {len(sides):,} patients on two sides, such as {example}"
+        if options.own_split:
+            raise DataError(
+                leak, where=where, fix="leave --own-split out: patients are then divided anew, each onto one side"
+            )
+        listing.notes.append(f"{leak}. Patients are divided anew, each onto one side")
+    elif options.own_split:
+        listing.sides = {patient: next(iter(names)) for patient, names in sorted(sides.items())}
+        others = len({row.patient_id for row in listing.rows}) - len(sides)
+        rest = f"; {others:,} patients stand in it nowhere, and are divided by the hash of their ids" if others else ""
+        listing.notes.append(f"its own split is kept, by patient: {told}{rest}")
+    elif sides:
+        listing.notes.append(
+            f"its own split ({told} patients) puts each patient on one side, and was not used: patients are divided "
+            "anew. --own-split keeps it"
+        )

@@ -176,8 +176,16 @@ def batch_files(
     home: Home,
     names: Collection[str] = (BATCH, "manifest.csv", "boxes.csv"),
     revision: DataRevision | None = None,
+    *,
+    optional: Collection[str] = (),
 ) -> dict[str, Path]:
-    """Fetch the named small files of every batch of the data set, or of the batches that `revision` lists.
+    """Fetch the named files of every batch of the data set, or of the batches that `revision` lists.
+
+    Args:
+        home: the installation.
+        names: files that every batch has.
+        revision: a state of the data set; by default the present one.
+        optional: files that are fetched where a batch has them.
 
     Returns:
         For each batch the folder in which they can be read. The folders are kept, by digest, and must not be written.
@@ -190,22 +198,31 @@ def batch_files(
     if revision is None:
         return {}
     folders = {batch: home.root / "batches" / digest for batch, digest in revision.batches.items()}
-    wanted = {BATCH, *names}
-    missing = [batch for batch, path in folders.items() if not all((path / name).is_file() for name in wanted)]
-    if missing:
-        with _scratch(home) as scratch:
-            for batch, pointer in read_pointers(home, revision.revision).items():
-                if batch in missing:
-                    (scratch / contract.DATASET / f"{batch}.dvc").write_bytes(pointer)
-            targets = [f"{contract.DATASET}/{batch}/{name}" for batch in missing for name in sorted(wanted)]
-            dvc.dvc(home, scratch, "pull", *targets)
-            for batch in missing:
-                came = scratch / contract.DATASET / batch
-                check_batch(came, revision.batches[batch], wanted)
-                folders[batch].mkdir(parents=True, exist_ok=True)
-                for name in wanted:
-                    (came / name).replace(folders[batch] / name)
+    _fetch(home, revision, folders, {batch: {BATCH, *names} for batch in folders})
+    more = {batch: set(optional) & Batch.read(path / BATCH).files.keys() for batch, path in folders.items()}
+    _fetch(home, revision, folders, {batch: {BATCH, *found} for batch, found in more.items() if found})
     return folders
+
+
+def _fetch(
+    home: Home, revision: DataRevision, folders: Mapping[str, Path], wanted: Mapping[str, Collection[str]]
+) -> None:
+    """Bring the wanted files of each batch into its folder, those that are not there."""
+    missing = [batch for batch in wanted if not all((folders[batch] / name).is_file() for name in wanted[batch])]
+    if not missing:
+        return
+    with _scratch(home) as scratch:
+        for batch, pointer in read_pointers(home, revision.revision).items():
+            if batch in missing:
+                (scratch / contract.DATASET / f"{batch}.dvc").write_bytes(pointer)
+        targets = [f"{contract.DATASET}/{batch}/{name}" for batch in missing for name in sorted(wanted[batch])]
+        dvc.dvc(home, scratch, "pull", *targets)
+        for batch in missing:
+            came = scratch / contract.DATASET / batch
+            check_batch(came, revision.batches[batch], wanted[batch])
+            folders[batch].mkdir(parents=True, exist_ok=True)
+            for name in wanted[batch]:
+                (came / name).replace(folders[batch] / name)
 
 
 def check_batch(folder: Path, digest: str, names: Collection[str] | None = None) -> Batch:

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from cxr_ops.data.sources import nih
+from cxr_ops.data.sources.source import Options
 from cxr_ops.errors import DataError
 from cxr_ops.labels import FINDINGS
 
@@ -356,3 +357,65 @@ def test_what_an_earlier_version_drew_must_be_drawn_again(folder: Path) -> None:
     with pytest.raises(DataError, match="an earlier version gave them ids that real patients have") as caught:
         nih.read_folder(folder)
     assert "cxr-ops data synth --out" in str(caught.value)
+
+
+def test_pictures_may_stand_beside_the_table(folder: Path) -> None:
+    """A flat folder, Kaggle's images-224/images-224 and an archive without an inner folder are read."""
+    expected = [row.image_id for row in nih.read_folder(folder).rows]
+    (folder / "images").rename(folder / "images-224")
+    (folder / "images").mkdir()
+    (folder / "images-224").rename(folder / "images" / "x")
+    (folder / "images").rename(folder / "images-224")
+    (folder / "images-224" / "x").rename(folder / "images-224" / "images-224")
+    assert [row.image_id for row in nih.read_folder(folder).rows] == expected
+    for path in (folder / "images-224" / "images-224").iterdir():
+        path.rename(folder / path.name)
+    (folder / "images-224" / "images-224").rmdir()
+    (folder / "images-224").rmdir()
+    (folder / "README.txt").write_text("what stands beside")
+    read = nih.read_folder(folder)
+    assert ([row.image_id for row in read.rows], read.problems) == (expected, [])
+
+
+def test_jpeg_copies_go_by_their_files_names(folder: Path) -> None:
+    """Where the table says .png and the files are JPEG copies, images and boxes are those of the files."""
+    for path in (folder / "images").iterdir():
+        path.rename(path.with_suffix(".jpg"))
+    read = nih.read_folder(folder)
+    assert read.problems == []
+    assert {row.image_id[-4:] for row in read.rows} == {".jpg"}
+    assert [box.image_id for box in read.boxes] == ["00000001_001.jpg"]
+    assert "40 of 40 images are JPEG copies" in read.notes[0]
+    (folder / "images" / "00000002_000.jpg").rename(folder / "images" / "00000002_000.jpeg")
+    edit(folder, 4, ",2,22,", ",3,22,")
+    assert "the name speaks of patient 2, the row of patient 3" in problems(folder)[0]
+
+
+def _lists(folder: Path, test: set[int]) -> None:
+    names = sorted(path.name for path in (folder / "images").iterdir())
+    for name, wanted in (("test_list.txt", True), ("train_val_list.txt", False)):
+        (folder / name).write_text("\n".join(n for n in names if (int(n[:8]) in test) == wanted) + "\n")
+
+
+def test_the_releases_own_split_is_kept_where_that_is_asked_for(folder: Path) -> None:
+    """Its lists become sides by patient; unasked they are a note; missing, or with a patient in both, an error."""
+    with pytest.raises(DataError, match=r"the release's own split is not here: train_val_list\.txt is missing"):
+        nih.read_folder(folder, Options(own_split=True))
+    _lists(folder, {3, 17})
+    read = nih.read_folder(folder)
+    assert read.sides == {}
+    assert len(read.notes) == 1
+    assert read.notes[0].startswith(
+        "its own split (18 in development, 2 in test patients) puts each patient on one side"
+    )
+    assert read.notes[0].endswith("was not used: patients are divided anew. --own-split keeps it")
+    kept = nih.read_folder(folder, Options(own_split=True))
+    assert {patient for patient, side in kept.sides.items() if side == "test"} == {"3", "17"}
+    assert set(kept.sides.values()) == {"test", "development"}
+    path = folder / "test_list.txt"
+    lines = path.read_text().split()
+    path.write_text("\n".join(lines[1:]))
+    (folder / "train_val_list.txt").write_text((folder / "train_val_list.txt").read_text() + lines[0])
+    assert "its own split leaks: it puts 1 of 20 patients on two sides" in nih.read_folder(folder).notes[0]
+    with pytest.raises(DataError, match="such as 3 in development and in test"):
+        nih.read_folder(folder, Options(own_split=True))
