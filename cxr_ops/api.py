@@ -25,7 +25,7 @@ from cxr_ops import contract
 from cxr_ops.audit.package import digest as package_digest
 from cxr_ops.audit.package import patient_key
 from cxr_ops.data import manifest, score_files, splits
-from cxr_ops.data.checking import decode, isolate
+from cxr_ops.data.checking import decode, isolate, pictures
 from cxr_ops.errors import DataError, SettingsError, StorageError
 from cxr_ops.labels import FINDINGS
 from cxr_ops.params import Params, Prepare, Split, Train
@@ -112,7 +112,7 @@ class Model:
         return self.loaded.digest
 
     def score(self, pictures: Sequence[str | Path], *, batch_size: int = 64, device: Device = "auto") -> pd.DataFrame:
-        """Score PNG or JPEG files.
+        """Score PNG, JPEG or DICOM files.
 
         Args:
             pictures: paths.
@@ -124,7 +124,7 @@ class Model:
             that is not in `trained`.
 
         Raises:
-            DataError: a file is missing or is no grey 8-bit PNG or JPEG.
+            DataError: a file is missing, or is no picture that is read.
         """
         return self._score([str(path) for path in pictures], lambda path: _read(Path(path)), batch_size, device)
 
@@ -186,7 +186,7 @@ class Model:
         def pixels() -> Iterator[np.ndarray[Any, np.dtype[np.uint8]]]:
             for name in names:
                 try:
-                    yield decode.decode_grey(read(name))
+                    yield pictures.decode_any(read(name))
                 except DataError as error:
                     raise DataError(error.what, where=error.where or name, fix=error.fix) from error
 

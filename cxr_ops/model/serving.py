@@ -1,9 +1,11 @@
 """The model as MLflow serves it: a script that MLflow keeps beside the model and runs to get it back.
 
-It stands alone: whatever else it needs comes with the model, in the package that the evaluation scored. A row goes in
-as one column `image`, the bytes of a PNG file (or their base64 text); 14 probabilities come out, a column a finding,
-and NaN for those that the model was not trained on. Nothing is unpickled, and no byte of the package is used before the
-package has shown the digest that it was registered with.
+It stands alone: whatever else it needs comes with the model, in the package that the evaluation scored, and in this
+script, into which the sources of what reads pictures are written (`cxr_ops.edges.mlflow.script`). A row goes in as one
+column `image`, the bytes of a PNG, JPEG or DICOM file (or their base64 text); 14 probabilities come out, a column a
+finding, and NaN for those that the model was not trained on. Nothing is unpickled, and no byte of the package is used
+before the package has shown the digest that it was registered with. Of a DICOM file the pixels are read and nothing
+else: that it is a frontal radiograph of a chest is for the caller to know.
 
     mlflow.pyfunc.load_model("models:/cxr-densenet121@champion").predict(pandas.DataFrame({"image": [png]}))
 """
@@ -13,10 +15,9 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
-import io
 import json
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
@@ -27,13 +28,12 @@ import pandas as pd
 import torch
 from mlflow.models import set_model
 from mlflow.pyfunc import PythonModel
-from PIL import Image, UnidentifiedImageError
 from safetensors.torch import load
 
 FILES: Final = ("weights.safetensors", "model.json", "network.py", "patients.txt")
-MAX_BYTES: Final = 64 * 2**20
-MAX_PIXELS: Final = 50_000_000
 BATCH: Final = 32  # rows in memory at a time
+# The modules that read pictures: their sources by their names, each after those that it imports.
+READERS: Final[dict[str, str]] = {}
 
 
 class ChestXrayClassifier(PythonModel):  # type: ignore[misc] # MLflow publishes no types
@@ -51,6 +51,7 @@ class ChestXrayClassifier(PythonModel):  # type: ignore[misc] # MLflow publishes
             raise ValueError(
                 f"the package has digest {digest}, and {context.model_config['package']} was registered: it was altered"
             )
+        self.decode = readers()
         self.contract = json.loads(files["model.json"])
         # Compiled from the bytes that were checked: an import would prefer a cached file that nobody checks.
         self.network = ModuleType(f"cxr_packaged_network_{digest[:16]}")
@@ -67,7 +68,7 @@ class ChestXrayClassifier(PythonModel):  # type: ignore[misc] # MLflow publishes
 
         Args:
             context: MLflow's; not used.
-            model_input: a column `image` with a PNG file a row, as bytes or base64 text.
+            model_input: a column `image` with a PNG, JPEG or DICOM file a row, as bytes or base64 text.
             params: MLflow's; not used.
 
         Returns:
@@ -75,7 +76,8 @@ class ChestXrayClassifier(PythonModel):  # type: ignore[misc] # MLflow publishes
             finding that the model was not trained on is NaN.
 
         Raises:
-            ValueError: a row is not a grey 8-bit PNG; no row is scored then, and the first bad one is named.
+            ValueError: a row is no picture that is read, or is damaged; no row is scored then, and the first bad one is
+                named.
         """
         del context, params
         images = list(model_input["image"])
@@ -88,7 +90,7 @@ class ChestXrayClassifier(PythonModel):  # type: ignore[misc] # MLflow publishes
         pictures = []
         for row, image in enumerate(images, first):
             try:
-                pictures.append(self.network.preprocess(decode_grey(image), self.contract))
+                pictures.append(self.network.preprocess(self.decode(_as_bytes(image)), self.contract))
             except ValueError as error:
                 raise ValueError(f"row {row}: {error}") from error
         with torch.inference_mode():
@@ -116,40 +118,24 @@ def package_digest(files: Mapping[str, bytes]) -> str:
     return hashlib.sha256(json.dumps(digests, sort_keys=True, indent=2).encode() + b"\n").hexdigest()
 
 
-def decode_grey(image: object) -> npt.NDArray[np.uint8]:
-    """Decode a PNG that nobody vouches for to its stored grey values; what has no one grey value is refused.
+def readers() -> Callable[[bytes], npt.NDArray[np.uint8]]:
+    """Make the modules that this script brings, under a name of their own, and give the last one's `decode_any`.
 
-    Returns:
-        uint8, height x width. The same as `cxr_ops.data.checking.decode.decode_grey`, by another decoder.
-
-    Raises:
-        ValueError: not a PNG, damaged, too large, more or fewer than 8 bits a value, with colours or transparency.
+    Whatever version of this project is installed where the model is served, its modules are not used.
     """
-    data = _as_bytes(image)
-    if len(data) > MAX_BYTES:
-        raise ValueError(f"the file has {len(data):,} bytes; up to {MAX_BYTES:,} are read")
-    if data[:8] != b"\x89PNG\r\n\x1a\n" or len(data) < 33:
-        raise ValueError("this is not a PNG file")
-    width, height = int.from_bytes(data[16:20]), int.from_bytes(data[20:24])
-    if not 0 < width * height <= MAX_PIXELS:
-        raise ValueError(f"the picture is {width} x {height}; up to {MAX_PIXELS:,} pixels are read")
-    if data[24] != 8:
-        raise ValueError(f"the picture has {data[24]} bits a value; export it with 8")
-    try:
-        with Image.open(io.BytesIO(data), formats=["PNG"]) as picture:
-            picture.load()
-            transparent = "transparency" in picture.info
-            pixels = np.asarray(picture.convert("RGB") if picture.mode == "P" else picture)
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(f"the picture does not decode: {error}") from error
-    if pixels.ndim == 2:
-        pixels = pixels[..., None]
-    grey, alpha = pixels[..., 0], pixels[..., -1] if pixels.shape[2] in (2, 4) else None
-    if transparent or (alpha is not None and alpha.min() != 255):
-        raise ValueError("the picture is transparent in places")
-    if pixels.shape[2] >= 3 and not (pixels[..., :3] == grey[..., None]).all():
-        raise ValueError("the picture has colours; a radiograph has grey values only")
-    return np.ascontiguousarray(grey)
+    digest = hashlib.sha256(json.dumps(READERS).encode()).hexdigest()
+    root = f"cxr_readers_{digest[:16]}"
+    module = ModuleType(root)
+    for name, source in READERS.items():
+        parent, _, own = name.replace("cxr_ops", root).rpartition(".")
+        module = ModuleType(f"{parent}.{own}" if parent else own)
+        module.__path__ = []  # a package, as far as imports of what is in it are concerned
+        sys.modules[module.__name__] = module
+        exec(compile(source.replace("cxr_ops", root), f"{name}.py", "exec"), module.__dict__)  # noqa: S102
+        if parent:
+            setattr(sys.modules[parent], own, module)
+    decode_any: Callable[[bytes], npt.NDArray[np.uint8]] = module.__dict__["decode_any"]
+    return decode_any
 
 
 def _as_bytes(image: object) -> bytes:

@@ -7,11 +7,15 @@ import io
 import pickle
 import shutil
 import struct
+import subprocess
+import sys
 import zlib
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import cv2
+import dicoms
 import numpy as np
 import pandas as pd
 import pytest
@@ -20,13 +24,18 @@ from PIL import Image
 
 from cxr_ops.audit.package import digest as package_digest
 from cxr_ops.contract import PACKAGE_FILES
-from cxr_ops.data.checking import decode
-from cxr_ops.errors import DataError
+from cxr_ops.data.checking import convert, decode, grey
+from cxr_ops.data.sources.source import Reading
+from cxr_ops.edges.mlflow import script
 from cxr_ops.labels import FINDINGS
-from cxr_ops.model import network, package, scoring, serving
+from cxr_ops.model import network, package, scoring
+
+# As MLflow runs it: the script with the readers in it.
+serving = ModuleType("serving_as_kept")
+exec(compile(script.script(), "serving.py", "exec"), serving.__dict__)
 
 
-def served(folder: Path, digest: str) -> serving.ChestXrayClassifier:
+def served(folder: Path, digest: str) -> Any:
     """The model as MLflow makes it from the registered artifacts."""
     model = serving.ChestXrayClassifier()
     model.load_context(SimpleNamespace(artifacts={"package": str(folder)}, model_config={"package": digest}))
@@ -34,7 +43,7 @@ def served(folder: Path, digest: str) -> serving.ChestXrayClassifier:
 
 
 @pytest.fixture(scope="module")
-def model(packages: dict[str, Path]) -> serving.ChestXrayClassifier:
+def model(packages: dict[str, Path]) -> Any:
     return served(packages["a"], package_digest(packages["a"]))
 
 
@@ -50,7 +59,6 @@ def frame(images: list[object]) -> pd.DataFrame:
 def test_files_are_those_of_a_package() -> None:
     """The script stands alone and repeats the names of a package's files; they are the same everywhere."""
     assert set(serving.FILES) == set(PACKAGE_FILES) == set(PACKAGE_FILES)
-    assert (serving.MAX_BYTES, serving.MAX_PIXELS) == (decode.MAX_BYTES, decode.MAX_PIXELS)
 
 
 def test_digest_is_the_one_on_record(packages: dict[str, Path]) -> None:
@@ -58,9 +66,7 @@ def test_digest_is_the_one_on_record(packages: dict[str, Path]) -> None:
     assert serving.package_digest(serving.read_package(packages["a"])) == package_digest(packages["a"])
 
 
-def test_probabilities_are_those_of_the_evaluation(
-    model: serving.ChestXrayClassifier, packages: dict[str, Path]
-) -> None:
+def test_probabilities_are_those_of_the_evaluation(model: Any, packages: dict[str, Path]) -> None:
     """Served probabilities equal the evaluation's, over more rows than a batch holds, with the rows' index kept."""
     images = pictures(serving.BATCH + 3)
     found = model.predict(None, frame([png(image) for image in images]))
@@ -88,14 +94,14 @@ def test_a_finding_that_was_not_trained_is_not_served(net: network.ChestNet, ter
     np.testing.assert_allclose(found, scoring.score(package.load(tmp_path / "package"), images), atol=1e-6)
 
 
-def test_base64_text_is_read_like_bytes(model: serving.ChestXrayClassifier) -> None:
+def test_base64_text_is_read_like_bytes(model: Any) -> None:
     """A row as base64 text, as JSON brings it, with line breaks, gives what its bytes give."""
     data = png(pictures(1)[0])
     text = base64.encodebytes(data).decode()
     pd.testing.assert_frame_equal(model.predict(None, frame([text])), model.predict(None, frame([data])))
 
 
-def test_no_rows_give_no_rows(model: serving.ChestXrayClassifier) -> None:
+def test_no_rows_give_no_rows(model: Any) -> None:
     """An empty request gets an empty answer with the 14 columns."""
     assert model.predict(None, frame([])).shape == (0, 14)
 
@@ -147,27 +153,56 @@ def encode(mode: str, pixels: np.ndarray, **options: object) -> bytes:
 
 
 GREY = np.random.default_rng(2).integers(0, 256, (20, 30), dtype=np.uint8)
-RGBA = cv2.cvtColor(GREY, cv2.COLOR_GRAY2RGBA)
 
 
-@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "LA", "P"])
-def test_grey_in_any_encoding_is_the_same_grey(mode: str) -> None:
-    """Grey in one to four channels or as a palette decodes to the stored values, as in the pipeline."""
-    data = encode("L", GREY) if mode == "L" else encode(mode, GREY)
-    np.testing.assert_array_equal(serving.decode_grey(data), GREY)
-    np.testing.assert_array_equal(decode.decode_grey(data), GREY)
+def test_the_script_brings_all_that_reading_imports() -> None:
+    """The modules in the script are those that `pictures` imports, as a fresh interpreter sees it."""
+    code = (
+        "import sys; import cxr_ops.data.checking.pictures; "
+        "print(' '.join(name for name in sys.modules if name.split('.')[0] == 'cxr_ops'))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert sorted(done.stdout.split()) == sorted(script.MODULES)
 
 
-def with_gamma(data: bytes) -> bytes:
-    """The same PNG with a gAMA chunk behind its header, as some NIH files have."""
-    body = b"gAMA" + struct.pack(">I", 45455)
-    chunk = struct.pack(">I", 4) + body + struct.pack(">I", zlib.crc32(body))
-    return data[:33] + chunk + data[33:]
+def test_the_readers_are_the_scripts_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is installed where the model is served does not read its pictures."""
+    monkeypatch.setattr(decode, "decode_grey", None)
+    np.testing.assert_array_equal(serving.readers()(png(GREY)), GREY)
 
 
-def test_gamma_changes_no_grey_value() -> None:
-    """A gAMA chunk in an RGBA file leaves the stored values as they are."""
-    np.testing.assert_array_equal(serving.decode_grey(with_gamma(encode("RGBA", GREY))), GREY)
+SAMPLES = dicoms.drawn()
+SET = {
+    "PNG": png(GREY),
+    "RGBA": encode("RGBA", GREY),
+    "palette": encode("P", GREY),
+    "JPEG": cv2.imencode(".jpg", GREY)[1].tobytes(),
+    "JPEG of three channels": cv2.imencode(".jpg", np.dstack([GREY] * 3))[1].tobytes(),
+    "16 bits with a window": grey.encode(SAMPLES, 100, 3000),
+    "DICOM": dicoms.dicom(),
+    "DICOM with a window, white first": dicoms.dicom(
+        WindowCenter=2000, WindowWidth=900, PhotometricInterpretation="MONOCHROME1"
+    ),
+    "DICOM, JPEG Lossless": dicoms.compressed(dicoms.dicom(), "lossless"),
+}
+
+
+@pytest.mark.parametrize("name", SET)
+def test_served_and_ingested_pictures_are_the_same(name: str, tmp_path: Path) -> None:
+    """Each file that ingestion takes is served, with the pixels that ingestion stores of it."""
+    data = SET[name]
+    path = tmp_path / ("a.jpg" if name.startswith("JPEG") else "a.dcm" if name.startswith("DICOM") else "a.png")
+    path.write_bytes(data)
+    reading = Reading(kind="dicom") if name.startswith("DICOM") else None
+    taken = convert.inspect(convert.Job(path=path, reading=reading, target=tmp_path / "stored.png"))
+    assert isinstance(taken, convert.Taken)
+    np.testing.assert_array_equal(serving.readers()(data), decode.decode_grey(taken.path.read_bytes()))
+
+
+def chunked(kind: bytes, content: bytes) -> bytes:
+    """A PNG that begins with this chunk."""
+    part = kind + content
+    return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", len(content)) + part + struct.pack(">I", zlib.crc32(part))
 
 
 def damaged(position: int) -> bytes:
@@ -179,28 +214,28 @@ def damaged(position: int) -> bytes:
 @pytest.mark.parametrize(
     ("image", "why"),
     [
-        pytest.param(b"", "not a PNG", id="empty"),
-        pytest.param(b"<html>", "not a PNG", id="web page"),
+        pytest.param(b"", "empty", id="empty"),
+        pytest.param(b"<html>", "web page", id="web page"),
         pytest.param(encode("RGB", np.dstack([GREY, GREY, 255 - GREY])), "colours", id="colours"),
         pytest.param(encode("RGBA", np.dstack([GREY, GREY, GREY, GREY])), "transparent", id="transparent"),
         pytest.param(encode("L", GREY, transparency=0), "transparent", id="transparent grey"),
         pytest.param(cv2.imencode(".png", GREY.astype(np.uint16) * 257)[1].tobytes(), "16 bits", id="16 bits"),
         pytest.param(encode("1", GREY), "1 bits", id="1 bit"),
-        pytest.param(png(GREY)[:-30], "does not decode", id="cut short"),
-        pytest.param(damaged(60), "does not decode", id="one corrupt byte"),
-        pytest.param(cv2.imencode(".jpg", GREY)[1].tobytes(), "not a PNG", id="JPEG"),
-        pytest.param(pickle.dumps(GREY), "not a PNG", id="pickle"),
+        pytest.param(png(GREY)[:-30], "cut short", id="cut short"),
+        pytest.param(damaged(60), "altered", id="one corrupt byte"),
+        pytest.param(SET["JPEG"][:-9], "cut short", id="JPEG cut short"),
+        pytest.param(dicoms.dicom(NumberOfFrames=2), "2 pictures", id="DICOM of two frames"),
+        pytest.param(dicoms.dicom()[:-9], "are needed", id="DICOM cut short"),
+        pytest.param(pickle.dumps(GREY), "neither PNG nor JPEG", id="pickle"),
         pytest.param("no base64!", "not base64", id="text"),
         pytest.param(None, "not NoneType", id="nothing"),
-        pytest.param(png(GREY)[:16] + struct.pack(">II", 14_000, 14_000) + png(GREY)[24:], "14000 x 14000", id="bomb"),
+        pytest.param(
+            chunked(b"IHDR", struct.pack(">IIBBBBB", 14_000, 14_000, 8, 0, 0, 0, 0)), "14000 x 14000", id="bomb"
+        ),
     ],
 )
-def test_what_is_no_radiograph_is_refused(model: serving.ChestXrayClassifier, image: object, why: str) -> None:
+def test_what_is_no_radiograph_is_refused(model: Any, image: object, why: str) -> None:
     """Each bad image is refused with its row and its reason, and its neighbour is not scored either."""
     with pytest.raises(ValueError, match=why) as caught:
         model.predict(None, frame([png(GREY), image]))
     assert str(caught.value).startswith("row 1: ")
-    # JPEG is read where data enter; a served model asks for PNG, of which all decoders make the same pixels.
-    if isinstance(image, bytes) and not image.startswith(b"\xff\xd8"):
-        with pytest.raises(DataError):
-            decode.decode_grey(image)

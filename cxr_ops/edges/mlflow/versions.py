@@ -16,6 +16,7 @@ from cxr_ops.contract import CHAMPION, MODEL_NAME, PACKAGE, PACKAGE_FILES, REFER
 from cxr_ops.edges.home import Home
 from cxr_ops.edges.ledger import open_ledger
 from cxr_ops.edges.mlflow.client import connected, has_store, made
+from cxr_ops.edges.mlflow.script import script
 from cxr_ops.errors import DataError, StorageError
 from cxr_ops.labels import FINDINGS
 from cxr_ops.records.base import canonical_json, write_atomic
@@ -31,12 +32,12 @@ _REQUIREMENTS: Final = (
     "numpy",
     "opencv-python-headless",
     "pandas",
-    "pillow",
+    "pydicom",
+    "python-gdcm",
     "safetensors",
     "torch",
     "torchvision",
 )
-_SERVING: Final = Path(__file__).parents[2] / "model" / "serving.py"
 
 
 def register(home: Home, package: Path, run_id: str, tags: Mapping[str, str]) -> str:
@@ -66,9 +67,11 @@ def register(home: Home, package: Path, run_id: str, tags: Mapping[str, str]) ->
             copy = made(Path(aside) / PACKAGE)
             for name in PACKAGE_FILES:
                 shutil.copyfile(package / name, copy / name)
+            serving = Path(aside) / "serving.py"
+            serving.write_text(script(), encoding="utf-8")
             mlflow.pyfunc.log_model(
                 name=MODEL_NAME,
-                python_model=str(_SERVING),
+                python_model=str(serving),
                 artifacts={PACKAGE: str(copy)},
                 model_config={PACKAGE: digest},
                 signature=_signature(),
