@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import tempfile
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,9 @@ def data_set(samples: np.ndarray | None = None, *, uid: str = f"{ROOT}.1", bits:
         if value is None:
             del header[name]
         else:
-            setattr(header, name, value)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # what others write is not always what the standard wants
+                setattr(header, name, value)
     if "PixelData" in header:
         header["PixelData"].VR = "OB" if allocated == 8 else "OW"
     return header

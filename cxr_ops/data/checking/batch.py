@@ -144,11 +144,17 @@ def check(
         ),
         notes=(*listing.notes, *convert.notes(origins.values()), *notes),
         total=listing.total,
-        boxes_left_out=sum(item.file == listing.boxes_from for item in listing.problems) + left_out,
+        boxes_left_out=_wrong_boxes(listing) + left_out,
         findings=listing.findings,
         sides=_sides(listing, {row.patient_id for row in good}),
         attributes=_attributes(listing, [row.image_id for row in good]),
     )
+
+
+def _wrong_boxes(listing: Listing) -> int:
+    """Boxes that were wrong themselves: problems of their list, where it is another file than the rows'."""
+    own = listing.boxes_from != listing.table
+    return sum(own and item.file == listing.boxes_from for item in listing.problems)
 
 
 def _attributes(listing: Listing, image_ids: list[str]) -> pd.DataFrame | None:

@@ -28,7 +28,17 @@ from cxr_ops.data import tables
 from cxr_ops.data.checking.dicom import Facts, Header, Refused
 from cxr_ops.data.checking.headers import find_files, read_headers
 from cxr_ops.data.score_files import SAME_FINDING
-from cxr_ops.data.sources.source import Listing, Options, Problem, Reading, Row, Source, first_line, one_each
+from cxr_ops.data.sources.source import (
+    Listing,
+    Options,
+    Problem,
+    Reading,
+    Row,
+    Source,
+    first_line,
+    one_each,
+    sex_problems,
+)
 from cxr_ops.data.tables import LABELS, PATIENT
 from cxr_ops.errors import DataError
 from cxr_ops.labels import FINDINGS, SEXES, UNCERTAIN, VIEWS, UnknownLabelError, nearest, parse_labels
@@ -62,7 +72,13 @@ def read_folder(folder: Path, options: Options | None = None) -> Listing:
     path = _find_table(folder)
     table = tables.read(path, _ALIASES)
     labelled = _check_columns(table)
-    result = Listing(source=SOURCE.kind, table=path.name, total=len(table) + len(table.cut), notes=list(table.notes))
+    result = Listing(
+        source=SOURCE.kind,
+        table=path.name,
+        total=len(table) + len(table.cut),
+        notes=list(table.notes),
+        findings=labelled or FINDINGS,
+    )
     if not len(table):
         raise DataError("the batch is empty: the table has a header and no rows", where=path)
     if not files:
@@ -78,12 +94,16 @@ def read_folder(folder: Path, options: Options | None = None) -> Listing:
         what = header.what if isinstance(header, Refused) else what
         problems.append(Problem(what, file.relative_to(folder).as_posix()))
     problems += [Problem(str(cut), path.name, cut.line, cut.first) for cut in table.cut]
-    reader = _Rows(table, labelled, folder, of_uid)
+    parsed: list[Row] = []
+    reader = _Rows(table, labelled, folder, of_uid, options)
     for row, found in reader.rows(result.notes):
         problems += [Problem(what, path.name, row.line, row.image_id) for what in found]
         if not found:
-            result.rows.append(row)
+            parsed.append(row)
+    problems += sex_problems(result, parsed)
     result.problems = one_each(sorted(problems, key=lambda one: (one.file, one.line or 0)))
+    bad = {problem.line for problem in result.problems if problem.file == path.name}
+    result.rows = [row for row in parsed if row.line not in bad]
     return result
 
 
@@ -101,7 +121,7 @@ SOURCE: Final = Source(
     read=read_folder,
     looks_for="a CSV file with a column SOPInstanceUID, beside DICOM files",
     recognise=recognise,
-    takes=("deidentified",),
+    takes=("deidentified", "uncertain", "view"),
 )
 
 
@@ -147,8 +167,10 @@ class _Rows:
         labelled: tuple[str, ...],
         folder: Path,
         of_uid: Mapping[str, list[tuple[Path, Facts | Refused]]],
+        options: Options,
     ) -> None:
         self._table, self._labelled, self._folder, self._of_uid = table, labelled, folder, of_uid
+        self._options = options
         self._nothing = ("",) * len(table)
 
     def rows(self, notes: list[str]) -> list[tuple[Row, list[str]]]:
@@ -177,8 +199,8 @@ class _Rows:
             if at in ages.bad and "age" in columns:
                 found.append(f"the age {columns['age'][at]!r} is not a whole number of years")
             sex = self._agreed("sex", at, header.sex, SEXES, found)
-            view = self._agreed("view", at, header.view, VIEWS, found)
-            labels = self._labels(at, found)
+            view = self._agreed("view", at, header.view, VIEWS, found) or self._options.view
+            labels = tuple(map(self._options.settle, FINDINGS, self._labels(at, found)))
             image_id = f"{uids[at]}.png"[:104]
             reading = Reading(kind="dicom")
             read.append((Row(line, image_id, patients[at], labels, ages.years[at], sex, view, file, reading), found))
@@ -226,7 +248,7 @@ class _Rows:
                 return parse_labels(columns[LABELS][at])
             except UnknownLabelError as error:
                 found.append(str(error))
-                return ()
+                return (None,) * len(FINDINGS)
         values: dict[str, int | None] = {}
         for name in self._labelled:
             text = columns[name][at].strip()

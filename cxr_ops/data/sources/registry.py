@@ -14,13 +14,19 @@ AUTO: Final = "auto"  # the kind that is found out
 # Each with what it takes, for the command's help. A source is imported when it is used: help must answer at once.
 SOURCES: Final = {
     "nih": "a folder in the layout of the NIH's ChestX-ray14 (images/, Data_Entry_2017.csv)",
+    "padchest": "PadChest (PNG of 16 bits, PADCHEST_...csv)",
+    "vindr": "VinDr-CXR (DICOM, train.csv or annotations/, boxes of three readers)",
+    "rsna": "the RSNA pneumonia challenge (DICOM, stage_2_train_labels.csv)",
     "dicom": "DICOM files of CR or DX, with a table of labels by SOP Instance UID",
     "csv": "any folder of images with a table, and a mapping file that says which columns are what",
 }
 # The options that each takes, which its module says as well: help shows them without importing it.
 TAKES: Final = {
     "nih": ("own_split",),
-    "dicom": ("deidentified",),
+    "padchest": (),
+    "vindr": ("deidentified", "uncertain", "view"),
+    "rsna": ("deidentified", "uncertain", "view"),
+    "dicom": ("deidentified", "uncertain", "view"),
     "csv": ("mapping", "uncertain", "view"),
 }
 # Names of options in commands.
