@@ -105,6 +105,7 @@ def run(
         problems=problems,
         subgroups=found.subgroups,
         missing_groups=found.missing_groups,
+        composites=found.composites,
         performance=found.performance,
         uncertain=found.uncertain,
         scenarios=found.scenarios,

@@ -204,6 +204,41 @@ class Subgroups(Part):
         return self
 
 
+class SparseFailures(Part):
+    """A margin must hold even if the challenger fails outright on a few patients (`cxr_ops.stats.sparse`).
+
+    Attributes:
+        findings: whose margins: `all`, or a list. Composites follow too.
+    """
+
+    findings: Literal["all"] | tuple[FindingName, ...] = "all"
+
+    @property
+    def named(self) -> tuple[str, ...]:
+        """The findings."""
+        return FINDINGS if self.findings == "all" else self.findings
+
+
+class Composite(Part):
+    """Rare findings that are judged together too: their mean AUC may not fall by more than a margin of its own.
+
+    Attributes:
+        name: short; shown wherever the check is.
+        findings: at least two. Each keeps its own margin and floor.
+        margin: of the mean AUC of these findings.
+    """
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$", max_length=40)
+    findings: tuple[FindingName, ...] = Field(min_length=2)
+    margin: float = Field(gt=0, lt=1)
+
+    @model_validator(mode="after")
+    def _findings_differ(self) -> Self:
+        if len(set(self.findings)) != len(self.findings):
+            raise ValueError(f"the composite {self.name!r} names a finding twice")
+        return self
+
+
 class HarmScreen(Part):
     """A look at every cell of subgroup and finding: a loss there may be hidden in a mean.
 
@@ -308,6 +343,8 @@ class PerformanceEvaluation(Part):
         limited_findings: findings with so few positive patients that their margin is wide; shown at approval.
         macro: checks of the macro-AUC over all findings that can be judged.
         finding: checks of each finding that can be judged.
+        sparse_failures: the findings whose margins must hold even if a few patients fail; null asks for none.
+        composites: groups of rare findings with a margin of their own.
         subgroups, harm_screen, suspicious_gain, operating_points, calibration: further checks; null asks for none.
     """
 
@@ -323,6 +360,8 @@ class PerformanceEvaluation(Part):
     limited_findings: tuple[FindingName, ...] = ()
     macro: Thresholds
     finding: FindingThresholds
+    sparse_failures: SparseFailures | None = None
+    composites: tuple[Composite, ...] = ()
     reference: ReferenceRule
     subgroups: Subgroups | None
     harm_screen: HarmScreen | None
@@ -342,6 +381,13 @@ class PerformanceEvaluation(Part):
                 f"{self.max_looks} looks of {self.alpha:g} spend {self.alpha * self.max_looks:g}, "
                 f"more than period_alpha: {self.period_alpha:g}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _composites_have_names(self) -> Self:
+        names = [composite.name for composite in self.composites]
+        if len(set(names)) != len(names):
+            raise ValueError("two composites have the same name")
         return self
 
     @model_validator(mode="after")

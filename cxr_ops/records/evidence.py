@@ -62,10 +62,51 @@ class Support(Record):
     negative_patients: int
 
 
+class Side(Record):
+    """The patients with an image of one kind, and those of them whose mean rank fell by more than half of all ranks.
+
+    sizes: (images, how many patients have so many), rising. Of a mean over findings they are ten-thousandths of weight.
+    fallen: images of the patients who fell so far, in the same measure; fallen_patients: how many they are.
+    """
+
+    sizes: list[tuple[int, int]]
+    fallen: int
+    fallen_patients: int
+
+
+class Fallen(Record):
+    """A patient whose rank fell: the mean placement of its positive images among the negative ones, in [0, 1].
+
+    case: the digest of its first picture, as the report's pictures are called; "" where scores came without pictures.
+    images: positive ones.
+    """
+
+    case: str = ""
+    images: int
+    before: float
+    after: float
+
+
+class Falls(Record):
+    """How the ranks of patients moved from another model to the challenger; see `cxr_ops.stats.sparse`.
+
+    error: standard error of the difference with each fall cut at half of all ranks.
+    positive, negative: of patients with the finding, and without.
+    patients: with the finding, whose rank fell, the largest fall first; only where a finding is limited.
+    """
+
+    error: float
+    positive: Side
+    negative: Side
+    patients: list[Fallen] = []
+
+
 class FindingEvidence(Record):
     """AUC of one finding: each model, and challenger minus champion and minus reference, on the same rows.
 
     `unscored` names the models that give no image a score for it. Such a finding is not judged, whoever has it.
+    `falls` and `reference_falls` say how patients' ranks moved from champion and reference, in all patients only and
+    where both models rank them in another order; records of earlier versions have none.
     """
 
     finding: str
@@ -76,6 +117,8 @@ class FindingEvidence(Record):
     reference: Figure | None = None
     reference_difference: Figure | None = None
     unscored: list[str] = []
+    falls: Falls | None = None
+    reference_falls: Falls | None = None
 
 
 class Evidence(Record):
@@ -109,6 +152,19 @@ class ReliabilityBin(Record):
     images: int
     predicted: float
     observed: float
+
+
+class Composite(Paired):
+    """The mean AUC of findings that a plan judges together: of each model, and the paired differences.
+
+    positive_patients: who have one of the findings. falls, reference_falls: as in `FindingEvidence`.
+    """
+
+    name: str
+    findings: list[str]
+    positive_patients: int
+    falls: Falls | None = None
+    reference_falls: Falls | None = None
 
 
 class Performance(Record):
@@ -174,10 +230,10 @@ class Evaluation(Kept, Evidence):
     `problems` are reasons, as (code, sentence), for which this evidence may not promote (permuted findings, training
     patients in the test set, ...). `uncertain` counts the uncertain labels of each finding that has some; `scenarios`
     holds both ways to take them, and is empty where there are none. `missing_groups` says in sentences which subgroups
-    of the plan could not be formed. `scored` is the set that all figures are of: the test set, or, where no look at it
-    is on the ledger, the validation set; `test_images` and `test_patients` count that set, `test_digest` stays the
-    test set's. `validation_macro` is each model's macro-AUC on the validation set. Formats before 2 call the period
-    `epoch`.
+    of the plan could not be formed; `composites` are those of the plan. `scored` is the set that all figures are of:
+    the test set, or, where no look at it is on the ledger, the validation set; `test_images` and `test_patients` count
+    that set, `test_digest` stays the test set's. `validation_macro` is each model's macro-AUC on the validation set.
+    Formats before 2 call the period `epoch`.
     """
 
     newest: ClassVar[int] = 2
@@ -194,6 +250,7 @@ class Evaluation(Kept, Evidence):
     problems: list[tuple[str, str]]
     subgroups: list[Subgroup] = []
     missing_groups: list[str] = []
+    composites: list[Composite] = []
     performance: list[Performance] = []
     uncertain: dict[str, int] = {}
     scenarios: list[Scenario] = []

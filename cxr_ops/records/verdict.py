@@ -16,6 +16,7 @@ class Reason(Record):
     code: str
     finding: str | None = None
     subgroup: str | None = None
+    composite: str | None = None
     sentence: str
     numbers: dict[str, float | int | None] = {}
 
@@ -23,9 +24,11 @@ class Reason(Record):
 class Check(Record):
     """One thing that the plan asks for, and what the evidence shows of it.
 
-    kind: `floor` (of the challenger's AUC), `margin` (of an AUC difference), `sensitivity`, `specificity` and `brier`
+    kind: `floor` (of the challenger's AUC), `margin` (of an AUC difference), `sparse` (of the same, if a few patients
+    fail outright), `composite` (of the mean over several findings), `sensitivity`, `specificity` and `brier`
     (of a difference), `slope` (of the challenger's calibration). against: which model the difference is from.
-    finding: None for the macro-AUC. subgroup: None for all patients.
+    finding: None for the macro-AUC and for a composite, whose name stands in `composite`. subgroup: None for all
+    patients.
     limit: what `low` must lie above; upper: what `high` must lie below; None where that side is not asked for.
     value, low, high: the estimate, its one-sided bounds at the plan's alpha.
     outcome: `met`; `failed` (evidence against it); `unclear` (too little evidence); `undefined` (there is no number).
@@ -33,10 +36,11 @@ class Check(Record):
     true; None where nobody can say.
     """
 
-    kind: Literal["floor", "margin", "sensitivity", "specificity", "slope", "brier"]
+    kind: Literal["floor", "margin", "sparse", "composite", "sensitivity", "specificity", "slope", "brier"]
     against: Literal["champion", "reference"] | None = None
     finding: str | None = None
     subgroup: str | None = None
+    composite: str | None = None
     limit: float | None
     upper: float | None = None
     value: float | None = None

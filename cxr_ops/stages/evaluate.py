@@ -125,6 +125,7 @@ def run(root: Path, params: Params) -> None:
         ],
         subgroups=found.subgroups,
         missing_groups=found.missing_groups,
+        composites=found.composites,
         performance=found.performance,
         uncertain=found.uncertain,
         scenarios=found.scenarios,
@@ -258,6 +259,7 @@ def _scored(rows: pd.DataFrame, scores: Mapping[str, Scores]) -> Scored:
         patients=rows["patient_id"].to_numpy(),
         scores=scores,
         uncertain=manifest.uncertain_array(rows),
+        cases=[sha256[:12] for sha256 in rows["sha256"]],  # as explain calls its pictures
     )
 
 

@@ -992,6 +992,11 @@ def evidence_of(
     )
 
 
+def together(standings: Sequence[Standing], level: float) -> Paired:
+    """The mean AUC of at least one finding: each model's, and what the challenger's differs by."""
+    return _pair(standings, list(standings[0].of), level)
+
+
 def _pair(standings: Sequence[Standing], roles: Iterable[str], level: float) -> Paired:
     """Each model's AUC, or mean AUC over several findings, and what the challenger's differs by."""
     means = {role: _usable([standing.of[role] for standing in standings]) for role in roles}

@@ -19,9 +19,11 @@ from scipy import special
 
 from cxr_ops.plan import PerformanceEvaluation
 from cxr_ops.records.evidence import (
+    Composite,
     Estimate,
     Evaluation,
     Evidence,
+    Falls,
     Figure,
     FindingEvidence,
     Paired,
@@ -30,10 +32,10 @@ from cxr_ops.records.evidence import (
     Undefined,
 )
 from cxr_ops.records.verdict import Check, Reason
-from cxr_ops.stats import auc
+from cxr_ops.stats import auc, sparse
 from cxr_ops.stats.codes import Code
 
-Kind = Literal["floor", "margin", "sensitivity", "specificity", "slope", "brier"]
+Kind = Literal["floor", "margin", "sparse", "composite", "sensitivity", "specificity", "slope", "brier"]
 Role = Literal["champion", "reference"]
 Outcome = Literal["met", "failed", "unclear", "undefined"]
 
@@ -92,6 +94,11 @@ def roles(evaluation: Evaluation) -> tuple[Role, ...]:
 def difference(of: FindingEvidence | Paired, role: Role) -> Figure | None:
     """Challenger minus champion, or minus reference."""
     return of.difference if role == "champion" else of.reference_difference
+
+
+def falls(of: FindingEvidence | Composite, role: Role) -> Falls | None:
+    """How patients' ranks moved from champion, or from reference."""
+    return of.falls if role == "champion" else of.reference_falls
 
 
 def macro_difference(of: Evidence, role: Role) -> Figure | None:
@@ -159,8 +166,9 @@ class Claim:
     """That a figure lies above `limit`, below `upper`, or between the two.
 
     Attributes:
-        kind, against, finding, subgroup, limit, upper: as in `records.Check`.
+        kind, against, finding, subgroup, composite, limit, upper: as in `records.Check`.
         figure: what was found.
+        falls: how ranks moved, for a claim that is `sparse`.
         patients: how many it stands on.
         counted: which patients those are, in words.
     """
@@ -172,13 +180,16 @@ class Claim:
     against: Role | None = None
     finding: str | None = None
     subgroup: str | None = None
+    composite: str | None = None
+    falls: Falls | None = None
     patients: int
     counted: str = "patients"
 
     @property
     def name(self) -> str:
         """What the figure is of."""
-        of = f"{_NAMES[self.kind]} for {self.finding}" if self.kind in _NAMES else self.finding or "Macro-AUC"
+        what = self.finding or self.composite or "Macro-AUC"
+        of = f"{_NAMES[self.kind]} for {what}" if self.kind in _NAMES else what
         return of if self.subgroup is None else f"{of} in {self.subgroup}"
 
     @property
@@ -190,7 +201,9 @@ class Claim:
 
     def p_harm(self) -> float:
         """One-sided p-value that a difference is a loss, or that a model's own figure lies beyond its limits."""
-        if not isinstance(self.figure, Estimate) or fault(self.figure, self.kind, self.against):
+        if self.kind == "sparse" or not isinstance(self.figure, Estimate):
+            return 1.0  # that there is a loss, the margin itself says
+        if fault(self.figure, self.kind, self.against):
             return 1.0
         sides: list[float] = []
         if self.limit is not None:
@@ -207,6 +220,8 @@ class Claim:
         wrong = fault(figure, self.kind, self.against)
         if wrong:
             return self._undefined(wrong, None)
+        if self.kind == "sparse":
+            return self._judge_sparse(figure, alpha, claims)
         low, high = auc.bounds(figure, alpha)
         if not (math.isfinite(low) and math.isfinite(high)):
             return self._undefined("its bounds cannot be had", None)
@@ -234,8 +249,57 @@ class Claim:
         if self.upper is not None:
             numbers["upper"] = self.upper
         code, sentence = self._words(check, figure.value, alpha, harm=p_harm <= alpha)
-        return check, Reason(
-            code=code, finding=self.finding, subgroup=self.subgroup, sentence=sentence, numbers=numbers
+        return check, self._reason(code, sentence, numbers)
+
+    def _judge_sparse(self, figure: Estimate, alpha: float, claims: int) -> tuple[Check, Reason | None]:
+        """Judge the margin in a world in which patients fail outright."""
+        margin = self._room(0.0)
+        if figure.se == 0.0:  # both models put all images in one order, or neither makes an error: nobody failed
+            low = auc.bounds(figure, alpha)[0]
+            met = low > -margin
+            check = self._check("met" if met else "unclear", value=figure.value, low=low)
+            sentence = f"{self.name}: neither model makes an error, and too few patients show that it stays so."
+            return check, None if met else self._reason(Code.FAILURES_NOT_EXCLUDED, sentence, {"low": low})
+        seen = self.falls
+        if seen is None:
+            return self._undefined("the evidence does not say how patients' ranks moved: evaluate it again", None)
+        low = sparse.bound(figure.value, seen, figure.df, alpha)
+        if low > -margin:
+            return self._check("met", value=figure.value, low=low), None
+        wanted = 1.0 - (1.0 - POWER) / claims
+        powered = sparse.probability(margin, seen, figure.df, alpha) >= wanted
+        times = None if powered else sparse.times_needed(margin, seen, figure.df, alpha, wanted)
+        needed = None if times is None else max(self.patients + 1, math.ceil(times * self.patients))
+        check = self._check("failed" if powered else "unclear", value=figure.value, low=low, needed=needed)
+        fell = seen.positive.fallen_patients
+        sentence = (
+            f"{self.name}: {figure.value:+.3f} against the {self.against}, at least {low:+.3f} with "
+            f"{100 * (1 - alpha):g} % confidence if a few patients fail outright; {fell} of {self.patients} "
+            f"{self.counted} fell by more than half of all ranks. The margin of {margin:g} is not "
+        )
+        numbers: dict[str, float | int | None] = {
+            "value": figure.value,
+            "low": low,
+            "limit": self.limit,
+            "fallen": fell,
+            "fallen_negative": seen.negative.fallen_patients,
+            "patients": self.patients,
+            "needed": needed,
+        }
+        if powered:
+            sentence += "met, although there are enough patients to show it for an equally good model."
+            return check, self._reason(Code.PATIENTS_FAILED, sentence, numbers)
+        more = f" For an equally good model about {needed} {self.counted} would show it." if needed else ""
+        return check, self._reason(Code.FAILURES_NOT_EXCLUDED, f"{sentence}shown.{more}", numbers)
+
+    def _reason(self, code: Code, sentence: str, numbers: dict[str, float | int | None]) -> Reason:
+        return Reason(
+            code=code,
+            finding=self.finding,
+            subgroup=self.subgroup,
+            composite=self.composite,
+            sentence=sentence,
+            numbers=numbers,
         )
 
     def _check(
@@ -252,6 +316,7 @@ class Claim:
             against=self.against,
             finding=self.finding,
             subgroup=self.subgroup,
+            composite=self.composite,
             limit=self.limit,
             upper=self.upper,
             value=value,
@@ -269,12 +334,8 @@ class Claim:
     def _undefined(self, why: str, figure: Undefined | None) -> tuple[Check, Reason]:
         needed = f" Needed: {figure.needed}." if figure is not None and figure.needed else ""
         of = f"the difference from the {self.against}" if self.against else "the challenger's figure"
-        return self._check("undefined"), Reason(
-            code=Code.UNDEFINED_EVIDENCE,
-            finding=self.finding,
-            subgroup=self.subgroup,
-            sentence=f"{self.name}: {of} is undefined, because {why}.{needed}",
-        )
+        sentence = f"{self.name}: {of} is undefined, because {why}.{needed}"
+        return self._check("undefined"), self._reason(Code.UNDEFINED_EVIDENCE, sentence, {})
 
     def _needed(self, figure: Estimate, away: float) -> int | None:
         """Patients that would show the claim, if it is true, with the probability that `away` stands for.
@@ -401,6 +462,60 @@ def of_aucs(
             ]
         )
     return families
+
+
+def of_failures(evaluation: Evaluation, rules: PerformanceEvaluation, against: Sequence[Role]) -> list[list[Claim]]:
+    """The same margins of the findings that the plan names, and of its composites, if a few patients fail outright."""
+    if rules.sparse_failures is None:
+        return []
+    named = rules.sparse_failures.named
+    return [
+        [
+            *(
+                Claim(
+                    kind="sparse",
+                    against=role,
+                    finding=row.finding,
+                    figure=difference(row, role),
+                    falls=falls(row, role),
+                    limit=-rules.finding.margin_of(row.finding),
+                    patients=row.support.positive_patients,
+                    counted="positive patients",
+                )
+                for row in evaluable(evaluation, rules)
+                if row.finding in named
+            ),
+            *_of_composites("sparse", evaluation, rules, role),
+        ]
+        for role in against
+    ]
+
+
+def of_composites(evaluation: Evaluation, rules: PerformanceEvaluation, against: Sequence[Role]) -> list[list[Claim]]:
+    """The margins of the mean AUCs of the plan's composites."""
+    return [_of_composites("composite", evaluation, rules, role) for role in against if rules.composites]
+
+
+def _of_composites(
+    kind: Literal["composite", "sparse"], evaluation: Evaluation, rules: PerformanceEvaluation, role: Role
+) -> list[Claim]:
+    found = {composite.name: composite for composite in evaluation.composites}
+    claims: list[Claim] = []
+    for asked in rules.composites:
+        composite = found.get(asked.name)
+        claims.append(
+            Claim(
+                kind=kind,
+                against=role,
+                composite=asked.name,
+                figure=None if composite is None else difference(composite, role),
+                falls=None if composite is None else falls(composite, role),
+                limit=-asked.margin,
+                patients=0 if composite is None else composite.positive_patients,
+                counted="positive patients",
+            )
+        )
+    return claims
 
 
 def of_subgroups(

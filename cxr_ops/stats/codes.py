@@ -16,6 +16,7 @@ class Code(StrEnum):
     BELOW_FLOOR = "BELOW_FLOOR"
     WORSE = "WORSE"
     MARGIN_NOT_MET = "MARGIN_NOT_MET"
+    PATIENTS_FAILED = "PATIENTS_FAILED"
     MISCALIBRATED = "MISCALIBRATED"
     INVALID_SCORES = "INVALID_SCORES"
     CONSTANT_SCORES = "CONSTANT_SCORES"
@@ -24,6 +25,7 @@ class Code(StrEnum):
     # the evidence does not suffice
     FLOOR_NOT_SHOWN = "FLOOR_NOT_SHOWN"
     MARGIN_NOT_SHOWN = "MARGIN_NOT_SHOWN"
+    FAILURES_NOT_EXCLUDED = "FAILURES_NOT_EXCLUDED"
     CALIBRATION_NOT_SHOWN = "CALIBRATION_NOT_SHOWN"
     UNCERTAIN_LABELS = "UNCERTAIN_LABELS"
     TOO_FEW_PATIENTS = "TOO_FEW_PATIENTS"
@@ -59,6 +61,7 @@ AGAINST: Final = frozenset(
         Code.BELOW_FLOOR,
         Code.WORSE,
         Code.MARGIN_NOT_MET,
+        Code.PATIENTS_FAILED,
         Code.MISCALIBRATED,
         Code.INVALID_SCORES,
         Code.CONSTANT_SCORES,
@@ -78,6 +81,7 @@ MEANING: Final[dict[Code, str]] = {
     Code.BELOW_FLOOR: "An AUC of the challenger lies below its floor, beyond doubt at the plan's error.",
     Code.WORSE: "The challenger loses against an earlier model, beyond doubt at the plan's error.",
     Code.MARGIN_NOT_MET: "There are enough patients to show the margin for an equally good model, and it is not shown.",
+    Code.PATIENTS_FAILED: "There are enough patients to show the margin if some fail outright, and it is not shown.",
     Code.MISCALIBRATED: "The challenger's calibration slope lies outside the plan's limits.",
     Code.INVALID_SCORES: "Scores of the challenger are missing, not finite or no probabilities.",
     Code.CONSTANT_SCORES: "The challenger gives every image the same score for a finding.",
@@ -85,6 +89,7 @@ MEANING: Final[dict[Code, str]] = {
     Code.SPLIT_MISMATCH: "The challenger was trained on test patients, or it is not on record whom it was trained on.",
     Code.FLOOR_NOT_SHOWN: "Too few patients show whether an AUC lies above its floor.",
     Code.MARGIN_NOT_SHOWN: "Too few patients show whether a loss stays within its margin.",
+    Code.FAILURES_NOT_EXCLUDED: "Too few patients show that not too many of them fail outright.",
     Code.CALIBRATION_NOT_SHOWN: "Too few patients show whether the calibration slope lies within the plan's limits.",
     Code.UNCERTAIN_LABELS: "The decision would be another if the uncertain labels were all negative, or all positive.",
     Code.TOO_FEW_PATIENTS: "The test set, or a finding that the plan requires, has too few patients.",

@@ -18,8 +18,18 @@ import numpy as np
 import numpy.typing as npt
 
 from cxr_ops.plan import PerformanceEvaluation, Subgroups
-from cxr_ops.records.evidence import Evidence, Performance, Scenario, Subgroup
-from cxr_ops.stats import auc, probability, sanity
+from cxr_ops.records.evidence import (
+    Composite,
+    Estimate,
+    Evidence,
+    Falls,
+    Figure,
+    FindingEvidence,
+    Performance,
+    Scenario,
+    Subgroup,
+)
+from cxr_ops.stats import auc, probability, sanity, sparse
 from cxr_ops.stats.codes import Code
 
 Bools = npt.NDArray[np.bool_]
@@ -42,6 +52,7 @@ class Scored:
         patients: (N,) names or numbers.
         scores: role -> (N, F). `challenger` is always there; `champion` and `reference` where they exist.
         uncertain: (N, F) whether a label is missing because it is uncertain; None where none is.
+        cases: (N,) what each image is called in reports; None where they have no names.
 
     Raises:
         ValueError: shapes do not fit, a role is unknown, or a label is both known and uncertain.
@@ -51,6 +62,7 @@ class Scored:
     patients: npt.NDArray[Any]
     scores: Mapping[str, npt.NDArray[np.floating[Any]]]
     uncertain: Bools | None = None
+    cases: Sequence[str] | None = None
 
     def __post_init__(self) -> None:
         if CHALLENGER not in self.scores or not set(self.scores) <= set(ROLES):
@@ -58,6 +70,8 @@ class Scored:
         tables = [*self.scores.values()] + ([] if self.uncertain is None else [self.uncertain])
         if self.patients.shape != self.truth.shape[:1] or any(table.shape != self.truth.shape for table in tables):
             raise ValueError("truth, patients, scores and uncertain must be of the same images and findings")
+        if self.cases is not None and len(self.cases) != len(self.patients):
+            raise ValueError("there must be as many cases as images")
         if self.uncertain is not None and not np.isnan(self.truth[self.uncertain]).all():
             raise ValueError("a label cannot be known and uncertain")
 
@@ -69,6 +83,7 @@ class Assessment:
     evidence: Evidence
     subgroups: list[Subgroup]
     missing_groups: list[str]
+    composites: list[Composite]
     performance: list[Performance]
     uncertain: dict[str, int]
     scenarios: list[Scenario]
@@ -112,11 +127,17 @@ def assess(
         if validation is None
         else probability.freeze(findings, validation.truth, validation.scores, rules.operating_points)
     )
-    evidence, performance = _judged(findings, tables, frozen, rules, level)
+    standings = tables.standings()
+    evidence, performance = _judged(findings, tables, standings, frozen, rules, level)
+    rows = [
+        _with_falls(row, standing, _cases(test, tables, f) if row.finding in rules.limited_findings else None)
+        for f, (row, standing) in enumerate(zip(evidence.findings, standings, strict=True))
+    ]
     return Assessment(
-        evidence=evidence,
+        evidence=evidence.model_copy(update={"findings": rows}),
         subgroups=[_subgroup(group, findings, tables, frozen, rules, level) for group in groups],
         missing_groups=missing,
+        composites=_composites(findings, standings, rules, level),
         performance=performance,
         uncertain=_count_uncertain(findings, test.uncertain),
         scenarios=_scenarios(findings, tables, test.uncertain, rules, level),
@@ -131,9 +152,13 @@ def _numbered(patients: npt.NDArray[Any]) -> Ints:
 
 
 def _judged(
-    findings: Sequence[str], tables: auc.Tables, frozen: probability.Frozen, rules: PerformanceEvaluation, level: float
+    findings: Sequence[str],
+    tables: auc.Tables,
+    standings: Sequence[auc.Standing],
+    frozen: probability.Frozen,
+    rules: PerformanceEvaluation,
+    level: float,
 ) -> tuple[Evidence, list[Performance]]:
-    standings = tables.standings()
     performance = probability.performance(findings, tables, standings, frozen, level=level)
     return _evidence(findings, standings, rules, level), performance
 
@@ -148,6 +173,60 @@ def _evidence(
         min_positive_patients=rules.min_positive_patients,
         min_negative_patients=rules.min_negative_patients,
     )
+
+
+# ------------------------------------------------------------------------------------------- rank by rank
+
+
+def _with_falls(row: FindingEvidence, standing: auc.Standing, cases: Sequence[str] | None) -> FindingEvidence:
+    found = {
+        "falls": _falls([standing], CHAMPION, row.difference, cases),
+        "reference_falls": _falls([standing], REFERENCE, row.reference_difference, cases),
+    }
+    return row.model_copy(update=found)
+
+
+def _falls(
+    standings: Sequence[auc.Standing], role: str, figure: Figure | None, cases: Sequence[str] | None = None
+) -> Falls | None:
+    """How ranks moved from another model; None where nothing was estimated, or both put all images in one order."""
+    if not isinstance(figure, Estimate) or figure.se <= auc.ROUNDING:
+        return None
+    pairs = [(one.of[CHALLENGER], one.of[role]) for one in standings]
+    ranked = [(a, b) for a, b in pairs if isinstance(a, auc.Ranking) and isinstance(b, auc.Ranking)]
+    return sparse.falls([mine for mine, _ in ranked], [other for _, other in ranked], figure.se, cases)
+
+
+def _cases(test: Scored, tables: auc.Tables, finding: int) -> list[str]:
+    """What each patient is called: its first picture that shows the finding; "" where nothing has a name."""
+    names = [""] * tables.count
+    if test.cases is not None:
+        for image in np.flatnonzero(tables.labels[finding] == 1)[::-1]:
+            names[tables.patients[image]] = test.cases[image]
+    return names
+
+
+def _composites(
+    findings: Sequence[str], standings: Sequence[auc.Standing], rules: PerformanceEvaluation, level: float
+) -> list[Composite]:
+    found: list[Composite] = []
+    for asked in rules.composites:
+        over = [standings[findings.index(finding)] for finding in asked.findings if finding in findings]
+        if len(over) < len(asked.findings):
+            continue
+        pair = auc.together(over, level)
+        who = np.logical_or.reduce([one.labelled.positives > 0 for one in over])
+        found.append(
+            Composite(
+                **dict(pair),
+                name=asked.name,
+                findings=list(asked.findings),
+                positive_patients=int(np.count_nonzero(who)),
+                falls=_falls(over, CHAMPION, pair.difference),
+                reference_falls=_falls(over, REFERENCE, pair.reference_difference),
+            )
+        )
+    return found
 
 
 # ---------------------------------------------------------------------------------------------- subgroups
@@ -234,7 +313,7 @@ def _subgroup(
     level: float,
 ) -> Subgroup:
     inside = tables.among(np.flatnonzero(group.images))
-    evidence, performance = _judged(findings, inside, frozen, rules, level)
+    evidence, performance = _judged(findings, inside, inside.standings(), frozen, rules, level)
     return Subgroup(
         attribute=group.attribute,
         value=group.value,

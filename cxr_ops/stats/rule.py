@@ -59,7 +59,13 @@ def judge(evaluation: Evaluation, plan: ChangePlan) -> Judgement:
     against = checks.roles(evaluation)
     group_claims, group_reasons = checks.of_subgroups(evaluation, rules, against)
     probability_claims, probability_notes = checks.of_probabilities(evaluation, rules, against)
-    families = checks.of_aucs(evaluation, rules, against, evaluation.test_patients) + group_claims + probability_claims
+    families = [
+        *checks.of_aucs(evaluation, rules, against, evaluation.test_patients),
+        *checks.of_failures(evaluation, rules, against),
+        *checks.of_composites(evaluation, rules, against),
+        *group_claims,
+        *probability_claims,
+    ]
     made, judged = checks.judge(families, rules.alpha)
     holds, approvals = _holds(evaluation, plan, against)
     reasons = [
@@ -244,11 +250,11 @@ def _describe(check: Check) -> str:
     return f"the {check.kind} of {check.finding or 'the macro-AUC'}{against}"
 
 
-_Key = tuple[str, str | None, str | None, str | None]
+_Key = tuple[str, str | None, str | None, str | None]  # kind, against, finding or composite, subgroup
 
 
 def _key(check: Check) -> _Key:
-    return check.kind, check.against, check.finding, check.subgroup
+    return check.kind, check.against, check.finding or check.composite, check.subgroup
 
 
 def _wanted(evidence: Evidence, rules: PerformanceEvaluation, against: Sequence[Role]) -> set[_Key]:
@@ -269,6 +275,11 @@ def _all_met(made: Sequence[Check], evaluation: Evaluation, rules: PerformanceEv
         for group in evaluation.subgroups:
             if group.attribute in rules.subgroups.attributes and len(group.macro_over) >= rules.subgroups.min_findings:
                 wanted |= {("margin", role, None, group.name) for role in against}
+    if rules.sparse_failures is not None:
+        asked = set(rules.sparse_failures.named) & set(evaluation.macro_over)
+        asked |= {composite.name for composite in rules.composites}
+        wanted |= {("sparse", role, name, None) for role in against for name in asked}
+    wanted |= {("composite", role, composite.name, None) for role in against for composite in rules.composites}
     positives = {row.finding: row.support.positive_patients for row in evaluation.findings}
     if rules.operating_points is not None:
         for finding in set(rules.operating_points.findings) & set(evaluation.macro_over):

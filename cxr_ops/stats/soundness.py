@@ -7,12 +7,26 @@ means are worked out again, and what does not fit is a hole: it never leads to a
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 from cxr_ops.labels import FINDINGS
 from cxr_ops.plan import PerformanceEvaluation
-from cxr_ops.records.evidence import Estimate, Evaluation, Evidence, Figure, Paired, Support
+from cxr_ops.records.evidence import (
+    Composite,
+    Estimate,
+    Evaluation,
+    Evidence,
+    Falls,
+    Figure,
+    FindingEvidence,
+    Paired,
+    Support,
+)
 from cxr_ops.stats import checks
 from cxr_ops.stats.checks import TOLERANCE, Kind, Role
+
+# The error without falls comes from another formula than the whole error, which it may exceed by this much.
+_LARGER: Final = 1.5
 
 
 def holes(evaluation: Evaluation, rules: PerformanceEvaluation) -> list[str]:
@@ -24,7 +38,10 @@ def holes(evaluation: Evaluation, rules: PerformanceEvaluation) -> list[str]:
     for scenario in evaluation.scenarios:
         where = f"Uncertain labels as {scenario.uncertain_as}: "
         found += _of_evidence(scenario, rules, against, evaluation.test_images, evaluation.test_patients, where)
-    found += [*_of_subgroups(evaluation, rules), *_of_scenarios(evaluation)]
+    found += [*_of_subgroups(evaluation, rules), *_of_scenarios(evaluation), *_of_composites(evaluation, rules)]
+    if rules.sparse_failures is not None:
+        found += [hole for row in evaluation.findings for hole in _of_falls(row.finding, row, against)]
+        found += [hole for one in evaluation.composites for hole in _of_falls(one.name, one, against)]
     return found + _of_probabilities(evaluation, rules)
 
 
@@ -124,6 +141,56 @@ def _of_subgroups(evaluation: Evaluation, rules: PerformanceEvaluation) -> list[
         if images < evaluation.test_images and not evaluation.missing_groups:
             found.append(f"The subgroups by {attribute} leave out images of the test set, and nothing says why.")
     return found
+
+
+def _of_composites(evaluation: Evaluation, rules: PerformanceEvaluation) -> list[str]:
+    """The plan's composites must be there as the plan has them, each the mean of its findings."""
+    asked = [(composite.name, list(composite.findings)) for composite in rules.composites]
+    if [(composite.name, composite.findings) for composite in evaluation.composites] != asked:
+        return ["The composites are not those of the plan."]
+    rows = {row.finding: row for row in evaluation.findings}
+    found: list[str] = []
+    for composite in evaluation.composites:
+        parts = [rows[finding] for finding in composite.findings if finding in rows]
+        found += [
+            f"{composite.name}: {sentence}" for sentence in _of_figures(composite, checks.roles(evaluation), "margin")
+        ]
+        found += [
+            f"{composite.name} is not the mean of its findings ({figure})."
+            for figure in Paired.model_fields
+            if not _is_mean(getattr(composite, figure), [getattr(part, figure) for part in parts])
+        ]
+    return found
+
+
+def _of_falls(name: str, of: FindingEvidence | Composite, against: Sequence[Role]) -> list[str]:
+    """How ranks moved must be of the same patients as the difference, whose error it can only lower."""
+    found: list[str] = []
+    for role in against:
+        seen, figure = checks.falls(of, role), checks.difference(of, role)
+        if seen is None or not isinstance(figure, Estimate):
+            continue
+        fits = all(0 <= side.fallen <= sum(a * b for a, b in side.sizes) for side in (seen.positive, seen.negative))
+        fits &= all(
+            images > 0 and patients > 0 for side in (seen.positive, seen.negative) for images, patients in side.sizes
+        )
+        fits &= 0.0 < seen.error <= figure.se * _LARGER and _counts_fit(of, seen)
+        if not fits:
+            found.append(f"{name}: how patients' ranks moved against the {role} does not fit the difference.")
+    return found
+
+
+def _counts_fit(of: FindingEvidence | Composite, seen: Falls) -> bool:
+    positive = sum(patients for _, patients in seen.positive.sizes)
+    if isinstance(of, Composite):
+        return positive == of.positive_patients
+    images = [sum(a * b for a, b in side.sizes) for side in (seen.positive, seen.negative)]
+    return (positive, sum(patients for _, patients in seen.negative.sizes), *images) == (
+        of.support.positive_patients,
+        of.support.negative_patients,
+        of.support.positives,
+        of.support.negatives,
+    )
 
 
 def _of_scenarios(evaluation: Evaluation) -> list[str]:
