@@ -46,8 +46,7 @@ def _core(verdict: Verdict) -> dict[str, Any]:
         "what the evidence says": verdict.evidence_says,
         "the reasons": sorted({f"{r.code}/{r.finding or ''}/{r.subgroup or ''}" for r in verdict.reasons}),
         "the checks": sorted(
-            f"{c.kind}/{c.against or ''}/{c.finding or c.composite or ''}/{c.subgroup or ''}: {c.outcome}"
-            for c in verdict.checks
+            f"{c.kind}/{c.against or ''}/{c.finding or ''}/{c.subgroup or ''}: {c.outcome}" for c in verdict.checks
         ),
         "approvals": verdict.approvals,
         "limited findings": sorted(verdict.limited_findings),

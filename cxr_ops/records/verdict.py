@@ -11,12 +11,14 @@ from cxr_ops.records.inputs import Champion, OtherPlan, Plan, Reference
 
 
 class Reason(Record):
-    """Why a verdict is what it is: a code of the closed set in `cxr_ops.stats.rule`, what it concerns, numbers."""
+    """Why a verdict is what it is: a code of the closed set in `cxr_ops.stats.rule`, what it concerns, numbers.
+
+    finding: a finding, or the name of a composite, which begins with a small letter.
+    """
 
     code: str
     finding: str | None = None
     subgroup: str | None = None
-    composite: str | None = None
     sentence: str
     numbers: dict[str, float | int | None] = {}
 
@@ -27,7 +29,7 @@ class Check(Record):
     kind: `floor` (of the challenger's AUC), `margin` (of an AUC difference), `sparse` (of the same, if a few patients
     fail outright), `composite` (of the mean over several findings), `sensitivity`, `specificity` and `brier`
     (of a difference), `slope` (of the challenger's calibration). against: which model the difference is from.
-    finding: None for the macro-AUC and for a composite, whose name stands in `composite`. subgroup: None for all
+    finding: None for the macro-AUC; of a composite its name, which begins with a small letter. subgroup: None for all
     patients.
     limit: what `low` must lie above; upper: what `high` must lie below; None where that side is not asked for.
     value, low, high: the estimate, its one-sided bounds at the plan's alpha.
@@ -40,7 +42,6 @@ class Check(Record):
     against: Literal["champion", "reference"] | None = None
     finding: str | None = None
     subgroup: str | None = None
-    composite: str | None = None
     limit: float | None
     upper: float | None = None
     value: float | None = None

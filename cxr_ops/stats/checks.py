@@ -166,7 +166,7 @@ class Claim:
     """That a figure lies above `limit`, below `upper`, or between the two.
 
     Attributes:
-        kind, against, finding, subgroup, composite, limit, upper: as in `records.Check`.
+        kind, against, finding, subgroup, limit, upper: as in `records.Check`.
         figure: what was found.
         falls: how ranks moved, for a claim that is `sparse`.
         patients: how many it stands on.
@@ -180,7 +180,6 @@ class Claim:
     against: Role | None = None
     finding: str | None = None
     subgroup: str | None = None
-    composite: str | None = None
     falls: Falls | None = None
     patients: int
     counted: str = "patients"
@@ -188,8 +187,7 @@ class Claim:
     @property
     def name(self) -> str:
         """What the figure is of."""
-        what = self.finding or self.composite or "Macro-AUC"
-        of = f"{_NAMES[self.kind]} for {what}" if self.kind in _NAMES else what
+        of = f"{_NAMES[self.kind]} for {self.finding}" if self.kind in _NAMES else self.finding or "Macro-AUC"
         return of if self.subgroup is None else f"{of} in {self.subgroup}"
 
     @property
@@ -293,14 +291,7 @@ class Claim:
         return check, self._reason(Code.FAILURES_NOT_EXCLUDED, f"{sentence}shown.{more}", numbers)
 
     def _reason(self, code: Code, sentence: str, numbers: dict[str, float | int | None]) -> Reason:
-        return Reason(
-            code=code,
-            finding=self.finding,
-            subgroup=self.subgroup,
-            composite=self.composite,
-            sentence=sentence,
-            numbers=numbers,
-        )
+        return Reason(code=code, finding=self.finding, subgroup=self.subgroup, sentence=sentence, numbers=numbers)
 
     def _check(
         self,
@@ -316,7 +307,6 @@ class Claim:
             against=self.against,
             finding=self.finding,
             subgroup=self.subgroup,
-            composite=self.composite,
             limit=self.limit,
             upper=self.upper,
             value=value,
@@ -507,7 +497,7 @@ def _of_composites(
             Claim(
                 kind=kind,
                 against=role,
-                composite=asked.name,
+                finding=asked.name,
                 figure=None if composite is None else difference(composite, role),
                 falls=None if composite is None else falls(composite, role),
                 limit=-asked.margin,

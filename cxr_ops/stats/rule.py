@@ -250,11 +250,11 @@ def _describe(check: Check) -> str:
     return f"the {check.kind} of {check.finding or 'the macro-AUC'}{against}"
 
 
-_Key = tuple[str, str | None, str | None, str | None]  # kind, against, finding or composite, subgroup
+_Key = tuple[str, str | None, str | None, str | None]
 
 
 def _key(check: Check) -> _Key:
-    return check.kind, check.against, check.finding or check.composite, check.subgroup
+    return check.kind, check.against, check.finding, check.subgroup
 
 
 def _wanted(evidence: Evidence, rules: PerformanceEvaluation, against: Sequence[Role]) -> set[_Key]:
