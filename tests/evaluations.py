@@ -114,6 +114,7 @@ def evaluation_of(study, plan, *, first=False, reference=None, uncertain=None, *
     known: dict[str, Any] = dict(found.evidence) | {
         "subgroups": [group.model_copy(update={"performance": []}) for group in found.subgroups],
         "missing_groups": found.missing_groups,
+        "composites": found.composites,
         "performance": [performance_of(row, roles=roles) for row in found.evidence.findings],
         "uncertain": found.uncertain,
         "scenarios": found.scenarios,

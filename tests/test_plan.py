@@ -123,6 +123,11 @@ def test_a_bound_is_of_exactly_one_kind(document, bound):
         ("subgroups", {"attributes": ["sex, sex"], "margin": 0.03}, "names an attribute twice"),
         ("subgroups", {"attributes": ["age"], "age_bands": [65, 40], "margin": 0.03}, "rising years"),
         ("limited_findings", ["Hernja"], "did you mean 'Hernia'?"),
+        ("sparse_failures", {"findings": ["Hernja"]}, "did you mean 'Hernia'?"),
+        ("composites", [{"name": "rare", "findings": ["Hernia"], "margin": 0.1}], "composites.0.findings"),
+        ("composites", [{"name": "Rare", "findings": ["Hernia", "Mass"], "margin": 0.1}], "composites.0.name"),
+        ("composites", [{"name": "rare", "findings": ["Mass", "Mass"], "margin": 0.1}], "names a finding twice"),
+        ("composites", [{"name": "rare", "findings": ["Hernia", "Mass"], "margin": 0.1}] * 2, "have the same name"),
     ],
 )
 def test_combinations_that_contradict_themselves_are_refused(document, key, value, said):

@@ -101,6 +101,10 @@ def warnings(plan: ChangePlan, params: Params | None) -> list[str]:
         (not updates.require_clean_code, "require_clean_code is false: code that nobody committed may be promoted"),
         (rules.period_alpha is None, "period_alpha is null: nothing is promised over all looks of a test period"),
         (rules.disclosure == "all", "disclosure is all: who tunes a model sees the test set that it is judged on"),
+        (
+            rules.sparse_failures is None,
+            "sparse_failures is null: a model that fails outright on a few patients passes more often than alpha says",
+        ),
         (rules.subgroups is None, "subgroups is null: a loss in a part of the patients is not looked for"),
         (
             rules.required_findings != "all",
@@ -131,7 +135,7 @@ def facts(plan: ChangePlan, sha256: str) -> list[tuple[str, str]]:
     reviewed = "for clinical use" if plan.clinical_use else "not for clinical use"
     spent = "nothing promised" if rules.period_alpha is None else f"at most {percent(rules.period_alpha)}"
     floors = (rules.macro.floor is not None) + len(FINDINGS) * (rules.finding.floor is not None)
-    points, calibration = rules.operating_points, rules.calibration
+    points, calibration, sparse = rules.operating_points, rules.calibration, rules.sparse_failures
     declared = (len(points.findings) if points else 0, len(calibration.findings) if calibration else 0)
     groups = ", ".join(f"{name} ({count})" for name, count in _subgroup_counts(rules.subgroups)) or "none"
     return [
@@ -142,6 +146,8 @@ def facts(plan: ChangePlan, sha256: str) -> list[tuple[str, str]]:
         ("approvals", str(plan.approvals)),
         ("floors", str(floors)),
         ("margins of AUCs", f"{1 + len(FINDINGS)}, and as many against a reference that is not the champion"),
+        ("margins if some fail", str(0 if sparse is None else len(sparse.named) + len(rules.composites))),
+        ("composites", ", ".join(f"{one.name} ({number(one.margin)})" for one in rules.composites) or "none"),
         ("subgroups", groups),
         ("operating points", f"{2 * declared[0]} checks"),
         ("calibration", f"{2 * declared[1]} checks"),
@@ -272,6 +278,19 @@ def _thresholds(rules: PerformanceEvaluation) -> Iterable[str]:
     for margin in sorted({finding.margin_of(name) for name in FINDINGS}):
         names = [name for name in FINDINGS if finding.margin_of(name) == margin]
         yield f"{_list(names)} may {'each ' if len(names) > 1 else ''}lose at most {number(margin)}, likewise."
+    if rules.sparse_failures is None:
+        yield "That a few patients on whom the challenger fails outright stay unseen is not looked at."
+    else:
+        named = rules.sparse_failures.named
+        yield (
+            f"The margins of {'all findings' if named == FINDINGS else _list(named)} must hold as well if the challenger "
+            "fails outright on some patients, of whom the test set may have shown few or none."
+        )
+    for composite in rules.composites:
+        yield (
+            f"{_list(composite.findings)} are judged together too, as {composite.name}: their mean AUC may lose at most "
+            f"{number(composite.margin)}, likewise."
+        )
     yield f"Shown at approval as judged by a wide margin: {_list(rules.limited_findings)}."
     yield (
         "A loss that is shown, or that the test set was large enough to rule out and did not, makes the verdict "
@@ -448,6 +467,7 @@ def _covers(outer: Bound | str, inner: Bound | str) -> bool:
 
 _RULES: Final = "modification_protocol.performance_evaluation."
 _SETTINGS: Final = "description_of_modifications.bounds.settings"
+_COMPOSITES: Final = f"{_RULES}composites"
 
 
 def _leaves(plan: ChangePlan) -> dict[str, Any]:
@@ -469,8 +489,16 @@ def _leaves(plan: ChangePlan) -> dict[str, Any]:
     document["modification_protocol"]["performance_evaluation"] |= {
         "required_findings": list(plan.performance.required),
         "finding": {"floor": finding.floor, "margin": {name: finding.margin_of(name) for name in FINDINGS}},
+        "composites": [composite.name for composite in plan.performance.composites],
     }
+    if (sparse := plan.performance.sparse_failures) is not None:
+        document["modification_protocol"]["performance_evaluation"]["sparse_failures"] = {
+            "findings": list(sparse.named)
+        }
     walk(document, "")
+    for composite in plan.performance.composites:
+        leaves[f"{_COMPOSITES}.{composite.name}.findings"] = list(composite.findings)
+        leaves[f"{_COMPOSITES}.{composite.name}.margin"] = composite.margin
     return leaves
 
 
@@ -500,6 +528,9 @@ _GROWS: Final[Mapping[str, Direction]] = {
     f"{_RULES}macro.margin": "looser",
     f"{_RULES}finding.floor": "stricter",
     **dict.fromkeys([f"{_RULES}finding.margin.{finding}" for finding in FINDINGS], "looser"),
+    f"{_RULES}sparse_failures": "stricter",
+    f"{_RULES}sparse_failures.findings": "stricter",
+    _COMPOSITES: "stricter",
     f"{_RULES}subgroups": "stricter",
     f"{_RULES}subgroups.attributes": "stricter",
     f"{_RULES}subgroups.margin": "looser",
@@ -523,7 +554,8 @@ _GROWS: Final[Mapping[str, Direction]] = {
 }
 # Parts that a plan can leave out.
 _PARTS: Final = tuple(
-    f"{_RULES}{name}" for name in ("subgroups", "harm_screen", "suspicious_gain", "operating_points", "calibration")
+    f"{_RULES}{name}"
+    for name in ("sparse_failures", "subgroups", "harm_screen", "suspicious_gain", "operating_points", "calibration")
 )
 # Fewer patients for a finding to be judged: less is asked for as long as every finding is required. Where one is not,
 # a finding that was left out is judged, and more is asked for.
@@ -535,6 +567,8 @@ def _direction(key: str, old: Any, new: Any, *, all_required: bool) -> Direction
     grows: Direction | None = _GROWS.get(key)
     if key in _LEAST:
         grows = "stricter" if all_required else "looser"
+    if key.startswith(f"{_COMPOSITES}.") and key.endswith(".margin"):
+        grows = "looser"
     if grows is None:
         return "other"
     up, down = _at_most(old, new, key), _at_most(new, old, key)

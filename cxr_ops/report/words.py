@@ -20,6 +20,8 @@ _OUTCOMES: Final = {"met": "met", "failed": "not met", "unclear": "not shown", "
 _CLAIMS: Final = {
     "floor": "AUC above the floor",
     "margin": "AUC not worse than the {against}'s",
+    "sparse": "AUC not worse than the {against}'s, if some patients fail outright",
+    "composite": "mean AUC not worse than the {against}'s",
     "sensitivity": "sensitivity not worse than the {against}'s",
     "specificity": "specificity not worse than the {against}'s",
     "brier": "Brier score not worse than the {against}'s",

@@ -260,7 +260,9 @@ class Claim:
             return check, None if met else self._reason(Code.FAILURES_NOT_EXCLUDED, sentence, {"low": low})
         seen = self.falls
         if seen is None:
-            return self._undefined("the evidence does not say how patients' ranks moved: evaluate it again", None)
+            return self._undefined("the evidence does not say how patients' ranks moved", None)
+        if not sparse.is_possible(seen):
+            return self._undefined("patients' ranks cannot have moved as the evidence says", None)
         low = sparse.bound(figure.value, seen, figure.df, alpha)
         if low > -margin:
             return self._check("met", value=figure.value, low=low), None

@@ -22,7 +22,7 @@ from cxr_ops.records.evidence import (
     Paired,
     Support,
 )
-from cxr_ops.stats import checks
+from cxr_ops.stats import checks, sparse
 from cxr_ops.stats.checks import TOLERANCE, Kind, Role
 
 # The error without falls comes from another formula than the whole error, which it may exceed by this much.
@@ -170,11 +170,7 @@ def _of_falls(name: str, of: FindingEvidence | Composite, against: Sequence[Role
         seen, figure = checks.falls(of, role), checks.difference(of, role)
         if seen is None or not isinstance(figure, Estimate):
             continue
-        fits = all(0 <= side.fallen <= sum(a * b for a, b in side.sizes) for side in (seen.positive, seen.negative))
-        fits &= all(
-            images > 0 and patients > 0 for side in (seen.positive, seen.negative) for images, patients in side.sizes
-        )
-        fits &= 0.0 < seen.error <= figure.se * _LARGER and _counts_fit(of, seen)
+        fits = sparse.is_possible(seen) and seen.error <= figure.se * _LARGER and _counts_fit(of, seen)
         if not fits:
             found.append(f"{name}: how patients' ranks moved against the {role} does not fit the difference.")
     return found

@@ -142,6 +142,22 @@ class _Moved:
         return sorted(rows, key=lambda row: (row.after - row.before, row.case, row.images))
 
 
+def is_possible(seen: Falls) -> bool:
+    """Whether such falls can be: an error above 0, patients with images, and no more fallen than there are.
+
+    >>> side = Side(sizes=[(1, 30)], fallen=31, fallen_patients=30)
+    >>> is_possible(Falls(error=0.01, positive=side, negative=side))
+    False
+    """
+    sides = (seen.positive, seen.negative)
+    return seen.error > 0.0 and all(
+        bool(side.sizes)
+        and all(images > 0 and patients > 0 for images, patients in side.sizes)
+        and 0 <= side.fallen_patients <= side.fallen <= sum(images * patients for images, patients in side.sizes)
+        for side in sides
+    )
+
+
 # ------------------------------------------------------------------------------------------------ what it shows
 
 
@@ -188,6 +204,9 @@ def _coarser(sizes: Sequence[tuple[int, int]], unit: int) -> list[tuple[int, int
 
 def _failing(sizes: Sequence[tuple[int, int]], chances: Floats, cells: int) -> Floats:
     """(cells, K) probability that the patients who fail have 0, 1, ... images, for K chances of each to fail."""
+    if cells == 1:  # nobody fails; the usual case
+        everybody = sum(patients for _, patients in sizes)
+        return np.asarray(np.exp(everybody * np.log1p(-chances)))[None]
     found = np.zeros((cells, chances.size))
     found[0] = 1.0
     for images, patients in sizes:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
 from cxr_ops import plan
-from cxr_ops.plan import Subgroups
+from cxr_ops.plan import Composite, Subgroups
 from cxr_ops.records.evidence import Estimate, Undefined
 from cxr_ops.stats import auc, evidence
 
@@ -71,10 +71,54 @@ def _compared(test, rules, rows=slice(None), truth=None):
 def test_evidence_is_that_of_all_images(case, rules):
     """The evidence is `auc.compare` on all images, with figures of three models for each finding."""
     found = _assess(case, rules)
-    assert found.evidence == _compared(case[0], rules)
+    assert _without_falls(found.evidence) == _compared(case[0], rules)
     assert [row.finding for row in found.performance] == list(NAMES)
     assert set(found.performance[0].thresholds) == set(evidence.ROLES)
     assert isinstance(found.performance[0].brier.reference_difference, Estimate)
+
+
+def _without_falls(found):
+    rows = [row.model_copy(update={"falls": None, "reference_falls": None}) for row in found.findings]
+    return found.model_copy(update={"findings": rows})
+
+
+def test_ranks_of_a_limited_findings_patients_are_listed_by_the_name_of_a_picture(case, rules):
+    """Each patient of a limited finding whose rank fell is listed with its first picture; others have counts."""
+    test = case[0]
+    limited = rules.model_copy(update={"limited_findings": ("Hernia",)})
+    names = [f"picture {image}" for image in range(len(test.patients))]
+    named = evidence.Scored(truth=test.truth, patients=test.patients, scores=test.scores, cases=names)
+    mass, _, hernia = _assess(case, limited, test=named).evidence.findings
+    assert mass.falls.patients == []
+    assert sum(patients for _, patients in mass.falls.positive.sizes) == mass.support.positive_patients
+    shown = test.truth[:, 2] == 1
+    first = {patient: image for image, patient in reversed(list(enumerate(test.patients))) if shown[image]}
+    listed = {row.case for row in hernia.falls.patients}
+    assert listed <= {names[image] for image in first.values()}
+    assert 0 < len(listed) == len(hernia.falls.patients) < len(first)
+    [worst, *_] = hernia.falls.patients
+    place = int(worst.case.split()[1])
+    images = shown & (test.patients == test.patients[place])
+    for role, placed in (("champion", worst.before), ("challenger", worst.after)):
+        scores = test.scores[role][:, 2]
+        below = np.mean([(score > scores[test.truth[:, 2] == 0]).mean() for score in scores[images]])
+        assert placed == pytest.approx(below)
+
+
+def test_a_composite_is_the_mean_of_its_findings(case, rules):
+    """Its AUCs and differences are means of those of its findings, and its patients are those of any."""
+    asked = rules.model_copy(
+        update={"composites": (Composite(name="rare", findings=("Nodule", "Hernia"), margin=0.1),)}
+    )
+    found = _assess(case, asked)
+    [rare] = found.composites
+    parts = found.evidence.findings[1:]
+    for name in ("challenger", "champion", "difference", "reference", "reference_difference"):
+        mean = np.mean([getattr(part, name).value for part in parts])
+        assert getattr(rare, name).value == pytest.approx(mean)
+    test = case[0]
+    assert rare.positive_patients == len(set(test.patients[(test.truth[:, 1:] == 1).any(axis=1)]))
+    assert sum(patients for _, patients in rare.falls.positive.sizes) == rare.positive_patients
 
 
 def test_a_subgroup_is_as_if_the_other_images_were_not_there(case, rules):
@@ -169,7 +213,7 @@ def test_uncertain_labels_are_tried_both_ways(case, rules):
     unsure = evidence.Scored(truth=truth, patients=test.patients, scores=test.scores, uncertain=uncertain)
     found = _assess(case, rules, test=unsure)
     assert found.uncertain == {"Nodule": int(uncertain[:, 1].sum()), "Hernia": int(uncertain[:, 2].sum())}
-    assert found.evidence == _compared(unsure, rules)
+    assert _without_falls(found.evidence) == _compared(unsure, rules)
     assert [scenario.uncertain_as for scenario in found.scenarios] == [0, 1]
     for scenario in found.scenarios:
         expected = _compared(unsure, rules, truth=np.where(uncertain, float(scenario.uncertain_as), truth))

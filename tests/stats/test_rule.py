@@ -27,7 +27,7 @@ from scipy.special import ndtr, ndtri
 
 from cxr_ops import plan as plans
 from cxr_ops.labels import FINDINGS
-from cxr_ops.plan import Bound, Bounds
+from cxr_ops.plan import Bound, Bounds, Composite, SparseFailures
 from cxr_ops.records.evidence import Estimate, Evaluation, Undefined
 from cxr_ops.records.inputs import Champion, Period, Reference
 from cxr_ops.records.training import StartingWeights
@@ -70,6 +70,8 @@ def strict(demo):
         operating_points={"findings": ("Effusion", "Mass"), "min_positive_patients": 20},
         calibration={"findings": ("Effusion",)},
         limited_findings=("Hernia",),
+        sparse_failures=SparseFailures(),
+        composites=(Composite(name="rare", findings=("Hernia", "Fibrosis"), margin=0.1),),
     )
 
 
@@ -222,11 +224,12 @@ def test_the_error_of_the_macro_check_is_alpha_at_its_margin(simulate):
 
 
 def test_every_kind_of_check_is_made_against_champion_and_reference(whole, strict):
-    """Floors, margins, subgroups, operating points and calibration: each check that the plan names is made once."""
+    """Floors, margins, failures, composites, subgroups, operating points, calibration: each check is made once."""
     verdict = rule.decide(whole, inputs_of(reference=REFERENCE), strict)
     made = Counter((check.kind, check.against) for check in verdict.checks)
     for role in ("champion", "reference"):
         assert made["margin", role] == 15 + 4  # macro, findings, two sexes and two views
+        assert (made["sparse", role], made["composite", role]) == (15, 1)  # findings and the composite
         assert (made["sensitivity", role], made["specificity", role], made["brier", role]) == (2, 2, 1)
     assert (made["floor", None], made["slope", None]) == (15, 1)
     limits = {(check.kind, check.limit, check.upper) for check in verdict.checks}
@@ -236,6 +239,9 @@ def test_every_kind_of_check_is_made_against_champion_and_reference(whole, stric
         ("margin", -0.03, None),
         ("margin", -0.2, None),
         ("margin", -0.15, None),
+        ("sparse", -0.2, None),
+        ("sparse", -0.1, None),
+        ("composite", -0.1, None),
         ("sensitivity", -0.05, None),
         ("specificity", -0.02, None),
         ("slope", 0.8, 1.25),
@@ -273,7 +279,7 @@ def test_a_loss_in_a_subgroup_stops_a_promotion(study, strict):
     scores = study.challenger.copy()
     ap = np.arange(len(scores)) % 3 == 0
     scores[ap] = ndtr(ndtri(scores[ap]) + 2.0 * np.random.default_rng(0).standard_normal(scores[ap].shape))
-    lenient = change_rules(strict, macro={"margin": 0.3}, finding={"margin": 0.5})
+    lenient = change_rules(strict, macro={"margin": 0.3}, finding={"margin": 0.5}, composites=())
     judgement = rule.judge(evaluation_of(study._replace(challenger=scores), lenient), lenient)
     assert judgement.evidence_says == REJECT
     stopping = {reason.subgroup for reason in judgement.reasons if reason.code in rule.AGAINST}
@@ -656,7 +662,100 @@ def _lower(evaluation: Evaluation, losses: list[float]) -> Evaluation:
         return evidence.model_copy(update={"findings": rows, **macro})
 
     parts = {name: [of(part) for part in getattr(evaluation, name)] for name in ("subgroups", "scenarios")}
+    parts["composites"] = [
+        part.model_copy(
+            update={
+                name: lower(getattr(part, name), float(np.mean([losses[FINDINGS.index(one)] for one in part.findings])))
+                for name in ("challenger", "difference", "reference_difference")
+            }
+        )
+        for part in evaluation.composites
+    ]
     return of(evaluation).model_copy(update=parts)
+
+
+def test_patients_who_fail_stop_a_margin_that_is_met(study, demo):
+    """Where the margin alone is met, patients put last give REJECT, if there are enough of the others."""
+    plain = change_rules(
+        demo,
+        subgroups=None,
+        harm_screen=None,
+        macro={"margin": 0.1},
+        finding={"margins": {"Hernia": 0.08}},
+    )
+    asked = change_rules(plain, sparse_failures=SparseFailures(findings=("Hernia",)))
+    hernia = FINDINGS.index("Hernia")
+    ill = np.unique(study.patients[study.truth[:, hernia] == 1])
+    scores = study.challenger.copy()
+    scores[np.isin(study.patients, ill[:4]) & (study.truth[:, hernia] == 1), hernia] = 1e-6
+    evaluation = evaluation_of(study._replace(challenger=scores), asked)
+    assert rule.judge(evaluation, plain).evidence_says == PROMOTE
+    judgement = rule.judge(evaluation, asked)
+    assert judgement.evidence_says == REJECT
+    [told] = judgement.reasons
+    assert (told.code, told.finding, told.numbers["fallen"]) == ("PATIENTS_FAILED", "Hernia", 4)
+    assert f"4 of {ill.size} positive patients fell by more than half of all ranks" in told.sentence
+    assert [check.finding for check in judgement.checks if check.kind == "sparse"] == ["Hernia"]
+
+
+def test_too_few_patients_to_exclude_failures_are_insufficient_with_the_number_needed(whole, strict):
+    """A margin that no fall contradicts, and that too few patients support, asks for a number of patients."""
+    row = next(row for row in whole.findings if row.finding == "Hernia")
+    patients = row.support.positive_patients
+    margin = 1 - 0.01 ** (1 / patients)  # a failure of this share is missed in one test set of 100
+    tight = change_rules(strict, alpha=0.005, finding={"margins": {"Hernia": margin}}, composites=())
+    judgement = rule.judge(whole.model_copy(update={"composites": []}), tight)
+    assert judgement.evidence_says == INSUFFICIENT
+    codes = [reason.code for reason in judgement.reasons if reason.finding == "Hernia"]
+    assert set(codes) == {"FAILURES_NOT_EXCLUDED"}
+    for check in judgement.checks:
+        if (check.kind, check.finding) == ("sparse", "Hernia"):
+            assert check.outcome == "unclear"
+            assert patients < check.needed < 3 * patients
+            assert check.low < -margin
+
+
+def test_evidence_of_an_earlier_version_does_not_exclude_failures(whole, strict):
+    """Evidence that does not say how ranks moved is undefined where the plan asks, and judged as before where not."""
+    rows = [row.model_copy(update={"falls": None, "reference_falls": None}) for row in whole.findings]
+    old = whole.model_copy(update={"findings": rows, "composites": []})
+    assert "UNDEFINED_EVIDENCE" in codes_of(rule.judge(old, change_rules(strict, composites=())))
+    assert rule.judge(old, change_rules(strict, composites=(), sparse_failures=None)).evidence_says == PROMOTE
+
+
+def test_ranks_that_do_not_fit_the_evidence_are_a_hole(whole, strict):
+    """Falls of other patients, more images fallen than there are, or an error beyond the difference's are noticed."""
+    row = whole.findings[0]
+    side = row.falls.positive
+    for change in (
+        {"positive": side.model_copy(update={"sizes": [*side.sizes, (90, 3)]})},
+        {"positive": side.model_copy(update={"fallen": row.support.positives + 1})},
+        {"positive": side.model_copy(update={"fallen": -1})},
+        {"error": 0.0},
+        {"error": 2 * row.difference.se},
+    ):
+        spoilt = row.model_copy(update={"falls": row.falls.model_copy(update=change)})
+        evidence = whole.model_copy(update={"findings": [spoilt, *whole.findings[1:]]})
+        assert "EVIDENCE_INCOMPLETE" in codes_of(rule.judge(evidence, strict)), change
+
+
+def test_a_composite_is_judged_by_its_own_margin(whole, study, strict):
+    """A loss that single findings bear stops a composite with a narrower margin; one that is missing is a hole."""
+    rare = ("Hernia", "Fibrosis")
+    scores = study.challenger.copy()
+    columns = [FINDINGS.index(finding) for finding in rare]
+    scores[:, columns] = ndtr(ndtri(scores[:, columns]) - 0.2 * study.truth[:, columns])
+    asked = change_rules(
+        strict,
+        composites=(Composite(name="rare", findings=rare, margin=0.02),),
+        macro={"margin": 0.2},
+        harm_screen=None,
+    )
+    judgement = rule.judge(evaluation_of(study._replace(challenger=scores), asked), asked)
+    assert judgement.evidence_says == REJECT
+    assert {reason.finding for reason in judgement.reasons} == {"rare"}
+    assert {check.kind for check in judgement.checks if check.finding == "rare"} == {"composite", "sparse"}
+    assert "EVIDENCE_INCOMPLETE" in codes_of(rule.judge(whole.model_copy(update={"composites": []}), strict))
 
 
 def test_a_check_that_was_not_made_is_not_taken_for_met(whole, strict, monkeypatch):
@@ -693,7 +792,7 @@ def test_what_the_evidence_door_makes_is_judged_whole(study, reference, uncertai
     judgement = rule.judge(made.model_copy(update=update), strict)
     assert not codes_of(judgement) & {"EVIDENCE_INCOMPLETE", "UNDEFINED_EVIDENCE", "SUBGROUP_MISSING"}
     outcomes = {check.kind: check.outcome for check in judgement.checks if check.finding == "Effusion"}
-    assert set(outcomes) == {"floor", "margin", "sensitivity", "specificity", "slope", "brier"}
+    assert set(outcomes) == {"floor", "margin", "sparse", "sensitivity", "specificity", "slope", "brier"}
     assert "undefined" not in outcomes.values()
 
 
