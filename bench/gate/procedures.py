@@ -17,11 +17,12 @@ from bench.gate.scores import AREAS, Field, World
 from cxr_ops.labels import FINDINGS
 from cxr_ops.plan import ChangePlan
 from cxr_ops.records.evidence import Estimate
-from cxr_ops.stats import auc, evidence
+from cxr_ops.stats import auc, evidence, sparse
 
 LEVEL = 0.95  # of the intervals whose coverage is counted
 MACRO = "Macro-AUC"
 FLOOR = "floor: "  # begins the names of the checks of a model by itself
+FAILURES = "if some fail: "  # and of the margins in a world in which patients fail outright
 WHOLE = ""  # the name of the subgroup that is everybody
 TFMA_SAMPLES = 20  # TensorFlow Model Analysis draws as many bootstrap samples by default
 
@@ -190,6 +191,27 @@ def margins_met(given: Setup, pairs: Sequence[Pair], alpha: float) -> Iterable[t
         yield FINDINGS[f], difference([pair], at(alpha)).low > -given.margin(f)
 
 
+def failures_met(given: Setup, pairs: Sequence[Pair], alpha: float) -> Iterable[tuple[str, bool]]:
+    """The margins in a world in which patients fail outright, and the composites, as the plan asks for them."""
+    rules, over = given.plan.performance, given.over[WHOLE]
+    named = () if rules.sparse_failures is None else rules.sparse_failures.named
+    for f, pair in zip(over, pairs, strict=True):
+        if FINDINGS[f] in named:
+            yield FAILURES + FINDINGS[f], failures_excluded([pair], given.margin(f), alpha)
+    for composite in rules.composites:
+        inside = [pairs[over.index(FINDINGS.index(finding))] for finding in composite.findings]
+        yield composite.name, difference(inside, at(alpha)).low > -composite.margin
+        if rules.sparse_failures is not None:
+            yield FAILURES + composite.name, failures_excluded(inside, composite.margin, alpha)
+
+
+def failures_excluded(pairs: Sequence[Pair], margin: float, alpha: float) -> bool:
+    """Whether a margin holds if patients fail outright."""
+    figure = difference(pairs)
+    ours, theirs = zip(*pairs, strict=True)
+    return sparse.keeps(figure.value, sparse.falls(ours, theirs, figure.se), figure.df, alpha, margin)
+
+
 def subgroups_met(challenger: View, champion: View, alpha: float) -> Iterable[tuple[str, bool]]:
     """The macro-AUC of each subgroup against the plan's margin."""
     given = challenger.model.setup
@@ -213,8 +235,9 @@ def floors_met(challenger: View, alpha: float) -> Iterable[tuple[str, bool]]:
 
 def gate(challenger: View, other: View, alpha: float) -> dict[str, bool]:
     """All margins of the plan on AUCs, against the champion or the reference; with `floors_met`, all its checks."""
-    pairs = pairs_of(challenger, other)
-    return dict((*margins_met(challenger.model.setup, pairs, alpha), *subgroups_met(challenger, other, alpha)))
+    pairs, given = pairs_of(challenger, other), challenger.model.setup
+    of_all = (*margins_met(given, pairs, alpha), *failures_met(given, pairs, alpha))
+    return dict((*of_all, *subgroups_met(challenger, other, alpha)))
 
 
 # ------------------------------------------------------------------------------------------- what others do

@@ -21,6 +21,7 @@ from cxr_ops.records.evidence import Estimate, Evaluation
 from cxr_ops.stats import auc, evidence, rule
 
 Named = Iterator[tuple[str, float]]
+_BEGINS = {"floor": procedures.FLOOR, "sparse": procedures.FAILURES}  # the name of a check of the kind
 
 NOMINAL = 0.025  # beside the plan's alpha
 BETTER = 0.005  # all other checks, while one is at its margin
@@ -109,7 +110,7 @@ def _power(setup: Setup, champion: View, challenger: View) -> Named:
     yield "equal/promoted", all(met.values())
     yield "all margins", all(good for name, good in met.items() if not name.startswith(procedures.FLOOR))
     limited = setup.plan.performance.limited_findings
-    of_limited = {*limited, *(procedures.FLOOR + finding for finding in limited)}
+    of_limited = {*limited, *(begins + finding for begins in _BEGINS.values() for finding in limited)}
     yield "all but limited findings", all(good for name, good in met.items() if name not in of_limited)
 
 
@@ -140,7 +141,10 @@ def _by_rule(scenario: str, promoted: dict[str, bool]) -> Named:
 
 def _margins(setup: Setup, pairs: list[Pair]) -> bool:
     """The gate's margins in all patients; floors and subgroups could only promote less often."""
-    return all(good for _, good in procedures.margins_met(setup, pairs, setup.plan.performance.alpha))
+    alpha = setup.plan.performance.alpha
+    return all(good for _, good in procedures.margins_met(setup, pairs, alpha)) and all(
+        good for _, good in procedures.failures_met(setup, pairs, alpha)
+    )
 
 
 # ------------------------------------------------------------------------------------------------ many looks
@@ -267,11 +271,12 @@ def agreement(setup: Setup, rng: np.random.Generator) -> Named:
         problems=evidence.score_problems(FINDINGS, structure.truth, scores),
         subgroups=found.subgroups,
         missing_groups=found.missing_groups,
+        composites=found.composites,
         performance=found.performance,
     )
     judgement = rule.judge(evaluation, plan)
     judged = {
-        (procedures.FLOOR if check.kind == "floor" else "") + (check.finding or check.subgroup or MACRO): check.outcome
+        _BEGINS.get(check.kind, "") + (check.finding or check.subgroup or MACRO): check.outcome
         for check in judgement.checks
     }
     yield "agreement/checks", {name: outcome == "met" for name, outcome in judged.items()} == quick

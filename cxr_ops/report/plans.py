@@ -15,7 +15,7 @@ from cxr_ops.errors import SettingsError
 from cxr_ops.labels import FINDINGS, SEXES, VIEWS, nearest
 from cxr_ops.params import NOT_OF_THE_MODEL, Params
 from cxr_ops.plan import Bound, ChangePlan, PerformanceEvaluation, Subgroups
-from cxr_ops.stats.power import TARGETS, TIERS, Power, margin_tier
+from cxr_ops.stats.power import TARGETS, Power, margin_tier
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 Direction = Literal["looser", "stricter", "other"]
 
-# From this margin on a finding has to stand among the limited ones: it is the widest tier.
-WIDE: Final = TIERS[-1][1]
+# From this margin on a finding has to stand among the limited ones.
+WIDE: Final = 0.10
 _LINE: Final = 200  # characters; a change of words is longer, and can be had as JSON
 
 
@@ -282,14 +282,15 @@ def _thresholds(rules: PerformanceEvaluation) -> Iterable[str]:
         yield "That a few patients on whom the challenger fails outright stay unseen is not looked at."
     else:
         named = rules.sparse_failures.named
+        whose = "all findings" if named == FINDINGS else _list(named)
         yield (
-            f"The margins of {'all findings' if named == FINDINGS else _list(named)} must hold as well if the challenger "
-            "fails outright on some patients, of whom the test set may have shown few or none."
+            f"The margins of {whose} must hold as well if the challenger fails outright on some patients, of whom the "
+            "test set may have shown few or none."
         )
     for composite in rules.composites:
         yield (
-            f"{_list(composite.findings)} are judged together too, as {composite.name}: their mean AUC may lose at most "
-            f"{number(composite.margin)}, likewise."
+            f"{_list(composite.findings)} are judged together too, as {composite.name}: their mean AUC may lose at "
+            f"most {number(composite.margin)}, likewise."
         )
     yield f"Shown at approval as judged by a wide margin: {_list(rules.limited_findings)}."
     yield (

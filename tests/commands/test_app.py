@@ -389,7 +389,7 @@ def test_plan_check_compares_margins_with_label_counts(tmp_path: Path) -> None:
     whole = _plan("check", "pccp.yaml", "--truth", str(labels))
     assert whole.exit_code == 0
     assert "of 400 patients\n" in whole.stdout
-    assert "! Mass: 45 positive patients, so 0.10 is proposed; the plan has 0.03" in whole.stdout
+    assert "! Mass: 45 positive patients, so 0.15 is proposed; the plan has 0.03" in whole.stdout
     assert "! Hernia: 3 positive patients, so it cannot be judged" in whole.stdout
     side = _plan("check", "pccp.yaml", "--truth", str(labels), "--split-test")
     found = re.search(r"of (\d+) patients, the test side", side.stdout)
@@ -426,7 +426,7 @@ def test_plan_commands_print_json(tmp_path: Path) -> None:
     labels = str(_labels(tmp_path / "labels.csv"))
     checked = json.loads(_plan("check", "pccp.yaml", "--truth", labels, "--json").stdout)
     assert checked["labels"] == {"images": 799, "patients": 400, "test_side": False}
-    assert {tier["finding"]: tier["proposed"] for tier in checked["tiers"]}["Mass"] == 0.1
+    assert {tier["finding"]: tier["proposed"] for tier in checked["tiers"]}["Mass"] == 0.15
     assert f"warning: {checked['warnings'][0]}" in _plan("check", "pccp.yaml").stdout
     sections = json.loads(_plan("explain", "pccp.yaml", "--json").stdout)
     assert sections[-1]["title"] == "Part 3: impact assessment"
@@ -456,7 +456,7 @@ def test_plan_explain_prints_text_and_markdown() -> None:
     page = _plan("explain", "pccp.yaml", "--markdown")
     for done in (text, page):
         assert done.exit_code == 0
-        assert "Hernia may lose at most 0.10" in done.stdout
+        assert "Hernia may lose at most 0.15" in done.stdout
     assert "## Part 3: impact assessment" in page.stdout
     assert "##" not in text.stdout
 
