@@ -16,6 +16,7 @@ FILES: Final = {
     "nih-production": "pccp.yaml",
     "demonstration": "pccp.demo.yaml",
     "nih-sample-demo": "pccp.nih-sample-demo.yaml",
+    "pneumonia-demo": "pccp.pneumonia-demo.yaml",
 }
 _PACKAGE: Final = Path(__file__).parent
 

@@ -14,7 +14,7 @@ from cxr_ops.labels import FINDINGS
 from cxr_ops.records.base import sha256_bytes
 from cxr_ops.stats.power import margin_tier
 
-SHIPPED = ("pccp.yaml", "pccp.demo.yaml", "pccp.nih-sample-demo.yaml")
+SHIPPED = ("pccp.yaml", "pccp.demo.yaml", "pccp.nih-sample-demo.yaml", "pccp.pneumonia-demo.yaml")
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def test_the_production_template_cannot_promote_unattended(project):
     assert plan.performance.finding.margin_of("Hernia") > plan.performance.finding.margin_of("Mass")
 
 
-@pytest.mark.parametrize("name", ["pccp.demo.yaml", "pccp.nih-sample-demo.yaml"])
+@pytest.mark.parametrize("name", ["pccp.demo.yaml", "pccp.nih-sample-demo.yaml", "pccp.pneumonia-demo.yaml"])
 def test_demonstrations_are_marked(project, name):
     """A demonstration's plan needs no approval, and says that it is not for clinical use."""
     plan = plans.load(project / name)

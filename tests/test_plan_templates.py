@@ -21,7 +21,7 @@ def test_an_unknown_template_is_told_the_nearest() -> None:
     """A name that no template has ends with the nearest one and all that there are."""
     with pytest.raises(SettingsError, match="did you mean 'demonstration'") as caught:
         plan_templates.path("demonstratio")
-    assert caught.value.fix == "name one of nih-production, demonstration, nih-sample-demo"
+    assert caught.value.fix == "name one of nih-production, demonstration, nih-sample-demo, pneumonia-demo"
 
 
 def test_a_template_that_did_not_come_along_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,7 @@ and pandas write differently, and what has one meaning, is read, and told as a n
 
 * a header or rows that end in separators (the NIH's first release has 12 names and rows of 11 fields), names that
   hold a comma (`OriginalImage[Width,Height]`), unnamed columns, empty rows;
-* UTF-16 with its mark, semicolons or tabs between fields, decimal commas then;
+* tables packed with gzip (`.csv.gz`), UTF-16 with its mark, semicolons or tabs between fields, decimal commas then;
 * ages as `058Y`, `011M`, `009D` (DICOM's age string) or `58.0`, and patients as `00000001`.
 
 A value is text until somebody asks for it as something else: nothing is guessed.
@@ -14,9 +14,11 @@ A value is text until somebody asks for it as something else: nothing is guessed
 from __future__ import annotations
 
 import csv
+import gzip
 import io
 import math
 import re
+import zlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -40,6 +42,8 @@ ALIASES: Final[Mapping[str, str]] = {
     "View Position": "view",
 }
 OLDEST: Final = 120  # years; the NIH's release holds ages such as 414, which are slips of the pen
+
+_LARGEST: Final = 512 * 2**20  # bytes that a packed table may unpack to; MIMIC-CXR's largest has 60 MiB
 
 # How files begin that are called tables and are no text.
 _OTHER_KINDS: Final = (
@@ -281,13 +285,23 @@ def _decode(path: Path, data: bytes) -> tuple[str, list[str]]:
 
 def _bytes(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        return _unpacked(path) if path.suffix == ".gz" else path.read_bytes()
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise DataError(f"the file is no gzip, or cut short: {error}", where=path) from error
     except IsADirectoryError as error:
         raise DataError(f"{path.name} is a folder, not a table", where=path, fix="name the file in it") from error
     except (FileNotFoundError, NotADirectoryError) as error:
         raise DataError(f"{path.name} is missing", where=path, fix="name a file that is there") from error
     except OSError as error:
         raise StorageError(f"{path.name} cannot be read: {error.strerror}", where=path) from error
+
+
+def _unpacked(path: Path) -> bytes:
+    with gzip.open(path) as file:
+        data = file.read(_LARGEST + 1)
+    if len(data) > _LARGEST:
+        raise DataError(f"the table unpacks to more than {_LARGEST // 2**20:,} MiB", where=path, fix="is it a table?")
+    return data
 
 
 def _separator(text: str) -> tuple[str, str]:

@@ -18,6 +18,9 @@ SOURCES: Final = {
     "vindr": "VinDr-CXR (DICOM, train.csv or annotations/, boxes of three readers)",
     "rsna": "the RSNA pneumonia challenge (DICOM, stage_2_train_labels.csv)",
     "dicom": "DICOM files of CR or DX, with a table of labels by SOP Instance UID",
+    "folder": "folders of pictures by class (train/NORMAL, train/PNEUMONIA, ...), as Kermany's or Roboflow's exports",
+    "chexpert": "CheXpert, CheXpert-small or CheXpert Plus (train.csv, train/patient00001/...)",
+    "mimic": "MIMIC-CXR-JPG (mimic-cxr-...-metadata.csv, files/p10/...)",
     "csv": "any folder of images with a table, and a mapping file that says which columns are what",
 }
 # The options that each takes, which its module says as well: help shows them without importing it.
@@ -27,6 +30,9 @@ TAKES: Final = {
     "vindr": ("deidentified", "uncertain", "view"),
     "rsna": ("deidentified", "uncertain", "view"),
     "dicom": ("deidentified", "uncertain", "view"),
+    "folder": ("own_split", "view"),
+    "chexpert": ("uncertain",),
+    "mimic": ("own_split", "uncertain"),
     "csv": ("mapping", "uncertain", "view"),
 }
 # Names of options in commands.
