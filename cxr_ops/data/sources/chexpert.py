@@ -1,4 +1,4 @@
-"""CheXpert and CheXpert-small (Irvin et al., AAAI 2019), and CheXpert Plus (Chambon et al., 2024), as Stanford has them.
+"""CheXpert and CheXpert-small (Irvin et al., AAAI 2019), and CheXpert Plus (Chambon et al., 2024), as published.
 
     PATH/
       train.csv, valid.csv            one or both: Path, Sex, Age, Frontal/Lateral, AP/PA and 14 columns of labels
