@@ -6,13 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from folders import make_folders
 
 from cxr_ops.edges.home import Home
 from cxr_ops.labels import FINDINGS
 from cxr_ops.records.evidence import Evaluation
 from cxr_ops.records.run import Result
 from cxr_ops.stages import ingest
-from folders import make_folders
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]  # a training
 
