@@ -143,7 +143,9 @@ def read(path: Path, aliases: Mapping[str, str] = ALIASES) -> Table:
         notes.append(f"fields are separated by {_SEPARATORS[separator]}")
     rows = _split(path, body, separator, first_line=1 + text[: len(text) - len(body)].count("\n"))
     if not rows:
-        raise DataError("the table is empty: it has no header and no rows", where=path)
+        raise DataError(
+            "the table is empty: it has no header and no rows", where=path, fix="take the table from its source again"
+        )
     (header_line, header), *below = rows
     filled = [(line, fields) for line, fields in below if any(field.strip() for field in fields)]
     if empty := len(below) - len(filled):
@@ -269,10 +271,16 @@ def _decode(path: Path, data: bytes) -> tuple[str, list[str]]:
             try:
                 return data.decode(encoding), ["the file is UTF-16"]
             except UnicodeDecodeError as error:
-                raise DataError("the file is UTF-16 and cut short or damaged", where=path) from error
+                raise DataError(
+                    "the file is UTF-16 and cut short or damaged", where=path, fix="take the file from its source again"
+                ) from error
     nul = data.find(b"\0")
     if nul >= 0:
-        raise DataError("the file holds a NUL byte: it is damaged", where=f"{path}, line {_line_at(data, nul)}")
+        raise DataError(
+            "the file holds a NUL byte: it is damaged",
+            where=f"{path}, line {_line_at(data, nul)}",
+            fix="take the file from its source again",
+        )
     try:
         return data.decode("utf-8-sig"), []
     except UnicodeDecodeError as error:
@@ -323,7 +331,11 @@ def _split(path: Path, text: str, separator: str, *, first_line: int) -> list[tu
         rows.extend((reader.line_num + first_line - 1, fields) for fields in reader if fields)
     except csv.Error as error:
         line = reader.line_num + first_line - 1
-        raise DataError(f"the file is not CSV: {error}", where=f"{path}, line {line}") from error
+        raise DataError(
+            f"the file is not CSV: {error}",
+            where=f"{path}, line {line}",
+            fix="close what is quoted there or before, or take the table from its source again",
+        ) from error
     return rows
 
 

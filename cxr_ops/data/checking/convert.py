@@ -20,6 +20,7 @@ from cxr_ops.data.checking import decode, grey
 from cxr_ops.data.sources.source import Reading, Row
 from cxr_ops.errors import DataError
 
+BLANK: Final = 8  # grey values that a picture spans at least; each of 1,326 real ones spans 99 or more
 STRETCHED: Final = "16-bit PNG, stretched to 16 bits"
 
 
@@ -69,8 +70,18 @@ def job(row: Row, aside: Path | None) -> Job:
 def inspect(one: Job) -> Taken | str:
     """Read, decode and, where it must be, convert a picture; of one that cannot be used, say why.
 
-    A link is not followed. What a converted file decodes to is what was inspected: it is read back.
+    A link is not followed. What a converted file decodes to is what was inspected: it is read back. A picture without a
+    picture in it, all of one grey or nearly so, cannot be used.
     """
+    found = _taken(one)
+    if isinstance(found, Taken) and found.picture.spread < BLANK:
+        return (
+            f"the picture is blank: nearly all of its pixels are within {found.picture.spread + 1} of 256 grey values"
+        )
+    return found
+
+
+def _taken(one: Job) -> Taken | str:
     if one.reading is None or one.target is None:
         return _as_it_is(one.path)
     try:
