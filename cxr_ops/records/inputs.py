@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
-from pydantic import AliasChoices, Field
+from pydantic import AliasChoices, Field, model_validator
 
 from cxr_ops.records.base import Kept, Record
 from cxr_ops.records.data import DataRevision
@@ -68,6 +68,32 @@ class Plan(Record):
     name: str
     path: str
     sha256: str
+
+
+class Spending(Record):
+    """How a plan spends the error of a test period; see `cxr_ops.stats.levels`.
+
+    `equal`: every look is judged at `alpha`. `recycled`: the period holds `period_alpha`, a look spends
+    `success_weight` of what its node holds, and what it leaves goes in equal parts to the `told_failures` outcomes of a
+    look without promotion that people who tune can tell apart. `max_looks`: looks in a period.
+    """
+
+    method: Literal["equal", "recycled"]
+    alpha: float | None = Field(None, gt=0, lt=0.5)
+    period_alpha: float | None = Field(None, gt=0, lt=1)
+    success_weight: float | None = Field(None, gt=0, lt=1)
+    told_failures: int = Field(1, ge=1)
+    max_looks: int = Field(ge=1)
+
+    @model_validator(mode="after")
+    def _has_its_terms(self) -> Self:
+        if self.method == "equal" and (self.alpha is None or self.success_weight is not None):
+            raise ValueError("equal looks have alpha, and no success_weight")
+        if self.method == "recycled" and (
+            self.alpha is not None or self.period_alpha is None or self.success_weight is None
+        ):
+            raise ValueError("recycled looks have period_alpha and success_weight, and no alpha")
+        return self
 
 
 class Limits(Record):
