@@ -119,14 +119,14 @@ def fingerprints(plan: ChangePlan, test_set: structure.Structure, seed: int) -> 
     rules = plan.performance.model_dump_json(exclude={"summary"})
     small = procedures.setup(scores.World(structure.generated(PROBE_PATIENTS)), plan)
     probes = {
-        name: " ".join(f"{key}={float(value):.9g}" for key, value in of.replicate(small, _random(seed, name, 0)))
+        name: " ".join(f"{key}={float(value):.9g}" for key, value in of.replicate(small, random(seed, name, 0)))
         for name, of in study.STUDIES.items()
     }
     common = f"{seed} {test_set.digest()} {rules} {plan.approvals} {probes['look']}"
     return {name: hashlib.sha256(f"{common} {probe}".encode()).hexdigest() for name, probe in probes.items()}
 
 
-def _random(seed: int, name: str, index: int) -> np.random.Generator:
+def random(seed: int, name: str, index: int) -> np.random.Generator:
     """Each replicate has its own stream, whatever process it runs in."""
     key = (*name.encode(), index)
     return np.random.Generator(np.random.SFC64(np.random.SeedSequence(seed, spawn_key=key)))
@@ -147,7 +147,7 @@ def _block(name: str, block: int) -> Tally:
     tally = Tally()
     begun = time.process_time()
     for index in range(block * of.block, (block + 1) * of.block):
-        rng = _random(_state["seed"], name, index)
+        rng = random(_state["seed"], name, index)
         tally.add(of.replicate(_state["setup"], rng))
         gc.collect()
     tally.seconds = time.process_time() - begun
