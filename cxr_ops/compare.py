@@ -132,14 +132,14 @@ def as_json(compared: Compared) -> dict[str, Any]:
     """The comparison as plain values: each finding under its name, with `auc`, `se`, `se_image`, `ci` and counts.
 
     `ci` is the two-sided interval at `level`. A difference also has `bounds`: the lower and the upper one-sided bound,
-    each at half of what the level leaves, made as the plan's checks make theirs at `plan.alpha` (under `checks`). What
-    cannot be computed is null, and `undefined` says why.
+    each at half of what the level leaves, made as the plan's checks make theirs (under `checks`) at `plan.alpha`, which
+    is what a first look may spend. What cannot be computed is null, and `undefined` says why.
     """
     evaluation, judgement = compared.evaluation, compared.judgement
     return {
         "a": {"file": compared.challenger, "sha256": evaluation.challenger},
         "b": {"file": compared.champion, "sha256": evaluation.champion} if compared.champion else None,
-        "plan": {"name": compared.plan.name, "sha256": compared.plan_sha256, "alpha": compared.plan.performance.alpha},
+        "plan": {"name": compared.plan.name, "sha256": compared.plan_sha256, "alpha": compared.judgement.alpha},
         "level": compared.level,
         "images": evaluation.test_images,
         "patients": evaluation.test_patients,

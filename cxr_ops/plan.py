@@ -19,7 +19,7 @@ from cxr_ops.errors import SettingsError
 from cxr_ops.labels import FINDINGS, nearest
 from cxr_ops.params import explain_validation
 from cxr_ops.records.base import sha256_bytes
-from cxr_ops.records.inputs import Limits, Plan
+from cxr_ops.records.inputs import Limits, Plan, Spending
 
 
 def _finding(name: str) -> str:
@@ -327,15 +327,43 @@ class ReferenceRule(Part):
         return self
 
 
+# What a look spends of what its branch holds, where a plan does not say it.
+SUCCESS_WEIGHT: Final = 0.8
+# Outcomes of a look without promotion that people who tune can tell apart: REJECT, INSUFFICIENT EVIDENCE, and a PROMOTE
+# that nobody carried out. Where everything is told they are without number.
+TOLD_FAILURES: Final = {"promotion": 1, "verdict": 3}
+
+
+class Looks(Part):
+    """How the error of a test period is spent on its looks; see `cxr_ops.stats.levels`.
+
+    Attributes:
+        method: `recycled`: a promotion gives back what its look spent. `equal`: each look is judged at `alpha`.
+        success_weight: the share of what its branch holds that a recycled look spends; 0.8 if it is left out.
+    """
+
+    method: Literal["recycled", "equal"]
+    success_weight: float | None = Field(None, gt=0, lt=1)
+
+    @model_validator(mode="after")
+    def _weight_is_of_recycled_looks(self) -> Self:
+        if self.method == "equal" and self.success_weight is not None:
+            raise ValueError("success_weight belongs to method: recycled")
+        return self
+
+
 class PerformanceEvaluation(Part):
     """What is judged, at which error, on how many patients.
 
     Attributes:
-        alpha: error of each one-sided check at one look.
+        looks: how the error of a test period is spent; a plan that does not say it has equal looks.
+        alpha: of equal looks, the error of each one-sided check at one look. That of recycled looks follows from the
+            ledger.
         max_looks: first scorings of a new challenger that a test period is good for.
-        period_alpha: error over a test period, at least `alpha` times `max_looks`; null promises nothing.
-        disclosure: what people who tune see of a run while its test period is open: `verdict` (and the validation set),
-            or `all`.
+        period_alpha: error over a test period; of equal looks at least `alpha` times `max_looks`, and null promises
+            nothing.
+        disclosure: what people who tune learn of a run while its test period is open, beside the validation set:
+            `promotion` (promoted or not), `verdict`, or `all`.
         min_test_patients: fewest patients in the test set.
         min_positive_patients: fewest patients with a positive image for a finding to be judged.
         min_negative_patients: the same for negative images.
@@ -349,10 +377,11 @@ class PerformanceEvaluation(Part):
     """
 
     summary: Text
-    alpha: float = Field(gt=0, lt=0.5)
+    looks: Looks = Looks(method="equal")
+    alpha: float | None = Field(None, gt=0, lt=0.5)
     max_looks: int = Field(ge=1)
     period_alpha: float | None = Field(gt=0, lt=1)
-    disclosure: Literal["verdict", "all"]
+    disclosure: Literal["promotion", "verdict", "all"]
     min_test_patients: int = Field(ge=2)
     min_positive_patients: int = Field(ge=2)
     min_negative_patients: int = Field(ge=2)
@@ -374,9 +403,41 @@ class PerformanceEvaluation(Part):
         """The findings without which nothing is promoted."""
         return FINDINGS if self.required_findings == "all" else self.required_findings
 
+    @property
+    def spending(self) -> Spending:
+        """How the error of a test period is spent, for the ledger and the rule."""
+        recycled = self.looks.method == "recycled"
+        return Spending(
+            method=self.looks.method,
+            alpha=self.alpha,
+            period_alpha=self.period_alpha,
+            success_weight=(self.looks.success_weight or SUCCESS_WEIGHT) if recycled else None,
+            told_failures=TOLD_FAILURES[self.disclosure] if recycled else 1,
+            max_looks=self.max_looks,
+        )
+
+    @model_validator(mode="after")
+    def _looks_have_their_level(self) -> Self:
+        if self.looks.method == "equal":
+            if self.alpha is None:
+                raise ValueError("looks of method equal need alpha, the error of each check at one look")
+            return self
+        if self.alpha is not None:
+            raise ValueError("looks of method recycled have no alpha: their level follows from the ledger")
+        if self.period_alpha is None:
+            raise ValueError("looks of method recycled need period_alpha, which they spend")
+        if self.disclosure == "all":
+            raise ValueError(
+                "looks of method recycled need disclosure: promotion or verdict; who sees the whole test set can steal "
+                "the error that comes back"
+            )
+        return self
+
     @model_validator(mode="after")
     def _looks_fit_the_period(self) -> Self:
-        if self.period_alpha is not None and self.alpha * self.max_looks > self.period_alpha * (1 + 1e-9):
+        if self.alpha is None or self.period_alpha is None:
+            return self
+        if self.alpha * self.max_looks > self.period_alpha * (1 + 1e-9):
             raise ValueError(
                 f"{self.max_looks} looks of {self.alpha:g} spend {self.alpha * self.max_looks:g}, "
                 f"more than period_alpha: {self.period_alpha:g}"
@@ -490,6 +551,7 @@ class ChangePlan(Part):
             approvals=self.approvals,
             disclosure=self.performance.disclosure,
             require_clean_code=self.require_clean_code,
+            spending=(self.performance.spending,),
         )
 
     @property

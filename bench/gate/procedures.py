@@ -71,6 +71,15 @@ class Setup:
         return self._labels[key]
 
 
+def share(plan: ChangePlan) -> float:
+    """One look's equal share of the period's error: what sizes and powers of a look are measured at."""
+    rules = plan.performance
+    if rules.alpha is not None:
+        return rules.alpha
+    assert rules.period_alpha is not None, "a plan of recycled looks has one"
+    return rules.period_alpha / rules.max_looks
+
+
 def setup(world: World, plan: ChangePlan) -> Setup:
     """Find out which findings can be judged in which subgroup."""
     rules = plan.performance

@@ -94,7 +94,7 @@ def describe(test_set: structure.Structure, plan: ChangePlan, drawn: int) -> dic
         "patients": test_set.patient_count,
         "images": len(test_set.patients),
         "plan": plan.name,
-        "alpha": rules.alpha,
+        "alpha": procedures.share(plan),
         "limited": list(rules.limited_findings),
         "findings": [
             {

@@ -18,12 +18,13 @@ from bench.gate.scores import AREAS
 from bench.gate.structure import Structure
 from cxr_ops.labels import FINDINGS
 from cxr_ops.records.evidence import Estimate, Evaluation
+from cxr_ops.records.inputs import Level
 from cxr_ops.stats import auc, evidence, rule
 
 Named = Iterator[tuple[str, float]]
 _BEGINS = {"floor": procedures.FLOOR, "sparse": procedures.FAILURES}  # the name of a check of the kind
 
-NOMINAL = 0.025  # beside the plan's alpha
+NOMINAL = 0.025  # beside the equal share of the period's error
 BETTER = 0.005  # all other checks, while one is at its margin
 LOOKS = 10
 RELEASES, STEP = 20, 0.002
@@ -71,7 +72,7 @@ def _coverage(setup: Setup, champion: View, challenger: View) -> Named:
 
 def _size(setup: Setup, champion: View, challenger: Model) -> Named:
     """False passes of each check at its margin."""
-    rules = setup.plan.performance
+    rules, alpha = setup.plan.performance, procedures.share(setup.plan)
     at_points = [(MACRO, procedures.pairs_of(challenger.at(-rules.macro.margin), champion), rules.macro.margin)]
     for f in setup.over[WHOLE]:
         margin = setup.margin(f)
@@ -82,17 +83,19 @@ def _size(setup: Setup, champion: View, challenger: Model) -> Named:
             worse = challenger.at(-margin, name)
             at_points.append((name, procedures.pairs_of(worse, champion, name), margin))
     for name, parts, margin in at_points:
-        yield from _passes(name, procedures.difference(parts, procedures.at(NOMINAL)), -margin, rules.alpha)
+        yield from _passes(
+            name, procedures.difference(parts, procedures.at(NOMINAL)), -margin, procedures.share(setup.plan)
+        )
     if rules.finding.floor is not None:
         for f in setup.over[WHOLE]:
             floor = rules.finding.floor
             figure = procedures.single([challenger.at(floor - AREAS[f]).rank(f)], procedures.at(NOMINAL))
-            yield from _passes(procedures.FLOOR + FINDINGS[f], figure, floor, rules.alpha)
+            yield from _passes(procedures.FLOOR + FINDINGS[f], figure, floor, alpha)
     if rules.macro.floor is not None:
         mean = float(np.mean([AREAS[f] for f in setup.over[WHOLE]]))
         low = challenger.at(rules.macro.floor - mean)
         figure = procedures.single([low.rank(f) for f in setup.over[WHOLE]], procedures.at(NOMINAL))
-        yield from _passes(procedures.FLOOR + MACRO, figure, rules.macro.floor, rules.alpha)
+        yield from _passes(procedures.FLOOR + MACRO, figure, rules.macro.floor, alpha)
 
 
 def _passes(name: str, figure: Estimate, limit: float, alpha: float) -> Named:
@@ -103,7 +106,7 @@ def _passes(name: str, figure: Estimate, limit: float, alpha: float) -> Named:
 
 def _power(setup: Setup, champion: View, challenger: View) -> Named:
     """An equally good model under all checks; the reference is the champion."""
-    alpha = setup.plan.performance.alpha
+    alpha = procedures.share(setup.plan)
     met = procedures.gate(challenger, champion, alpha) | dict(procedures.floors_met(challenger, alpha))
     for name, good in met.items():
         yield f"equal/{name}", good
@@ -122,14 +125,14 @@ def _others(setup: Setup, champion: View, challenger: Model, rng: np.random.Gene
     views = {"equal": challenger.at(), MACRO: challenger.at(-margin), "better": challenger.at(BETTER)}
     for name, view in views.items():
         better, parts = procedures.points(view, champion)  # the last one stays
-        yield from _by_rule(name, procedures.others(setup, better, rules.alpha, rng))
+        yield from _by_rule(name, procedures.others(setup, better, procedures.share(setup.plan), rng))
         yield f"promoted/gate/{name}", _margins(setup, procedures.pairs_of(view, champion))
     good = procedures.pairs_of(views["better"], champion)
     for i, f in enumerate(over):
         view = challenger.at(-setup.margin(f))
         part = view.by_image(f) - champion.by_image(f)
         seen = better.replace(i, view.rank(f).value, parts[i], part)
-        yield from _by_rule(FINDINGS[f], procedures.others(setup, seen, rules.alpha, rng))
+        yield from _by_rule(FINDINGS[f], procedures.others(setup, seen, procedures.share(setup.plan), rng))
         mixed = [*good[:i], (view.rank(f), champion.rank(f)), *good[i + 1 :]]
         yield f"promoted/gate/{FINDINGS[f]}", _margins(setup, mixed)
 
@@ -141,7 +144,7 @@ def _by_rule(scenario: str, promoted: dict[str, bool]) -> Named:
 
 def _margins(setup: Setup, pairs: list[Pair]) -> bool:
     """The gate's margins in all patients; floors and subgroups could only promote less often."""
-    alpha = setup.plan.performance.alpha
+    alpha = procedures.share(setup.plan)
     return all(good for _, good in procedures.margins_met(setup, pairs, alpha)) and all(
         good for _, good in procedures.failures_met(setup, pairs, alpha)
     )
@@ -155,7 +158,7 @@ def period(setup: Setup, rng: np.random.Generator) -> Named:
     world, rules = setup.world, setup.plan.performance
     common = world.noise(rng)
     champion = Model(setup, world.scores(common, world.noise(rng))).at()
-    level = procedures.at(rules.alpha)
+    level = procedures.at(procedures.share(setup.plan))
     passed = dict.fromkeys([MACRO, *(FINDINGS[f] for f in setup.over[WHOLE])], False)
     for _ in range(LOOKS):
         challenger = Model(setup, world.scores(common, world.noise(rng)))
@@ -171,7 +174,7 @@ def period(setup: Setup, rng: np.random.Generator) -> Named:
 
 def reference(setup: Setup, rng: np.random.Generator) -> Named:
     """Three equally good models: the gate's margins hold against champion and reference."""
-    world, alpha = setup.world, setup.plan.performance.alpha
+    world, alpha = setup.world, procedures.share(setup.plan)
     common = world.noise(rng)
     challenger, champion, frozen = (Model(setup, world.scores(common, world.noise(rng))).at() for _ in range(3))
     met = [procedures.gate(challenger, other, alpha) for other in (champion, frozen)]
@@ -186,7 +189,7 @@ def curves(setup: Setup, rng: np.random.Generator) -> Named:
     for correlation in CORRELATIONS:
         champion, challenger = (Model(setup, world.scores(noise[0], own, correlation)) for own in noise[1:])
         for apart in DIFFERENCES:
-            met = procedures.gate(challenger.at(apart), champion.at(), setup.plan.performance.alpha)
+            met = procedures.gate(challenger.at(apart), champion.at(), procedures.share(setup.plan))
             yield f"curve/{correlation:g}/{apart:g}", all(met.values())
             for name, good in met.items():
                 yield f"curve check/{correlation:g}/{apart:g}/{name}", good
@@ -205,7 +208,7 @@ def drift(setup: Setup, rng: np.random.Generator) -> Named:
 
     Of the gate the macro-AUC, each finding and the floors are looked at; subgroups could only stop a release earlier.
     """
-    world, rules = setup.world, setup.plan.performance
+    world, alpha = setup.world, procedures.share(setup.plan)
     lines = {name: _Line() for name in ("gate", "gate, no reference", *OTHERS)}
     models: dict[int, Model] = {}
     for release in range(1, RELEASES + 1):
@@ -222,10 +225,10 @@ def drift(setup: Setup, rng: np.random.Generator) -> Named:
                 challenger = models[release].at(-STEP * (line.steps + 1))
                 if name in OTHERS:
                     seen, _ = procedures.points(challenger, champion)
-                    found = procedures.others(setup, seen, rules.alpha, rng)
+                    found = procedures.others(setup, seen, alpha, rng)
                 else:
                     kept = _margins(setup, procedures.pairs_of(challenger, champion))
-                    kept = kept and all(good for _, good in procedures.floors_met(challenger, rules.alpha))
+                    kept = kept and all(good for _, good in procedures.floors_met(challenger, alpha))
                     found = {"gate, no reference": kept, "gate": kept and _not_below(challenger, models[0].at())}
                 verdicts |= {(each, line.model, line.steps): yes for each, yes in found.items()}
             if verdicts[name, line.model, line.steps]:
@@ -244,7 +247,7 @@ def _not_below(challenger: View, frozen: View) -> bool:
 def agreement(setup: Setup, rng: np.random.Generator) -> Named:
     """The quick path of this simulation beside `evidence.assess` and `rule.judge` on the same scores."""
     world, plan = setup.world, setup.plan
-    structure, alpha = world.structure, plan.performance.alpha
+    structure, alpha = world.structure, procedures.share(plan)
     common = world.noise(rng)
     champion, model = (Model(setup, world.scores(common, world.noise(rng))) for _ in range(2))
     for f in setup.over[WHOLE]:
@@ -274,7 +277,7 @@ def agreement(setup: Setup, rng: np.random.Generator) -> Named:
         composites=found.composites,
         performance=found.performance,
     )
-    judgement = rule.judge(evaluation, plan)
+    judgement = rule.judge(evaluation, plan, Level(checks=alpha, superiority=alpha))
     judged = {
         _BEGINS.get(check.kind, "") + (check.finding or check.subgroup or MACRO): check.outcome
         for check in judgement.checks

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from bench.gate.sequences import RECYCLED
-from cxr_ops.stats.levels import Event, account
+from cxr_ops.stats.levels import after
 
 PICTURE = "looks.svg"
 LOOKS = 3  # that are drawn
@@ -27,11 +27,7 @@ def level(path: str) -> float:
     >>> level(""), level("f"), level("pp")
     (0.04, 0.008, 0.0256)
     """
-    events: list[Event] = []
-    for number, outcome in enumerate(path):
-        events.append(Event(kind="look", look=number))
-        events += [Event(kind="promotion", look=number)] if outcome == "p" else []
-    return account([RECYCLED], events).next.checks
+    return after([RECYCLED], path).checks
 
 
 def draw() -> str:

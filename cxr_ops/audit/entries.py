@@ -30,7 +30,8 @@ class Look(Record):
     A challenger's spends one of the looks that the plan allows in a test period; no claim is made on the champion and
     the reference, and theirs spend none. `batches` are those that were scored; entries from before there were periods
     name none. `plan` is the SHA-256 of the plan that the run is judged under, and `limits` what that limits; entries of
-    format 1 name neither.
+    format 1 name neither. `claim` is what a challenger is claimed to be as good as (`records.inputs.claim_of`); None in
+    entries of an earlier version.
     """
 
     model: str
@@ -41,6 +42,7 @@ class Look(Record):
     batches: tuple[str, ...] = ()
     plan: str | None = None
     limits: Limits | None = None
+    claim: str | None = None
 
 
 class Decision(Record):
@@ -93,7 +95,8 @@ class Promotion(Record):
     """From here on this package is the champion.
 
     `replaces` is the promotion entry that stood before, None at first. `reference` is the package of the reference
-    from here on; an entry from before there was one names none.
+    from here on; an entry from before there was one names none. `raises` says that this package becomes the reference
+    when the next test period opens: within one, only promotions may tell what the test set has shown.
     """
 
     run: str
@@ -105,6 +108,7 @@ class Promotion(Record):
     run_commit: str
     replaces: str | None
     reference: str | None = None
+    raises: bool = False
 
 
 class PeriodOpened(Record):

@@ -10,18 +10,22 @@ from typing import Final
 
 from cxr_ops.audit.entries import Decision, Entry
 from cxr_ops.audit.state import (
+    allowance,
+    claim_of_decision,
     find_decision,
+    find_look,
     last_promotion,
     open_period,
     period_limits,
     reference_after,
-    spent_looks,
     strictest,
+    taken_looks,
 )
 from cxr_ops.contract import MODEL_NAME, PROMOTE
 from cxr_ops.errors import ConflictError, RefusedError
 from cxr_ops.plan import ChangePlan
 from cxr_ops.records.inputs import Inputs, Limits
+from cxr_ops.stats import rule
 
 # Who answers in an Airflow that lets everybody in is nobody.
 NOBODY: Final = ("", "anonymous")
@@ -62,8 +66,9 @@ def check_record(entries: list[Entry], entry: Entry, inputs: Inputs, plan: Chang
             f"{decision.run} was opened without a ledger, so its look at the test set is unrecorded",
             fix="retrain with cxr-ops retrain",
         )
-    look, spent = (decision.package, decision.test_digest), spent_looks(entries[: entry.seq], decision.period)
-    if look not in spent:
+    taken = taken_looks(entries[: entry.seq], decision.period)
+    found = find_look(taken, decision.package, decision.test_digest, claim_of_decision(decision))
+    if found is None:
         raise RefusedError(
             f"no look of {decision.run} at the test set was recorded before the decision",
             where=f"test set {decision.test_digest[:12]}, package {decision.package[:12]}, period {decision.period}",
@@ -71,13 +76,29 @@ def check_record(entries: list[Entry], entry: Entry, inputs: Inputs, plan: Chang
         )
     # Runs that were opened at the same time counted the same looks; the ledger says who came first.
     limits = limits_of(entries, decision, plan)
-    place, allowed = spent.index(look) + 1, limits.max_looks
+    place, allowed = found + 1, limits.max_looks
     if place > allowed:
         which = "the plan" if allowed == plan.performance.max_looks else "the strictest plan of the period"
         raise RefusedError(
             f"{decision.run} took look {place} of test period {decision.period}, and {which} allows {allowed}",
             where=f"entry {entry.seq} of the ledger",
             fix="ingest patients who were never scored, then: cxr-ops period open --by NAME --reason TEXT",
+        )
+
+    _check_level(entries, entry, inputs, plan, found)
+
+
+def _check_level(entries: list[Entry], entry: Entry, inputs: Inputs, plan: ChangePlan, place: int) -> None:
+    """No check may have been judged at more than the ledger leaves this look: another may have come before it."""
+    decision, limits = entry.decision, limits_of(entries, entry.decision, plan)
+    left = allowance(entries, limits, decision.period).taken[place].checks
+    judged = rule.level_of(inputs, plan, decision.package, decision.test_digest).checks
+    if judged > left:
+        raise RefusedError(
+            f"{decision.run} was judged at {100 * judged:.3g} %, and the ledger leaves its look, number {place + 1} of "
+            f"test period {decision.period}, {100 * left:.3g} %",
+            where=f"entry {entry.seq} of the ledger",
+            fix="judge it again at what its look may spend: cxr-ops retrain --force",
         )
 
 
@@ -178,11 +199,28 @@ def check_agreed(entries: list[Entry], entry: Entry, plan: ChangePlan, signed: l
 
 
 def next_reference(entries: list[Entry], plan: ChangePlan, decision: Decision, *, superior: bool) -> str:
-    """The package that challengers are held against after this promotion: it stays, or rises to what beat it."""
-    rule = plan.performance.reference
-    reference = reference_after(entries, rule.package)
-    rises = superior and rule.raise_on_superiority
+    """The package that challengers are held against after this promotion: it stays, or rises to what beat it.
+
+    Where a plan of the test period recycles its error, it rises with the next period: see `rises_later`.
+    """
+    terms = plan.performance.reference
+    reference = reference_after(entries, terms.package)
+    rises = superior and terms.raise_on_superiority and not _recycles(entries, plan, decision)
     return decision.package if reference is None or rises else reference.package
+
+
+def rises_later(entries: list[Entry], plan: ChangePlan, decision: Decision, *, superior: bool) -> bool:
+    """Whether a promoted package becomes the reference when the next test period opens.
+
+    Within a period whose error is recycled, what later challengers are held against may follow from promotions alone.
+    That a model has beaten the reference is more than that, and teams would learn it from the reference's place.
+    """
+    rises = superior and plan.performance.reference.raise_on_superiority
+    return rises and _recycles(entries, plan, decision)
+
+
+def _recycles(entries: list[Entry], plan: ChangePlan, decision: Decision) -> bool:
+    return any(terms.method == "recycled" for terms in limits_of(entries, decision, plan).spending)
 
 
 def person(name: str | None) -> str:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from cxr_ops import plan as plans
 from cxr_ops.audit.entries import Entry, Look, PeriodOpened
-from cxr_ops.audit.state import open_period, period_limits, plan_in_force, spent_looks, strictest
+from cxr_ops.audit.state import allowance, open_period, period_limits, plan_in_force, spent_looks, strictest
 from cxr_ops.contract import INPUTS
 from cxr_ops.edges import dvc
 from cxr_ops.edges.home import Home
@@ -21,6 +21,7 @@ from cxr_ops.edges.store.batches import data_revision
 from cxr_ops.errors import RefusedError, SettingsError
 from cxr_ops.params import Params
 from cxr_ops.records.inputs import Inputs
+from cxr_ops.stats import levels
 
 
 def begin(home: Home, *, by: str, reason: str) -> PeriodOpened:
@@ -75,6 +76,9 @@ class OpenPeriod:
         number: of the period, from 1.
         looks: looks spent in it.
         max_looks: how many the strictest allows of the plan of `params.yaml` and of those that the period has seen.
+        next_level: the error of each check that a look may have which is taken now under the plan of `params.yaml`.
+        why: why it is that, in a sentence or two.
+        levels: of each look that was taken, what it could spend; `promoted`: whether it ended in a promotion.
         plan: the name of the plan of `params.yaml`.
         in_force: the name of the plan in force; None before the first look.
         closed_batches: batches whose test patients are retired.
@@ -83,16 +87,27 @@ class OpenPeriod:
     number: int
     looks: int
     max_looks: int
+    next_level: float
+    why: str
+    levels: tuple[float, ...]
+    promoted: tuple[bool, ...]
     plan: str
     in_force: str | None
     closed_batches: tuple[str, ...]
 
     def __str__(self) -> str:
-        """Four lines for people."""
+        """A line each for people, the looks that were taken among them."""
+        left = "none: its looks are spent" if self.looks >= self.max_looks else f"{100 * self.next_level:.3g} %"
         return "\n".join(
             [
                 f"test period     {self.number}",
                 f"looks           {self.looks} of {self.max_looks} spent, under the plan {self.plan}",
+                *(
+                    f"  look {number:<9} {100 * level:.3g} %, {'promoted' if promoted else 'not promoted'}"
+                    for number, (level, promoted) in enumerate(zip(self.levels, self.promoted, strict=True), 1)
+                ),
+                f"next look       {left}",
+                f"  why           {self.why}",
                 f"plan in force   {self.in_force or 'none yet: the first look puts its own there'}",
                 f"closed batches  {', '.join(self.closed_batches) or 'none'}",
             ]
@@ -111,10 +126,15 @@ def describe(home: Home) -> OpenPeriod:
     period = open_period(entries)
     limits = strictest([plan.limits, period_limits(entries, period.number)]) or plan.limits
     now = plan_in_force(entries)
+    allowed = allowance(entries, limits, period.number)
     return OpenPeriod(
         number=period.number,
         looks=len(spent_looks(entries, period.number)),
         max_looks=limits.max_looks,
+        next_level=allowed.next.checks,
+        why=levels.explain(limits.spending, allowed.promoted),
+        levels=tuple(level.checks for level in allowed.taken),
+        promoted=tuple(allowed.promoted),
         plan=plan.name,
         in_force=now.plan.name if now is not None else None,
         closed_batches=tuple(period.closed_batches),

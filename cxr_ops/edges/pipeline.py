@@ -99,8 +99,10 @@ def _look(home: Home, run: str) -> None:
                 batches=batches,
                 plan=inputs.plan.sha256,
                 limits=plan.limits,
+                claim=inputs.claim if role == "challenger" else None,
             )
-            entry = open_ledger(home).record_look(look)
+            allowed = inputs.allowance if role == "challenger" else None
+            entry = open_ledger(home).record_look(look, level=allowed.next.checks if allowed else None)
             if role == "challenger":
                 taken = RecordedLook(package=model, test_digest=test_digest, entry=entry.digest())
     taken.write(workspace / LOOK)

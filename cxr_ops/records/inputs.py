@@ -6,7 +6,7 @@ from typing import ClassVar, Literal, Self
 
 from pydantic import AliasChoices, Field, model_validator
 
-from cxr_ops.records.base import Kept, Record
+from cxr_ops.records.base import Kept, Record, canonical_json, sha256_bytes
 from cxr_ops.records.data import DataRevision
 
 
@@ -51,14 +51,16 @@ class Period(Record):
 class LedgerState(Record):
     """Where the ledger stood: number of entries, digest of the last one, promotions so far, looks.
 
-    `looks` are those spent in the open test period; `looked` are their (model, test digest), so that scoring the same
-    model on the same test set again is known to be no new look.
+    `looks` are those spent in the open test period; `looked` are their (model, test digest) and `claims` what each was
+    about (`claim_of`; None in a look of an earlier version), so that the same claim of the same model on the same test
+    set is known to be no new look.
     """
 
     entries: int
     head: str | None
     looks: int
     looked: list[tuple[str, str]] = []
+    claims: list[str | None] = []
     promotions: int = 0
 
 
@@ -96,17 +98,56 @@ class Spending(Record):
         return self
 
 
+class Level(Record):
+    """What one look may spend.
+
+    `checks`: one-sided error of each check. `superiority`: the same of the claim that a model beats the reference, by
+    which the reference rises.
+    """
+
+    checks: float = Field(gt=0, lt=0.5)
+    superiority: float = Field(gt=0, lt=0.5)
+
+
+class Allowance(Record):
+    """What the looks of a test period may spend, as the ledger had it when the run was opened.
+
+    `taken` are the levels of the looks so far, in the order of `LedgerState.looked`, and `promoted` says which of them
+    ended in a promotion; `next` is the level of a look that is none of these.
+    """
+
+    taken: list[Level] = []
+    promoted: list[bool] = []
+    next: Level
+
+
+def claim_of(champion: str | None, reference: str | None, plan_sha256: str) -> str:
+    """The digest of what a challenger is claimed to be as good as, and by which plan.
+
+    The same model against another champion, or by other margins, is another claim, and its look is another look.
+
+    Args:
+        champion: the ledger's entry that made it champion.
+        reference: the digest of the reference's package.
+        plan_sha256: of the plan's file.
+    """
+    return sha256_bytes(canonical_json({"champion": champion, "reference": reference, "plan": plan_sha256}))
+
+
 class Limits(Record):
     """What a plan limits around the evidence, as far as one plan is stricter in it than another.
 
     `max_looks`: looks in a test period. `approvals`: people who must agree. `disclosure`: what people who tune see
-    while the period is open. `require_clean_code`: whether only committed code is promoted.
+    while the period is open. `require_clean_code`: whether only committed code is promoted. `spending`: how the error
+    of the period is spent, of each plan that has a say in it: a look may spend the least that any allows. An entry of
+    an earlier version names none.
     """
 
     max_looks: int
     approvals: int
-    disclosure: Literal["verdict", "all"]
+    disclosure: Literal["promotion", "verdict", "all"]
     require_clean_code: bool
+    spending: tuple[Spending, ...] = ()
 
 
 class OtherPlan(Record):
@@ -139,7 +180,8 @@ class Inputs(Kept):
 
     `ledger` is None for a run opened without one: its look is unrecorded and it cannot promote. `limits` are the
     strictest of the run's own plan and of those that were in force or used in its test period when it was opened; None
-    in a file of an earlier version, where the plan's own hold. `other_plan` is None where no other was expected.
+    in a file of an earlier version, where the plan's own hold. `allowance` is None without a ledger, and in a file of
+    an earlier version: then each look is a first one. `other_plan` is None where no other was expected.
     Formats before 2 call the period `epoch`.
     """
 
@@ -155,5 +197,11 @@ class Inputs(Kept):
     ledger: LedgerState | None
     plan: Plan
     limits: Limits | None = None
+    allowance: Allowance | None = None
     other_plan: OtherPlan | None = None
     image: str | None = None
+
+    @property
+    def claim(self) -> str:
+        """What the challenger is claimed to be as good as; see `claim_of`."""
+        return claim_of(self.champion.entry, self.reference.package if self.reference else None, self.plan.sha256)

@@ -55,12 +55,13 @@ class Verdict(Kept):
     """What `gate` decided and on what grounds: `gate/verdict.json`.
 
     `evidence_says` is what the evidence alone would give; `verdict` differs from it where the record forbids a
-    promotion (an unrecorded look). `checks` are all that the plan asked for, each judged one-sided at `alpha`;
-    `notice` is the plan's own. `approvals` are the people who must agree: the plan's number, or more where a hold
-    (a harm signal, a gain too good to be true) asks for it. `limited_findings` are those that the plan judges by its
-    widest margin. `superior` says that the macro-AUC beats the reference's at `alpha`, `superior_findings` which
-    findings beat the champion's (Holm's correction). `looks` counts the looks of the test period, this one included.
-    `other_plan` is that of `inputs.json`. Formats before 2 call the period `epoch`.
+    promotion (an unrecorded look). `checks` are all that the plan asked for, each judged one-sided at `alpha`, which is
+    the level of the look; `spending` says why it is that, and nothing where the ledger had no say. `notice` is the
+    plan's own. `approvals` are the people who must agree: the plan's number, or more where a hold (a harm signal, a
+    gain too good to be true) asks for it. `limited_findings` are those that the plan judges by its widest margin.
+    `superior` says that the macro-AUC beats the reference's at the level that the look has for that,
+    `superior_findings` which findings beat the champion's (Holm's correction). `looks` counts the looks of the test
+    period, this one included. `other_plan` is that of `inputs.json`. Formats before 2 call the period `epoch`.
     """
 
     newest: ClassVar[int] = 2
@@ -80,6 +81,7 @@ class Verdict(Kept):
     evaluation: str
     inputs: str
     alpha: float | None = None
+    spending: str = ""
     notice: str = ""
     checks: list[Check] = []
     limited_findings: list[str] = []

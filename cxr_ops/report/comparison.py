@@ -80,7 +80,7 @@ def parts(compared: Compared) -> tuple[Text, Group, Text]:
     checks, level = judgement.checks, compared.level
     legend = f"{100 * level:g} % intervals, clustered by patient; positive: images/patients"
     if compared.champion is not None:
-        alpha = compared.plan.performance.alpha
+        alpha = compared.judgement.alpha
         legend += f"; bound: what the plan holds against its margin, one-sided at {100 * alpha:g} %"
     figures = summary.findings_table(compared.evaluation, checks)
     notes = Text("\n".join(compared.notes), "dim")

@@ -15,6 +15,7 @@ from cxr_ops.errors import SettingsError
 from cxr_ops.labels import FINDINGS, SEXES, VIEWS, nearest
 from cxr_ops.params import NOT_OF_THE_MODEL, Params
 from cxr_ops.plan import Bound, ChangePlan, PerformanceEvaluation, Subgroups
+from cxr_ops.stats import levels
 from cxr_ops.stats.power import TARGETS, Power, margin_tier
 
 if TYPE_CHECKING:
@@ -141,8 +142,9 @@ def facts(plan: ChangePlan, sha256: str) -> list[tuple[str, str]]:
     return [
         ("plan", f"{plan.name}, {reviewed}"),
         ("sha256", sha256),
-        ("error of each check", f"{percent(rules.alpha)} at a look, one-sided"),
-        ("looks of a test period", f"{rules.max_looks}, error over all of them: {spent}"),
+        ("error of each check", f"{percent(levels.first(rules.spending).checks)} at {_which(rules)}, one-sided"),
+        ("looks of a test period", f"{rules.max_looks}, {rules.looks.method}, error over all of them: {spent}"),
+        *([("levels of looks", _levels_line(rules))] if rules.looks.method == "recycled" else []),
         ("approvals", str(plan.approvals)),
         ("floors", str(floors)),
         ("margins of AUCs", f"{1 + len(FINDINGS)}, and as many against a reference that is not the champion"),
@@ -152,6 +154,22 @@ def facts(plan: ChangePlan, sha256: str) -> list[tuple[str, str]]:
         ("operating points", f"{2 * declared[0]} checks"),
         ("calibration", f"{2 * declared[1]} checks"),
     ]
+
+
+def _which(rules: PerformanceEvaluation) -> str:
+    return "a look" if rules.looks.method == "equal" else "the first look"
+
+
+def _levels_line(rules: PerformanceEvaluation) -> str:
+    """What recycled looks may spend in the best and in the worst case."""
+    after = {name: levels.after([rules.spending], path) for name, path in (("promotion", "p"), ("failure", "f"))}
+    told = f"promoted, failed for {rules.spending.told_failures} told reasons" if rules.disclosure == "verdict" else ""
+    many = rules.max_looks - 1
+    line = (
+        f"{percent(after['promotion'].checks)} after a promotion, {percent(after['failure'].checks)} after a failure, "
+        f"{percent(levels.after([rules.spending], many * 'p').checks)} at look {rules.max_looks} of promotions alone"
+    )
+    return f"{line} ({told})" if told else line
 
 
 def _subgroup_counts(rules: Subgroups | None) -> list[tuple[str, str]]:
@@ -234,10 +252,19 @@ def _bounds(plan: ChangePlan) -> Iterable[str]:
 
 
 def _looks(rules: PerformanceEvaluation) -> Iterable[str]:
-    yield (
-        f"Every check is one-sided, with an error of {percent(rules.alpha)} at each look. All must be met, so their "
-        "number needs no correction."
+    level, which = (
+        percent(levels.first(rules.spending).checks),
+        "each" if rules.looks.method == "equal" else "the first",
     )
+    yield (
+        f"Every check is one-sided, with an error of {level} at {which} look. All must be met, so their number needs "
+        "no correction."
+    )
+    if rules.looks.method == "recycled":
+        yield (
+            "What later looks may spend follows from the ledger: a promotion gives back what its look spent, a look "
+            f"without one does not. It is {_levels_line(rules)}."
+        )
     over = (
         "nothing is promised of the error over all of them"
         if rules.period_alpha is None
@@ -248,7 +275,12 @@ def _looks(rules: PerformanceEvaluation) -> Iterable[str]:
         f"{over}. After the last one the verdict is INSUFFICIENT EVIDENCE until a period of patients who were never "
         "scored before is opened."
     )
-    if rules.disclosure == "verdict":
+    if rules.disclosure == "promotion":
+        yield (
+            "While a test period is open, people who tune learn of a run whether it was promoted, and the validation "
+            "set. Verdict, reasons, numbers, maps and cases of the test set are for auditors and approvers."
+        )
+    elif rules.disclosure == "verdict":
         yield (
             "While a test period is open, people who tune see the verdict and the validation set. The numbers, maps "
             "and cases of the test set are for auditors and approvers."
@@ -561,7 +593,7 @@ _PARTS: Final = tuple(
 # Fewer patients for a finding to be judged: less is asked for as long as every finding is required. Where one is not,
 # a finding that was left out is judged, and more is asked for.
 _LEAST: Final = (f"{_RULES}min_positive_patients", f"{_RULES}min_negative_patients")
-_WORDS: Final = {"none": 0.0, "free": 1.0, "verdict": 0.0, "all": 1.0}
+_WORDS: Final = {"none": 0.0, "free": 1.0, "promotion": 0.0, "verdict": 1.0, "all": 2.0}
 
 
 def _direction(key: str, old: Any, new: Any, *, all_required: bool) -> Direction:

@@ -24,7 +24,7 @@ from cxr_ops import contract
 from cxr_ops import plan as plans
 from cxr_ops import recipe as recipes
 from cxr_ops.audit.entries import Entry
-from cxr_ops.audit.state import open_period, reference_after, state_after
+from cxr_ops.audit.state import allowance, open_period, reference_after, state_after
 from cxr_ops.edges import dvc, pipeline, supervisor
 from cxr_ops.edges import plans as in_force
 from cxr_ops.edges.home import Home
@@ -368,6 +368,7 @@ def _write_inputs(
     fetch_reference(home, reference, champion, folder / contract.REFERENCE)
     _write_start(folder, params, champion)
     plan = plans.identify(folder, params.gate.plan)
+    limits = in_force.limits_now(home, entries, governing, plan.sha256)
     inputs = Inputs(
         code=code,
         data=data,
@@ -376,7 +377,8 @@ def _write_inputs(
         period=open_period(entries),
         ledger=state_after(entries) if recorded else None,
         plan=plan,
-        limits=in_force.limits_now(home, entries, governing, plan.sha256),
+        limits=limits,
+        allowance=allowance(entries, limits, open_period(entries).number) if recorded else None,
         other_plan=_other_plan(home, entries, governing, plan.sha256),
         image=home.image,
     )

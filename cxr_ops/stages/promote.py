@@ -98,6 +98,7 @@ def _promote(home: Home, run: str, ledger: Ledger, entries: list[Entry], approva
             run_commit=decision.run_commit,
             replaces=decision.champion,
             reference=rules.next_reference(now, plan, decision, superior=outputs.verdict.superior),
+            raises=rules.rises_later(now, plan, decision, superior=outputs.verdict.superior),
         )
 
     return ledger.append_if("promotion", decide)

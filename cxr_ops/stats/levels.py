@@ -23,10 +23,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from cxr_ops.records.inputs import Spending
+from cxr_ops.records.inputs import Level, Spending
 
 # A level below this is none: no test set shows anything at it, and bounds there are beyond what their quantiles hold.
 LEAST: Final = 1e-9
+TINIEST: Final = 1e-300  # what is left after hundreds of failures is still no zero
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,23 +42,13 @@ class Event:
     look: int
 
 
-@dataclass(frozen=True, kw_only=True)
-class Level:
-    """What one look may spend.
+def spent_up(level: Level) -> bool:
+    """Whether nothing can be shown at a level.
 
-    Attributes:
-        checks: one-sided error of each check, in (0, 0.5); below `LEAST` the look has nothing to spend.
-        superiority: the same of the claim that a model beats the reference, by which the reference rises. Such claims
-            can all come true one after another, so that nothing of them comes back: they share what a node holds.
+    >>> spent_up(Level(checks=0.0016, superiority=0.0002)), spent_up(Level(checks=1e-10, superiority=1e-11))
+    (False, True)
     """
-
-    checks: float
-    superiority: float
-
-    @property
-    def spent_up(self) -> bool:
-        """Whether nothing can be shown at this level."""
-        return self.checks < LEAST
+    return level.checks < LEAST
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,6 +98,68 @@ def first(terms: Spending) -> Level:
     return account([terms], []).next
 
 
+def after(terms: Sequence[Spending], outcomes: str) -> Level:
+    """What the next look may spend after looks one by one: `p` promoted, `f` not.
+
+    >>> recycled = Spending(method="recycled", period_alpha=0.05, success_weight=0.8, max_looks=10)
+    >>> [after([recycled], outcomes).checks for outcomes in ("", "f", "pp")]
+    [0.04, 0.008, 0.0256]
+    """
+    events: list[Event] = []
+    for number, outcome in enumerate(outcomes):
+        events.append(Event(kind="look", look=number))
+        events += [Event(kind="promotion", look=number)] if outcome == "p" else []
+    return account(terms, events).next
+
+
+def explain(terms: Sequence[Spending], promoted: Sequence[bool]) -> str:
+    """Say why a look may spend what it may.
+
+    Args:
+        terms: how the plans spend that have a say.
+        promoted: of each look before it, whether it ended in a promotion.
+
+    >>> recycled = Spending(method="recycled", period_alpha=0.05, success_weight=0.8, max_looks=10)
+    >>> explain([recycled], [True, False]).partition("back. ")[2]
+    '2 looks before it; look 1 was promoted.'
+    >>> explain([Spending(method="equal", alpha=0.005, max_looks=10)], [False])
+    'Each look of the period may spend 0.5 %.'
+    """
+    parts = [_in_words(one) for one in terms]
+    sentences = parts if len(parts) == 1 else [f"Plan {number}: {part}" for number, part in enumerate(parts, 1)]
+    sentences += ["Of these the least holds."] if len(parts) > 1 else []
+    sentences += [_before(promoted)] if any(one.method == "recycled" for one in terms) else []
+    return " ".join(sentences)
+
+
+def _in_words(terms: Spending) -> str:
+    if terms.method == "equal":
+        return f"Each look of the period may spend {_percent(terms.alpha)}."
+    left = terms.told_failures
+    rest = (
+        f" The {left} outcomes of a look without promotion that are told apart share what it leaves."
+        if left > 1
+        else ""
+    )
+    return (
+        f"The period holds {_percent(terms.period_alpha)}. A look spends {_percent(terms.success_weight)} of what its "
+        f"branch holds, and a promotion gives that back.{rest}"
+    )
+
+
+def _before(promoted: Sequence[bool]) -> str:
+    if not promoted:
+        return "It is the first look."
+    won = [str(number) for number, yes in enumerate(promoted, 1) if yes]
+    one = len(won) == 1
+    which = f"look{'' if one else 's'} {', '.join(won)} {'was' if one else 'were'}" if won else "none was"
+    return f"{len(promoted)} look{'' if len(promoted) == 1 else 's'} before it; {which} promoted."
+
+
+def _percent(share: float | None) -> str:
+    return f"{100 * (share or 0.0):.4g} %"
+
+
 def _least(levels: Sequence[Level]) -> Level:
     return Level(checks=min(level.checks for level in levels), superiority=min(level.superiority for level in levels))
 
@@ -130,11 +183,16 @@ def _one(terms: Spending, events: Sequence[Event]) -> Account:
 
 
 def _at(terms: Spending, held: float | None) -> Level:
-    """The level at a node; a plan of equal looks has no nodes."""
+    """The level at a node; a plan of equal looks has no nodes.
+
+    Claims that a model beats the reference may all come true one after another, and nothing of them comes back: over
+    the looks of a period they share what its nodes hold.
+    """
     if held is None or terms.success_weight is None:
         assert terms.alpha is not None, "equal looks have a level"  # noqa: S101 - `Spending` checks it
         return Level(checks=terms.alpha, superiority=terms.alpha)
     # Twelve digits: levels are written into records and read by people, and 0.8 x 0.05 is 0.04 there.
-    return Level(
-        checks=float(f"{terms.success_weight * held:.12g}"), superiority=float(f"{held / terms.max_looks:.12g}")
+    checks, superiority = (
+        max(float(f"{share:.12g}"), TINIEST) for share in (terms.success_weight * held, held / terms.max_looks)
     )
+    return Level(checks=checks, superiority=superiority)

@@ -33,7 +33,7 @@ from scipy import special
 
 from cxr_ops.labels import FINDINGS
 from cxr_ops.plan import OperatingPoints, PerformanceEvaluation
-from cxr_ops.stats import evidence
+from cxr_ops.stats import evidence, levels
 
 Floats = npt.NDArray[np.float64]
 Against = Literal["champion", "reference"]
@@ -378,6 +378,7 @@ def expect(
     assumed: Assumptions,
     *,
     others: Sequence[Against] = ("champion",),
+    alpha: float | None = None,
     seed: int = 0,
 ) -> Power:
     """What one look under a plan is expected to show.
@@ -389,6 +390,7 @@ def expect(
         attributes: as in `evidence.assess`.
         assumed: what is believed of the models.
         others: the models that the challenger is compared with.
+        alpha: what the look may spend; without it, what a first look may.
         seed: of the simulation behind `all_met`.
     """
     labels = np.asarray(truth, dtype=np.float64)
@@ -427,12 +429,13 @@ def expect(
     weights = np.array([claim.weights for claim in weighted]).reshape(len(weighted), whole.shape[0])
     joint = weights @ whole @ weights.T
     ses = iter(np.sqrt(np.diag(joint)))
-    found = [claim.expect(float(next(ses)) if claim.weights is not None else claim.se, rules.alpha) for claim in claims]
+    level = levels.first(rules.spending).checks if alpha is None else alpha
+    found = [claim.expect(float(next(ses)) if claim.weights is not None else claim.se, level) for claim in claims]
     missed = sum(1 - check.probability for check, _, _ in found)
     return Power(
         checks=tuple(check for check, _, _ in found),
         at_least=0.0 if blocked else max(0.0, 1 - missed),
-        all_met=0.0 if blocked else _all_met(found, joint, rules.alpha, seed),
+        all_met=0.0 if blocked else _all_met(found, joint, level, seed),
         not_judged=tuple(not_judged),
         blocked=tuple(blocked),
     )

@@ -1,9 +1,9 @@
 """The gate's rule: evidence and a change-control plan in, a verdict with its reasons out. Pure.
 
 One claim is judged: the challenger is not worse than the champion, nor than the frozen reference, by the plan's margin
-on any check, and each AUC lies above its floor. It is an intersection-union test: every check is one-sided at the
-plan's alpha and all must be met, so their number needs no correction (Berger, Technometrics 24 (1982) 295-300). How a
-check is made and what its failure says stands in `cxr_ops.stats.checks`.
+on any check, and each AUC lies above its floor. It is an intersection-union test: every check is one-sided at the level
+of the look (`cxr_ops.stats.levels`) and all must be met, so their number needs no correction (Berger, Technometrics 24
+(1982) 295-300). How a check is made and what its failure says stands in `cxr_ops.stats.checks`.
 
 A check that is not met gives REJECT where it is evidence against the challenger, and INSUFFICIENT EVIDENCE otherwise.
 REJECT goes before INSUFFICIENT EVIDENCE, and that before PROMOTE. What is missing, undefined, contradictory or unknown
@@ -20,13 +20,13 @@ from typing import Final, Literal
 from cxr_ops.labels import FINDINGS
 from cxr_ops.plan import Bounds, ChangePlan, PerformanceEvaluation
 from cxr_ops.records.evidence import Estimate, Evaluation, Evidence, Facts, Scenario
-from cxr_ops.records.inputs import Inputs, Limits
+from cxr_ops.records.inputs import Inputs, Level, Limits
 from cxr_ops.records.verdict import Check, Reason, Verdict
-from cxr_ops.stats import auc, checks, soundness
+from cxr_ops.stats import auc, checks, levels, soundness
 from cxr_ops.stats.checks import Role, holm
 from cxr_ops.stats.codes import AGAINST, MEANING, NOT_STOPPING, Code
 
-__all__ = ["AGAINST", "MEANING", "Code", "Decision", "Judgement", "decide", "judge"]
+__all__ = ["AGAINST", "MEANING", "Code", "Decision", "Judgement", "decide", "judge", "level_of"]
 
 Decision = Literal["PROMOTE", "REJECT", "INSUFFICIENT EVIDENCE"]
 PROMOTE: Final = "PROMOTE"
@@ -42,20 +42,25 @@ class Judgement:
     reasons: list[Reason]
     checks: list[Check]
     approvals: int
+    alpha: float
     limited_findings: list[str]
     superior: bool
     superior_findings: list[str]
 
 
-def judge(evaluation: Evaluation, plan: ChangePlan) -> Judgement:
+def judge(evaluation: Evaluation, plan: ChangePlan, level: Level | None = None) -> Judgement:
     """Judge the evidence alone: what it shows, and whether it is whole; not what the record says of the run.
 
     Args:
         evaluation: what was found. Without `facts`, as where only scores are compared, nothing is said of the weights
             that training started from; `decide` does not let such evidence promote.
         plan: its checks are made.
+        level: what the look may spend; without one, what the plan gives the first look of a test period.
     """
     rules = plan.performance
+    level = level or levels.first(rules.spending)
+    # Below that no quantile holds; such a look is told that nothing is left for it (`_record`).
+    alpha = max(level.checks, levels.LEAST)
     against = checks.roles(evaluation)
     group_claims, group_reasons = checks.of_subgroups(evaluation, rules, against)
     probability_claims, probability_notes = checks.of_probabilities(evaluation, rules, against)
@@ -66,8 +71,8 @@ def judge(evaluation: Evaluation, plan: ChangePlan) -> Judgement:
         *group_claims,
         *probability_claims,
     ]
-    made, judged = checks.judge(families, rules.alpha)
-    holds, approvals = _holds(evaluation, plan, against)
+    made, judged = checks.judge(families, alpha)
+    holds, approvals = _holds(evaluation, plan, against, alpha)
     reasons = [
         *_problems(evaluation),
         *_empty(evaluation),
@@ -77,7 +82,7 @@ def judge(evaluation: Evaluation, plan: ChangePlan) -> Judgement:
         *group_reasons,
         *probability_notes,
         *judged,
-        *_scenarios(evaluation, rules, against, made),
+        *_scenarios(evaluation, rules, against, made, alpha),
         *holds,
     ]
     says = _worst(reasons)
@@ -92,9 +97,10 @@ def judge(evaluation: Evaluation, plan: ChangePlan) -> Judgement:
         reasons=reasons,
         checks=made,
         approvals=approvals,
+        alpha=level.checks,
         limited_findings=[finding for finding in rules.limited_findings if finding in evaluation.macro_over],
-        superior=_is_superior(evaluation, rules, against),
-        superior_findings=_superior_findings(evaluation, rules),
+        superior=_is_superior(evaluation, against, max(level.superiority, levels.LEAST)),
+        superior_findings=_superior_findings(evaluation, rules, alpha),
     )
 
 
@@ -109,7 +115,8 @@ def decide(evaluation: Evaluation, inputs: Inputs, plan: ChangePlan) -> Verdict:
     Returns:
         The verdict. `evidence_says` leaves out what the record forbids.
     """
-    judgement = judge(evaluation, plan)
+    level = level_of(inputs, plan, evaluation.challenger, evaluation.test_digest)
+    judgement = judge(evaluation, plan, level)
     forbidden = [
         *_mismatches(evaluation, inputs, plan),
         *_outside_plan(evaluation.facts, plan.description_of_modifications.bounds),
@@ -128,7 +135,8 @@ def decide(evaluation: Evaluation, inputs: Inputs, plan: ChangePlan) -> Verdict:
         test_digest=evaluation.test_digest,
         evaluation=evaluation.digest(),
         inputs=inputs.digest(),
-        alpha=plan.performance.alpha,
+        alpha=level.checks,
+        spending=_spending(evaluation, inputs, plan),
         notice=plan.notice,
         checks=judgement.checks,
         limited_findings=judgement.limited_findings,
@@ -223,14 +231,18 @@ def _sufficiency(evaluation: Evaluation, rules: PerformanceEvaluation) -> list[R
 
 
 def _scenarios(
-    evaluation: Evaluation, rules: PerformanceEvaluation, against: Sequence[Role], made: Sequence[Check]
+    evaluation: Evaluation,
+    rules: PerformanceEvaluation,
+    against: Sequence[Role],
+    made: Sequence[Check],
+    alpha: float,
 ) -> list[Reason]:
     """Uncertain labels are missing; were they all negative, or all positive, every check must be met as well."""
     unmet = {_key(check) for check in made if check.outcome != "met"}
     found: list[Reason] = []
     for scenario in evaluation.scenarios:
         families = checks.of_aucs(scenario, rules, against, evaluation.test_patients)
-        judged, _ = checks.judge(families, rules.alpha)
+        judged, _ = checks.judge(families, alpha)
         fails = [check for check in judged if check.outcome != "met" and _key(check) not in unmet]
         if fails:
             found.append(_uncertain(scenario, f"not met would be: {'; '.join(map(_describe, fails))}."))
@@ -305,19 +317,19 @@ def _grounds(evaluation: Evaluation, plan: ChangePlan, against: Sequence[Role]) 
 # ------------------------------------------------------------------------------------- what else the evidence shows
 
 
-def _holds(evaluation: Evaluation, plan: ChangePlan, against: Sequence[Role]) -> tuple[list[Reason], int]:
+def _holds(evaluation: Evaluation, plan: ChangePlan, against: Sequence[Role], alpha: float) -> tuple[list[Reason], int]:
     """Signs that more people must look at before a promotion, and how many people must then agree."""
     rules = plan.performance
     found: list[Reason] = []
     approvals = plan.approvals
     gain, screen = rules.suspicious_gain, rules.harm_screen
     seen = evaluation.macro_difference
-    if gain is not None and isinstance(seen, Estimate) and (low := auc.bounds(seen, rules.alpha)[0]) > gain.gain:
+    if gain is not None and isinstance(seen, Estimate) and (low := auc.bounds(seen, alpha)[0]) > gain.gain:
         found.append(
             Reason(
                 code=Code.SUSPICIOUS_IMPROVEMENT,
                 sentence=f"Macro-AUC: {seen.value:+.3f} against the champion, at least {low:+.3f} with "
-                f"{100 * (1 - rules.alpha):g} % confidence. A gain of more than {gain.gain:g} may be a leak of test "
+                f"{100 * (1 - alpha):g} % confidence. A gain of more than {gain.gain:g} may be a leak of test "
                 "labels: somebody must look for one before this is promoted.",
                 numbers={"value": seen.value, "low": low, "limit": gain.gain},
             )
@@ -357,17 +369,17 @@ def _harm_signals(evaluation: Evaluation, rules: PerformanceEvaluation, against:
     ]
 
 
-def _is_superior(evaluation: Evaluation, rules: PerformanceEvaluation, against: Sequence[Role]) -> bool:
+def _is_superior(evaluation: Evaluation, against: Sequence[Role], alpha: float) -> bool:
     """Whether the macro-AUC beats the reference's, which may be the champion."""
     if not against:
         return False
     figure = checks.macro_difference(evaluation, against[-1])
     if not isinstance(figure, Estimate) or checks.fault(figure, "margin", against[-1]):
         return False
-    return auc.bounds(figure, rules.alpha)[0] > 0.0
+    return auc.bounds(figure, alpha)[0] > 0.0
 
 
-def _superior_findings(evaluation: Evaluation, rules: PerformanceEvaluation) -> list[str]:
+def _superior_findings(evaluation: Evaluation, rules: PerformanceEvaluation, alpha: float) -> list[str]:
     """The findings whose AUC beats the champion's, with Holm's correction."""
     seen = [
         (row.finding, row.difference)
@@ -375,7 +387,7 @@ def _superior_findings(evaluation: Evaluation, rules: PerformanceEvaluation) -> 
         if isinstance(row.difference, Estimate) and not checks.fault(row.difference, "margin", "champion")
     ]
     adjusted = holm([checks.p_above(figure, 0.0) for _, figure in seen])
-    return [finding for (finding, _), p in zip(seen, adjusted, strict=True) if p <= rules.alpha]
+    return [finding for (finding, _), p in zip(seen, adjusted, strict=True) if p <= alpha]
 
 
 # ------------------------------------------------------------------------------------- the record and the plan
@@ -428,11 +440,49 @@ def _outside_plan(facts: Facts | None, bounds: Bounds) -> list[Reason]:
     return [Reason(code=Code.OUTSIDE_PLAN, sentence=sentence) for sentence in found]
 
 
-def _looks(evaluation: Evaluation, inputs: Inputs) -> int | None:
-    """Looks of the test period with this one; scoring the same model on the same test set again is no new one."""
+def level_of(inputs: Inputs, plan: ChangePlan, package: str, test_digest: str) -> Level:
+    """What the look of a challenger at a test set may spend: that of its place on the ledger, as `open` pinned it.
+
+    Args:
+        inputs: what the run was opened with. Without an allowance, as without a ledger and in a file of an earlier
+            version, each look is a first one.
+        plan: the run's.
+        package: the challenger's digest.
+        test_digest: of the test set.
+    """
+    allowed = inputs.allowance
+    if allowed is None:
+        return levels.first(plan.performance.spending)
+    place = _place(inputs, package, test_digest)
+    return allowed.next if place is None else allowed.taken[place]
+
+
+def _place(inputs: Inputs, package: str, test_digest: str) -> int | None:
+    """The place, from 0, of this claim among the looks that were taken when the run was opened; None if it is new."""
     if inputs.ledger is None:
         return None
-    known = (evaluation.challenger, evaluation.test_digest) in inputs.ledger.looked
+    claims = inputs.ledger.claims or [None] * len(inputs.ledger.looked)
+    for place, (look, claim) in enumerate(zip(inputs.ledger.looked, claims, strict=False)):
+        if look == (package, test_digest) and claim in (None, inputs.claim):
+            return place
+    return None
+
+
+def _spending(evaluation: Evaluation, inputs: Inputs, plan: ChangePlan) -> str:
+    """Why the level is what it is, in a sentence or two."""
+    allowed = inputs.allowance
+    if allowed is None:
+        return ""
+    place = _place(inputs, evaluation.challenger, evaluation.test_digest)
+    before = allowed.promoted if place is None else allowed.promoted[:place]
+    return levels.explain(_limits(inputs, plan).spending, before)
+
+
+def _looks(evaluation: Evaluation, inputs: Inputs) -> int | None:
+    """Looks of the test period with this one; the same claim of the same model on the same test set is no new one."""
+    if inputs.ledger is None:
+        return None
+    known = _place(inputs, evaluation.challenger, evaluation.test_digest) is not None
     return max(inputs.ledger.looks, len(inputs.ledger.looked)) + (0 if known else 1)
 
 
@@ -462,6 +512,16 @@ def _record(evaluation: Evaluation, inputs: Inputs, plan: ChangePlan) -> list[Re
                 sentence=f"This test period has had {looks} looks, and {which} allows {most}. Patients never "
                 "scored before are needed: ingest them, then open a new period with cxr-ops period open.",
                 numbers={"looks": looks, "max_looks": most, "period": inputs.period.number},
+            )
+        )
+    elif levels.spent_up(level_of(inputs, plan, evaluation.challenger, evaluation.test_digest)):
+        found.append(
+            Reason(
+                code=Code.TEST_SET_EXHAUSTED,
+                sentence="The looks of this test period have spent what it held: nothing can be shown with what is "
+                "left. Patients never scored before are needed: ingest them, then open a new period with cxr-ops "
+                "period open.",
+                numbers={"looks": looks, "period": inputs.period.number},
             )
         )
     if inputs.code.dirty and limits.require_clean_code:

@@ -8,7 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from cxr_ops.records.inputs import Spending
-from cxr_ops.stats.levels import LEAST, Event, account, first
+from cxr_ops.stats.levels import LEAST, Event, account, first, spent_up
 
 RECYCLED = Spending(method="recycled", period_alpha=0.05, success_weight=0.8, max_looks=10)
 EQUAL = Spending(method="equal", alpha=0.005, period_alpha=0.05, max_looks=10)
@@ -104,9 +104,10 @@ def test_what_is_told_is_paid_by_the_branch_of_failure() -> None:
 def test_at_last_nothing_is_left() -> None:
     """A level too small for any quantile is told to be spent up, and is never zero or less."""
     found = account([RECYCLED], events(14 * "f")).next
-    assert found.spent_up
+    assert spent_up(found)
     assert 0 < found.checks < LEAST
-    assert not first(RECYCLED).spent_up
+    assert not spent_up(first(RECYCLED))
+    assert account([RECYCLED], events(600 * "f")).next.checks > 0
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,16 @@ from typing import Any, Final, Protocol
 from pydantic import ValidationError
 
 from cxr_ops.audit.entries import BODIES, Entry, Kind, Look, make, seal
-from cxr_ops.audit.state import find_decision, last_promotion, open_period, same_scoring, state_after
+from cxr_ops.audit.state import (
+    allowance,
+    find_decision,
+    last_promotion,
+    open_period,
+    period_limits,
+    same_scoring,
+    state_after,
+    strictest,
+)
 from cxr_ops.errors import ConflictError, RefusedError, StorageError
 from cxr_ops.records.base import NEWER, NEWER_FIX, Record
 from cxr_ops.records.inputs import LedgerState, Period
@@ -153,14 +162,20 @@ class Ledger:
         """The decision on a run, None where there is none."""
         return find_decision(self.entries(), run)
 
-    def record_look(self, look: Look) -> Entry:
+    def record_look(self, look: Look, *, level: float | None = None) -> Entry:
         """Record that a model is about to be scored on a test set, unless that scoring is on record.
 
-        The same model on the same test set is the same look in any run of the period. A champion or reference that was
-        scored there as a challenger is not recorded again; the other way round it is, because a claim is new.
+        The same claim of the same model on the same test set is the same look in any run of the period. A champion or
+        reference that was scored there as a challenger is not recorded again; the other way round it is, because a
+        claim is new.
+
+        Args:
+            look: what is about to be scored.
+            level: what the run was opened to spend on a look that is new; the ledger must still leave it that.
 
         Raises:
-            RefusedError: the look's period is closed: the test set of now may hold its patients.
+            RefusedError: the look's period is closed: the test set of now may hold its patients. Or another look was
+                taken since the run was opened, and the ledger leaves this one less. Then nothing is recorded.
         """
 
         def decide(entries: list[Entry]) -> Look | Entry:
@@ -173,6 +188,16 @@ class Ledger:
                     where=self.storage.place(),
                     fix="retrain in a new run; it is opened in the period of now",
                 )
+            limits = strictest([look.limits, period_limits(entries, look.period)])
+            if level is not None and limits is not None and limits.spending:
+                left = allowance(entries, limits, look.period).next.checks
+                if left < level:
+                    raise RefusedError(
+                        f"another look was taken since {look.run} was opened: this one may spend {100 * left:.3g} %, "
+                        f"and the run was opened to spend {100 * level:.3g} %; nothing was scored or spent",
+                        where=self.storage.place(),
+                        fix="retrain in a new run; it is opened with what the ledger leaves then",
+                    )
             return look
 
         return self.append_if("look", decide)
