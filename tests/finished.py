@@ -23,6 +23,7 @@ from evaluations import FACTS, estimate, opened, performance_of, trained
 from cxr_ops import plan as plans
 from cxr_ops.audit.entries import Look
 from cxr_ops.audit.package import patient_key
+from cxr_ops.audit.state import allowance, period_limits, strictest
 from cxr_ops.contract import slug
 from cxr_ops.edges import git
 from cxr_ops.edges.dvc import command, environment
@@ -34,7 +35,7 @@ from cxr_ops.params import Params, Prepare, Train
 from cxr_ops.records.base import sha256_bytes, tree_digest
 from cxr_ops.records.data import Batch, DataRevision
 from cxr_ops.records.evidence import Evaluation, FindingEvidence, Subgroup, Support
-from cxr_ops.records.inputs import Champion, Code, Inputs, Reference
+from cxr_ops.records.inputs import Allowance, Champion, Code, Inputs, Reference
 from cxr_ops.records.verdict import Reason
 from cxr_ops.stats import rule
 
@@ -157,6 +158,7 @@ def finish(home: Home, packages: dict[str, Path], case: Case, *, tracked: bool =
         period=open_ledger(home).period(),
         ledger=state if case.with_ledger else None,
         plan=plans.identify(root, case.plan),
+        allowance=_allowance(home, plan) if case.with_ledger else None,
     )
     write(root / "inputs.json", inputs)
     shutil.copytree(packages[case.package], root / "train/package", copy_function=_link_large)
@@ -203,6 +205,11 @@ def finish(home: Home, packages: dict[str, Path], case: Case, *, tracked: bool =
     if tracked:
         _track(home, root, case.run)
     return case.run
+
+
+def _allowance(home: Home, plan: plans.ChangePlan) -> Allowance:
+    entries, period = open_ledger(home).entries(), open_ledger(home).period().number
+    return allowance(entries, strictest([plan.limits, period_limits(entries, period)]), period)
 
 
 def make_evaluation(case: Case, plan: plans.ChangePlan, challenger: str, reference: str | None) -> Evaluation:

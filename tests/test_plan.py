@@ -23,6 +23,13 @@ def document(project: Path) -> dict:
     return yaml.safe_load((project / "pccp.yaml").read_text(encoding="utf-8"))
 
 
+@pytest.fixture
+def equal(document: dict) -> dict:
+    """The same with equal looks of 0.005."""
+    document["modification_protocol"]["performance_evaluation"] |= {"looks": {"method": "equal"}, "alpha": 0.005}
+    return document
+
+
 def _refusal(document: object) -> str:
     with pytest.raises(SettingsError) as caught:
         plans.parse(yaml.safe_dump(document).encode(), "pccp.yaml")
@@ -75,10 +82,11 @@ def test_the_production_margins_are_the_tiers_of_the_releases_counts(project):
 
 
 def test_the_production_template_spends_its_error_over_the_period(project):
-    """Ten looks of 0.005 make 0.05, the test set is withheld from those who tune, and subgroups are judged."""
+    """Its looks recycle 0.05, the test set is withheld from those who tune, and subgroups are judged."""
     rules = plans.load(project / "pccp.yaml").performance
-    assert rules.alpha * rules.max_looks == pytest.approx(rules.period_alpha) == 0.05
-    assert rules.disclosure == "verdict"
+    assert (rules.looks.method, rules.looks.success_weight, rules.period_alpha) == ("recycled", 0.8, 0.05)
+    assert rules.alpha is None
+    assert rules.disclosure in ("promotion", "verdict")
     assert rules.subgroups.attributes == ("sex", "view", "age")
     assert (rules.macro.floor, rules.macro.margin, rules.finding.floor) == (0.78, 0.01, 0.60)
 
@@ -130,10 +138,10 @@ def test_a_bound_is_of_exactly_one_kind(document, bound):
         ("composites", [{"name": "rare", "findings": ["Hernia", "Mass"], "margin": 0.1}] * 2, "have the same name"),
     ],
 )
-def test_combinations_that_contradict_themselves_are_refused(document, key, value, said):
+def test_combinations_that_contradict_themselves_are_refused(equal, key, value, said):
     """Looks that spend more than the period has, screens without subgroups, and the like are settings errors."""
-    document["modification_protocol"]["performance_evaluation"][key] = value
-    assert said in _refusal(document)
+    equal["modification_protocol"]["performance_evaluation"][key] = value
+    assert said in _refusal(equal)
 
 
 def test_the_old_name_of_a_key_is_told_the_new_one(document):
@@ -146,11 +154,48 @@ def test_the_old_name_of_a_key_is_told_the_new_one(document):
 
 
 @pytest.mark.parametrize("value", [None, 0.2])
-def test_clinical_use_needs_a_periods_error(document, value):
+def test_clinical_use_needs_a_periods_error(equal, value):
     """A plan for clinical use promises at most 0.05 over a test period."""
-    document["clinical_use"] = True
-    document["modification_protocol"]["performance_evaluation"]["period_alpha"] = value
-    assert "needs a period_alpha of at most 0.05" in _refusal(document)
+    equal["clinical_use"] = True
+    equal["modification_protocol"]["performance_evaluation"]["period_alpha"] = value
+    assert "needs a period_alpha of at most 0.05" in _refusal(equal)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"alpha": 0.005}, "looks of method recycled have no alpha"),
+        ({"period_alpha": None}, "looks of method recycled need period_alpha"),
+        ({"disclosure": "all"}, "need disclosure: promotion or verdict"),
+        ({"looks": {"method": "equal"}}, "looks of method equal need alpha"),
+        ({"looks": {"method": "equal", "success_weight": 0.8}, "alpha": 0.005}, "success_weight belongs to"),
+        ({"looks": {"method": "recycled", "success_weight": 1.0}}, "success_weight"),
+        ({"looks": {"method": "recycle"}}, "looks.method"),
+    ],
+)
+def test_looks_have_the_keys_of_their_method(document, change, said):
+    """Keys that contradict the method of the looks, or that it lacks, are refused with what is wrong."""
+    document["modification_protocol"]["performance_evaluation"] |= change
+    assert said in _refusal(document)
+
+
+def test_spending_follows_from_the_plan(document, equal):
+    """A weight that is left out is 0.8; what is told splits the branch of failure; equal looks have their alpha."""
+    terms = plans.from_document(equal, "plan").performance.spending
+    assert (terms.method, terms.alpha, terms.success_weight, terms.told_failures) == ("equal", 0.005, None, 1)
+    rules = document["modification_protocol"]["performance_evaluation"]
+    rules |= {"looks": {"method": "recycled"}, "alpha": None}
+    for disclosure, told in (("promotion", 1), ("verdict", 3)):
+        rules["disclosure"] = disclosure
+        terms = plans.from_document(document, "plan").performance.spending
+        assert (terms.method, terms.success_weight, terms.told_failures, terms.max_looks) == ("recycled", 0.8, told, 10)
+
+
+def test_a_plan_of_an_earlier_format_has_equal_looks(equal):
+    """A plan that says nothing of its looks, as all did before, judges each of them at its alpha."""
+    del equal["modification_protocol"]["performance_evaluation"]["looks"]
+    terms = plans.from_document({**equal, "format": 2}, "plan").performance.spending
+    assert (terms.method, terms.alpha, terms.max_looks) == ("equal", 0.005, 10)
 
 
 def test_an_unknown_key_names_the_nearest(document):

@@ -7,6 +7,7 @@ error is that it promotes a model which is worse than the champion of that momen
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import math
 import os
@@ -510,5 +511,7 @@ def _block(name: str, block: int) -> Tally:
     begun = time.process_time()
     for index in range(block * of.block, (block + 1) * of.block):
         tally.add(of.replicate(_state["setup"], random(_state["seed"], f"sequences {name}", index)))
+        if of.whole_plan:
+            gc.collect()  # models and their views know one another, and are large
     tally.seconds = time.process_time() - begun
     return tally

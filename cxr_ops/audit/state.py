@@ -51,7 +51,10 @@ def allowance(entries: list[Entry], limits: Limits, period: int) -> Allowance:
     found = account(limits.spending, events)
     promoted = {event.look for event in events if event.kind == "promotion"}
     return Allowance(
-        taken=list(found.taken), promoted=[place in promoted for place in range(len(looks))], next=found.next
+        taken=list(found.taken),
+        claims=[look.claim for look in looks],
+        promoted=[place in promoted for place in range(len(looks))],
+        next=found.next,
     )
 
 
@@ -152,7 +155,6 @@ def state_after(entries: list[Entry]) -> LedgerState:
         head=entries[-1].digest() if entries else None,
         looks=len(looks),
         looked=[(look.model, look.test_digest) for look in looks],
-        claims=[look.claim for look in looks],
         promotions=sum(entry.kind == "promotion" for entry in entries),
     )
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cxr_ops import plan as plans
+from cxr_ops.audit import telling
 from cxr_ops.audit.entries import Look, Role
 from cxr_ops.audit.package import digest as package_digest
 from cxr_ops.contract import CHAMPION, INPUTS, LOOK, NO_CHANGE, PACKAGE
@@ -44,7 +45,8 @@ def run_stage(home: Home, run: str, stage: str) -> dict[str, Any]:
         result |= {"package": package, "no_change": no_change}
     elif stage == "gate":
         verdict = Verdict.read(workspace / "gate" / "verdict.json")
-        result |= {"verdict": verdict.verdict, "approvals": verdict.approvals}
+        limits = Inputs.read(workspace / INPUTS).limits
+        result |= {"verdict": telling.verdict(verdict.verdict, limits), "approvals": verdict.approvals}
     return result
 
 

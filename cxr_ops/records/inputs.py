@@ -51,16 +51,14 @@ class Period(Record):
 class LedgerState(Record):
     """Where the ledger stood: number of entries, digest of the last one, promotions so far, looks.
 
-    `looks` are those spent in the open test period; `looked` are their (model, test digest) and `claims` what each was
-    about (`claim_of`; None in a look of an earlier version), so that the same claim of the same model on the same test
-    set is known to be no new look.
+    `looks` are those spent in the open test period; `looked` are their (model, test digest), so that scoring the same
+    model on the same test set again is known to be no new look; but see `Allowance.claims`.
     """
 
     entries: int
     head: str | None
     looks: int
     looked: list[tuple[str, str]] = []
-    claims: list[str | None] = []
     promotions: int = 0
 
 
@@ -112,11 +110,14 @@ class Level(Record):
 class Allowance(Record):
     """What the looks of a test period may spend, as the ledger had it when the run was opened.
 
-    `taken` are the levels of the looks so far, in the order of `LedgerState.looked`, and `promoted` says which of them
-    ended in a promotion; `next` is the level of a look that is none of these.
+    `taken` are the levels of the looks so far, in the order of `LedgerState.looked`, `promoted` says which of them
+    ended in a promotion, and `claims` what each was about (`claim_of`; None in a look of an earlier version). `next` is
+    the level of a look that is none of these: the same model on the same test set may be one, where the claim is
+    another.
     """
 
     taken: list[Level] = []
+    claims: list[str | None] = []
     promoted: list[bool] = []
     next: Level
 

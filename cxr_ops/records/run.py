@@ -46,7 +46,7 @@ class Result(Kept):
 
     run: str
     airflow_run_id: str | None = None
-    verdict: Literal["PROMOTE", "REJECT", "INSUFFICIENT EVIDENCE", "NO_CHANGE"]
+    verdict: Literal["PROMOTE", "REJECT", "INSUFFICIENT EVIDENCE", "NO_CHANGE", "NOT PROMOTED"]
     reasons: list[Reason] = []
     approvals: int = 0
     limited_findings: list[str] = []

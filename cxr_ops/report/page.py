@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from cxr_ops.audit import telling
 from cxr_ops.labels import FINDINGS
 from cxr_ops.records.data import data_notice
 from cxr_ops.records.evidence import Estimate, Evaluation, Evidence, Facts, Figure, FindingEvidence, Performance
@@ -29,7 +30,7 @@ from cxr_ops.report import figures, words
 from cxr_ops.report.figures import MODELS, Model
 from cxr_ops.report.words import NOT_EVALUABLE
 from cxr_ops.stats.checks import Role, difference, macro_difference
-from cxr_ops.stats.codes import HOLDS, MEANING, Code
+from cxr_ops.stats.codes import HOLDS, Code
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -134,6 +135,7 @@ class Disclosed:
         consequence: what follows for the model in use.
         meanings: (code, general sentence) of each reason code, once and in the order of the closed set, so that neither
             their number nor their order tells how many findings fell short.
+        reasons_told: whether reasons that follow from the test set are among them.
         settings: which settings lie outside the plan, in sentences.
         plan: which plan governs.
         clinical_use: whether it covers use on patients; notice: the plan's own sentence.
@@ -152,6 +154,7 @@ class Disclosed:
     verdict: str
     consequence: str
     meanings: Sequence[tuple[str, str]]
+    reasons_told: bool
     settings: Sequence[str]
     plan: Plan
     clinical_use: bool
@@ -171,7 +174,7 @@ class Disclosed:
 def disclose(material: Material) -> Disclosed:
     """Take from a run what people who tune may see."""
     verdict, evaluation, inputs = material.verdict, material.evaluation, material.inputs
-    codes = {reason.code for reason in verdict.reasons}
+    told, order = telling.reasons(verdict.reasons, inputs.limits), [*Code]
     macros = evaluation.validation_macro
     digests = [("Challenger's package", evaluation.challenger)]
     if inputs.champion.package is not None:
@@ -187,9 +190,10 @@ def disclose(material: Material) -> Disclosed:
     ]
     return Disclosed(
         title=material.title,
-        verdict=verdict.verdict,
+        verdict=telling.verdict(verdict.verdict, inputs.limits),
         consequence=words.consequence(verdict),
-        meanings=[(code, MEANING[code]) for code in Code if code in codes],
+        meanings=[(Code(one.code), one.sentence) for one in sorted(told, key=lambda one: order.index(Code(one.code)))],
+        reasons_told=telling.tells_reasons(inputs.limits),
         settings=sorted(reason.sentence for reason in verdict.reasons if reason.code == Code.OUTSIDE_PLAN),
         plan=verdict.plan,
         clinical_use=verdict.clinical_use,

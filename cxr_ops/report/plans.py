@@ -602,7 +602,7 @@ def _direction(key: str, old: Any, new: Any, *, all_required: bool) -> Direction
         grows = "stricter" if all_required else "looser"
     if key.startswith(f"{_COMPOSITES}.") and key.endswith(".margin"):
         grows = "looser"
-    if grows is None:
+    if grows is None or (key == f"{_RULES}alpha" and None in (old, new)):
         return "other"
     up, down = _at_most(old, new, key), _at_most(new, old, key)
     if up == down:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from cxr_ops import contract
+from cxr_ops.audit import telling
 from cxr_ops.records.data import is_generated
 from cxr_ops.records.evidence import Estimate, Evaluation, Figure
 from cxr_ops.records.run import Result
@@ -29,6 +30,7 @@ STYLES: Final = {
     contract.REJECT: "bold red",
     contract.INSUFFICIENT: "bold yellow",
     contract.NO_CHANGE: "bold",
+    telling.NOT_PROMOTED: "bold",
 }
 # A reason for each of 14 findings would push the table off the screen; the report has them all.
 _REASONS_SHOWN: Final = 8

@@ -159,7 +159,7 @@ def run(
             inputs = _write_inputs(home, workspace, params, code, data, recorded=True)
             champion = inputs.champion
             limits = inputs.limits
-            runs.guard(home, run, withheld=limits is not None and limits.disclosure == "verdict")
+            runs.guard(home, run, withheld=limits is not None and limits.disclosure != "all")
             if inputs.other_plan is not None:
                 sys.stderr.write(words.other_plan(inputs.plan, inputs.other_plan) + "\n")
             dvc.write_plots_template(home, workspace)

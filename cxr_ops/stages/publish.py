@@ -21,12 +21,13 @@ from pathlib import Path
 from typing import Any, Final
 
 from cxr_ops import plan as plans
+from cxr_ops.audit import telling
 from cxr_ops.audit.entries import Decision, Entry
 from cxr_ops.audit.fit import Made, changed_since, misfits, read_made
 from cxr_ops.audit.judgement import misjudged, other_facts, straw_men
 from cxr_ops.audit.package import digest as package_digest
 from cxr_ops.audit.state import approvals_to_leave, find_decision, find_promotion, open_period, period_limits, strictest
-from cxr_ops.contract import DATASET, INPUTS, MODEL_NAME, PACKAGE
+from cxr_ops.contract import DATASET, INPUTS, MODEL_NAME, PACKAGE, PROMOTE
 from cxr_ops.edges import dvc, live
 from cxr_ops.edges.home import Home
 from cxr_ops.edges.ledger import open_ledger
@@ -37,7 +38,7 @@ from cxr_ops.params import Params
 from cxr_ops.records.base import sha256_bytes, sha256_file, write_atomic
 from cxr_ops.records.data import Batch
 from cxr_ops.records.evidence import Estimate, Evaluation, Figure
-from cxr_ops.records.inputs import Inputs
+from cxr_ops.records.inputs import Inputs, Limits
 from cxr_ops.records.run import OPENED, Opened, Result
 from cxr_ops.records.verdict import Reason, Verdict
 from cxr_ops.report.page import PUBLISHED_MARK
@@ -117,12 +118,17 @@ def run(home: Home, run: str) -> dict[str, Any]:
     if decision is None:
         check_not_edited(home, run, outputs, plan, entries)
         live.replay(home, run)
-    limits = strictest([plan.limits, period_limits(entries, outputs.inputs.period.number)])
-    if decision is None or (limits is not None and limits.disclosure == "verdict" and not withheld):
+    limits = _limits(plan, outputs.inputs.period.number, entries)
+    if decision is None or (limits.disclosure != "all" and not withheld):
         # A run that is decided on is logged again when its period has ended: what was withheld is added.
-        mlflow_run_id = tracking.log_run(home, _content(home, run, outputs, withheld=withheld))
+        mlflow_run_id = tracking.log_run(home, _content(home, run, outputs, limits, withheld=withheld))
     if decision is None:
-        version = versions.register(home, outputs.root / "train" / PACKAGE, mlflow_run_id, _version_tags(run, outputs))
+        version = versions.register(
+            home,
+            outputs.root / "train" / PACKAGE,
+            mlflow_run_id,
+            _version_tags(run, outputs, limits if withheld else None),
+        )
         commit = runs.commit_run(home, run, _message(run, outputs, mlflow_run_id, version))
         decision = _decide(home, run, outputs, mlflow_run_id, version, commit)
         check_unchanged(outputs, decision.decision)
@@ -239,7 +245,8 @@ def finish(home: Home, run: str) -> Result:
     root = home.workspace(run)
     verdict = Verdict.read(root / "gate" / "verdict.json")
     plan = plans.load_bound(root, verdict.plan.path, verdict.plan)
-    withheld = _withholds(plan, decision.period, entries)
+    withheld, limits = _withholds(plan, decision.period, entries), _limits(plan, decision.period, entries)
+    told = telling.verdict(decision.verdict, limits if withheld else None)
     report = (root / "report" / "report.html").read_text(encoding="utf-8")
     proof = checkout.plain_commands(home, decision.run_commit)
     full = publish_page(report, entry, promotion, entries, proof=proof)
@@ -265,11 +272,12 @@ def finish(home: Home, run: str) -> Result:
     result = Result(
         run=run,
         airflow_run_id=decision.airflow_run_id,
-        verdict=decision.verdict,
-        reasons=_told(verdict, withheld=withheld),
+        verdict=told,
+        reasons=_told(verdict, limits, withheld=withheld),
         approvals=decision.approvals,
         limited_findings=list(decision.limited_findings),
-        holds=list(decision.holds),
+        # They follow from the test set: of a run that waits for nobody they would tell more than its verdict does.
+        holds=list(decision.holds) if not withheld or telling.tells_reasons(limits) or told == PROMOTE else [],
         champion=verdict.champion,
         package=decision.package,
         mlflow_run_id=decision.mlflow_run_id,
@@ -366,16 +374,18 @@ def _opened(home: Home, run: str) -> Opened:
 
 def _withholds(plan: plans.ChangePlan, period: int, entries: list[Entry]) -> bool:
     """Whether what the test set shows of a run of this period is kept from people who tune: the strictest plan says."""
-    limits = strictest([plan.limits, period_limits(entries, period)])
-    return limits is not None and limits.disclosure == "verdict" and open_period(entries).number == period
+    limits = _limits(plan, period, entries)
+    return limits.disclosure != "all" and open_period(entries).number == period
 
 
-def _told(verdict: Verdict, *, withheld: bool) -> list[Reason]:
-    """The verdict's reasons; where the test set is withheld, what each code means and nothing of the evidence."""
-    if not withheld:
-        return verdict.reasons
-    codes = dict.fromkeys(Code(reason.code) for reason in verdict.reasons)
-    return [Reason(code=code, sentence=MEANING[code]) for code in codes]
+def _limits(plan: plans.ChangePlan, period: int, entries: list[Entry]) -> Limits:
+    """The strictest of a run's own plan and of all that its test period has seen."""
+    return strictest([plan.limits, period_limits(entries, period)]) or plan.limits
+
+
+def _told(verdict: Verdict, limits: Limits | None, *, withheld: bool) -> list[Reason]:
+    """The verdict's reasons; where the test set is withheld, what codes mean that are told, and nothing else."""
+    return telling.reasons(verdict.reasons, limits) if withheld else verdict.reasons
 
 
 def _again(run: str, stages: str) -> str:
@@ -440,7 +450,8 @@ def _message(run: str, outputs: Outputs, mlflow_run_id: str, version: str) -> st
 # ------------------------------------------------------------------------------------------------- for MLflow
 
 
-def _content(home: Home, run: str, outputs: Outputs, *, withheld: bool) -> tracking.RunContent:
+def _content(home: Home, run: str, outputs: Outputs, limits: Limits, *, withheld: bool) -> tracking.RunContent:
+    told = telling.verdict(outputs.verdict.verdict, limits if withheld else None)
     root, inputs, evaluation = outputs.root, outputs.inputs, outputs.evaluation
     params = Params.load(root / "params.yaml").model_dump(mode="json", by_alias=True)
     files = [root / name for name in _ARTIFACTS] + [root / inputs.plan.path]
@@ -450,21 +461,21 @@ def _content(home: Home, run: str, outputs: Outputs, *, withheld: bool) -> track
         metrics |= _metrics(evaluation)
     return tracking.RunContent(
         run=run,
-        tags=_tags(outputs),
+        tags=_tags(outputs, told),
         params={f"{section}.{key}": str(value) for section, keys in params.items() for key, value in keys.items()},
         metrics=metrics,
         history=_history(root / "train" / "history.csv"),
         datasets=_datasets(home, outputs),
         artifacts=[(path.parent.relative_to(root).as_posix().strip("."), path) for path in files if path.is_file()],
-        note=_note(run, outputs, _told(outputs.verdict, withheld=withheld)),
+        note=_note(run, outputs, told, _told(outputs.verdict, limits, withheld=withheld)),
     )
 
 
-def _tags(outputs: Outputs) -> dict[str, str]:
+def _tags(outputs: Outputs, told: str) -> dict[str, str]:
     inputs, verdict = outputs.inputs, outputs.verdict
     tags = {
         "cxr.airflow_run_id": outputs.opened.airflow_run_id,
-        "cxr.verdict": verdict.verdict,
+        "cxr.verdict": told,
         "cxr.plan": verdict.plan.name,
         "cxr.plan_sha256": verdict.plan.sha256,
         "cxr.clinical_use": str(verdict.clinical_use).lower(),
@@ -487,9 +498,10 @@ def _tags(outputs: Outputs) -> dict[str, str]:
     return {key: value for key, value in tags.items() if value}
 
 
-def _version_tags(run: str, outputs: Outputs) -> dict[str, str]:
+def _version_tags(run: str, outputs: Outputs, limits: Limits | None) -> dict[str, str]:
+    """Tags of the model's version; where the test set is withheld, `limits` say what is told of the verdict."""
     keys = ("cxr.verdict", "cxr.plan", "cxr.clinical_use", "cxr.data_revision", "cxr.code_commit", "cxr.report")
-    tags = _tags(outputs)
+    tags = _tags(outputs, telling.verdict(outputs.verdict.verdict, limits))
     return {"cxr.run": run} | {key: tags[key] for key in keys}
 
 
@@ -557,7 +569,7 @@ def _datasets(home: Home, outputs: Outputs) -> list[tracking.Dataset]:
     return found
 
 
-def _note(run: str, outputs: Outputs, reasons: list[Reason]) -> str:
+def _note(run: str, outputs: Outputs, told: str, reasons: list[Reason]) -> str:
     """The description that MLflow shows beside the run, in Markdown."""
     inputs, verdict = outputs.inputs, outputs.verdict
     rows = {
@@ -571,7 +583,7 @@ def _note(run: str, outputs: Outputs, reasons: list[Reason]) -> str:
         "Champion judged against": verdict.champion.version and f"{MODEL_NAME}/{verdict.champion.version}",
         "Reference judged against": inputs.reference and f"{MODEL_NAME}/{inputs.reference.version}",
     }
-    lines = [f"**{verdict.verdict}**" + ("" if verdict.clinical_use else ", not for clinical use"), ""]
+    lines = [f"**{told}**" + ("" if verdict.clinical_use else ", not for clinical use"), ""]
     lines += [f"* {reason.sentence}" for reason in reasons]
     lines += ["", "| | |", "|-|-|", *(f"| {key} | `{value}` |" for key, value in rows.items() if value)]
     lines += ["", f"The report is the artifact `report/published.html`. All identifiers: `cxr-ops lineage {run}`."]

@@ -71,6 +71,20 @@ AGAINST: Final = frozenset(
 )
 HOLDS: Final = frozenset({Code.SUSPICIOUS_IMPROVEMENT, Code.HARM_SIGNAL})
 NOTES: Final = frozenset({Code.NOT_EVALUABLE})
+# What the record says of a run, whatever the test set shows.
+OF_THE_RECORD: Final = frozenset(
+    {
+        Code.OUTSIDE_PLAN,
+        Code.TEST_SET_MISMATCH,
+        Code.CHAMPION_MISMATCH,
+        Code.REFERENCE_MISMATCH,
+        Code.UNRECORDED_LOOK,
+        Code.TEST_SET_EXHAUSTED,
+        Code.DIRTY_CODE,
+        Code.UNKNOWN_WEIGHTS,
+        Code.NO_PATIENT_IDS,
+    }
+)
 # Every other code stops a promotion for want of evidence.
 NOT_STOPPING: Final = GROUNDS | HOLDS | NOTES
 

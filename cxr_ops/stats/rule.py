@@ -461,8 +461,9 @@ def _place(inputs: Inputs, package: str, test_digest: str) -> int | None:
     """The place, from 0, of this claim among the looks that were taken when the run was opened; None if it is new."""
     if inputs.ledger is None:
         return None
-    claims = inputs.ledger.claims or [None] * len(inputs.ledger.looked)
-    for place, (look, claim) in enumerate(zip(inputs.ledger.looked, claims, strict=False)):
+    looked = inputs.ledger.looked
+    claims = inputs.allowance.claims if inputs.allowance is not None else [None] * len(looked)
+    for place, (look, claim) in enumerate(zip(looked, claims, strict=True)):
         if look == (package, test_digest) and claim in (None, inputs.claim):
             return place
     return None

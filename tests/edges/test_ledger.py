@@ -17,7 +17,7 @@ from cxr_ops.edges.ledger import Ledger, open_ledger
 from cxr_ops.edges.ledger.folder import Folder
 from cxr_ops.errors import ConflictError, RefusedError, SettingsError, StorageError
 from cxr_ops.records.base import canonical_json, sha256_bytes
-from cxr_ops.records.inputs import LedgerState, Period, Reference
+from cxr_ops.records.inputs import LedgerState, Limits, Period, Reference, Spending
 
 
 def look(number: int = 0) -> Look:
@@ -212,6 +212,28 @@ def test_look_is_recorded_once_for_a_model_and_a_test_set(home: Home) -> None:
     open_ledger(home).record_look(Look(model="a", test_digest="t2", run="run-2"))
     assert ledger.state().looked == [("a", "t1"), ("b", "t1"), ("a", "t2")]
     assert ledger.state().looks == len(ledger.entries()) == 3
+
+
+def test_another_claim_on_a_model_is_another_look(home: Home) -> None:
+    """Against another champion, or by another plan, the same model on the same test set spends a look of its own."""
+    looks = [Look(model="a", test_digest="t", run="r", claim=claim) for claim in ("1" * 64, "2" * 64, "1" * 64)]
+    entries = [open_ledger(home).record_look(look) for look in looks]
+    assert entries[0] == entries[2] != entries[1]
+    assert open_ledger(home).state().looks == 2
+
+
+def test_look_that_the_ledger_leaves_less_is_not_taken(home: Home) -> None:
+    """Of two runs that were opened together the later one is refused before it is scored, and spends nothing."""
+    terms = Spending(method="recycled", period_alpha=0.05, success_weight=0.8, max_looks=10)
+    limits = Limits(max_looks=10, approvals=0, disclosure="verdict", require_clean_code=False, spending=(terms,))
+    first, second = (Look(model=name, test_digest="t", run=name, limits=limits) for name in "ab")
+    taken = open_ledger(home).record_look(first, level=0.04)
+    with pytest.raises(RefusedError, match=r"may spend 0\.8 %, and the run was opened to spend 4 %") as raised:
+        open_ledger(home).record_look(second, level=0.04)
+    assert "retrain" in raised.value.fix
+    assert open_ledger(home).record_look(first, level=0.04) == taken
+    assert open_ledger(home).state().looks == 1
+    open_ledger(home).record_look(second, level=0.008)
 
 
 def test_champion_and_reference_are_recorded_and_spend_nothing(home: Home) -> None:

@@ -133,6 +133,8 @@ def test_period_is_shown(home: Home, project: Path) -> None:
     assert str(periods.describe(home)).splitlines() == [
         "test period     1",
         f"looks           0 of {allowed} spent, under the plan {plan['name']}",
+        "next look       2.5 %",
+        "  why           Each look of the period may spend 2.5 %.",
         "plan in force   none yet: the first look puts its own there",
         "closed batches  none",
     ]

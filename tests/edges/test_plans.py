@@ -71,7 +71,8 @@ def test_looser_plan_of_a_run_gains_nothing(home: Home) -> None:
     entries = open_ledger(home).entries()
     demo, strict = own(home, "pccp.demo.yaml"), own(home, "pccp.yaml")[0].limits
     assert demo[0].limits.max_looks == 1000
-    assert in_force.limits_now(home, entries, *demo) == strict
+    both = strict.model_copy(update={"spending": (*demo[0].limits.spending, *strict.spending)})
+    assert in_force.limits_now(home, entries, *demo) == both
     other, text = in_force.expected(home, entries, demo[1])
     assert (other.than, other.name, text.limits) == ("the plan in force", "nih-production", strict)
     assert in_force.expected(home, entries, other.sha256) is None
@@ -83,7 +84,9 @@ def test_old_ledger_goes_on_under_its_last_decisions_plan(home: Home) -> None:
     decided(home, "nih-production", sha256)
     demo = own(home, "pccp.demo.yaml")
     entries = open_ledger(home).entries()
-    assert in_force.limits_now(home, entries, *demo) == plans.load(home.project / "pccp.yaml").limits
+    strict = plans.load(home.project / "pccp.yaml").limits
+    both = strict.model_copy(update={"spending": (*demo[0].limits.spending, *strict.spending)})
+    assert in_force.limits_now(home, entries, *demo) == both
     assert in_force.expected(home, entries, demo[1])[0].than == "the last decision's plan"
     in_force.adopt_first(home, *demo)
     assert plan_in_force(open_ledger(home).entries()).plan.sha256 == sha256
@@ -95,7 +98,8 @@ def test_adopting_a_looser_plan_does_not_free_an_old_ledger(home: Home) -> None:
     in_force.adopt(home, home.project / "pccp.demo.yaml", by="dr_lee", reason="more looks")
     names = [(entry.plan.name, entry.plan.by) for entry in open_ledger(home).entries() if entry.kind == "plan"]
     assert names == [("nih-production", None), ("demonstration", "dr_lee")]
-    assert in_force.held(home) == plans.load(home.project / "pccp.yaml").limits
+    strict, demo = (plans.load(home.project / name).limits for name in ("pccp.yaml", "pccp.demo.yaml"))
+    assert in_force.held(home) == strict.model_copy(update={"spending": (*strict.spending, *demo.spending)})
 
 
 def test_old_ledger_whose_plan_is_lost_asks_for_one(home: Home) -> None:

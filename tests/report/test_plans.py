@@ -79,6 +79,13 @@ def document(project: Path) -> dict[str, Any]:
     return plans.load(project / "pccp.yaml").model_dump(mode="json")
 
 
+def _equal(document: dict[str, Any]) -> dict[str, Any]:
+    """With equal looks of 0.005, which may promise nothing and disclose all."""
+    changed = copy.deepcopy(document)
+    changed["modification_protocol"]["performance_evaluation"] |= {"looks": {"method": "equal"}, "alpha": 0.005}
+    return changed
+
+
 def _parse(document: dict[str, Any]) -> plans.ChangePlan:
     return plans.ChangePlan.model_validate(document)
 
@@ -113,7 +120,7 @@ def test_no_executed_key_is_forgotten(document: dict[str, Any]) -> None:
     }
     listed = {key for key, _, _ in CHANGES}
     # A named package must come with another key; a test of its own has it.
-    assert keys - listed == {f"{RULES}.reference.package"}
+    assert keys - listed == {f"{RULES}.reference.package", f"{RULES}.looks.method", f"{RULES}.looks.success_weight"}
 
 
 @pytest.mark.parametrize(("key", "value", "direction"), CHANGES)
@@ -121,6 +128,7 @@ def test_each_executed_key_is_explained_and_its_change_has_a_direction(
     document: dict[str, Any], key: str, value: Any, direction: str
 ) -> None:
     """Another value of an executed key changes the explanation, and the difference names that key and its direction."""
+    document = _equal(document)
     old, new = _parse(document), _with(document, key, value)
     assert words.markdown(words.explain(old)) != words.markdown(words.explain(new))
     changes = words.diff(old, new)
@@ -176,6 +184,16 @@ def test_bounds_of_settings_are_compared(document: dict[str, Any], bound: Any, d
         bounds["train.epochs"] = bound
     (change,) = words.diff(_parse(document), _parse(settings))
     assert str(change) == f"bound of train.epochs {said} ({direction})"
+
+
+def test_another_method_of_looks_is_a_change_without_a_direction(document: dict[str, Any]) -> None:
+    """Neither recycled nor equal looks ask for less; the diff names method, weight and alpha."""
+    changes = words.diff(_parse(_equal(document)), _parse(document))
+    assert [str(change) for change in changes] == [
+        "looks method equal -> recycled (other)",
+        "looks success weight null -> 0.80 (other)",
+        "alpha 0.005 -> null (other)",
+    ]
 
 
 def test_a_margin_reads_as_people_say_it(document: dict[str, Any]) -> None:
@@ -260,7 +278,8 @@ def test_what_a_reviewer_would_object_to_is_said(document: dict[str, Any], key: 
     params = Params.check({"prepare": {"image_size": 224}}, "params.yaml")
     before = words.warnings(_parse(document), params)
     assert [line.partition(":")[0] for line in before] == ["clinical_use is false"]
-    after = words.warnings(_with(document, key, value), params)
+    free = key in (f"{RULES}.period_alpha", f"{RULES}.disclosure")  # recycled looks do not let them be so
+    after = words.warnings(_with(_equal(document) if free else document, key, value), params)
     assert [line for line in after if line not in before and said in line]
 
 

@@ -25,7 +25,7 @@ from cxr_ops.edges.mlflow import aliases, versions
 from cxr_ops.edges.store import runs
 from cxr_ops.errors import ConflictError, CxrError, RefusedError, StorageError
 from cxr_ops.params import Params
-from cxr_ops.records.inputs import Champion, Limits, Reference
+from cxr_ops.records.inputs import Champion, Inputs, Limits, Reference
 from cxr_ops.records.run import Opened, Result
 from cxr_ops.stages import promote, publish
 
@@ -389,6 +389,20 @@ def test_look_beyond_the_budget_is_refused(published: Home, packages: dict[str, 
         match,
     )
     assert error.fix
+
+
+def test_run_judged_at_more_than_the_ledger_leaves_is_refused(published: Home, packages: dict[str, Path]) -> None:
+    """Of two runs that were opened together the ledger's order decides; the later one was judged at what is spent."""
+    case = Case(name="third", plan="pccp.yaml", package="c", recorded_look=False)
+    run = finish(published, packages, case, tracked=False)
+    inputs = Inputs.read(published.workspace(run) / "inputs.json")
+    outputs = publish.read_outputs(published, run)
+    spend(published, open_ledger(published).state().looks + 1)
+    look = Look(model=outputs.package, test_digest=outputs.verdict.test_digest, run=run, claim=inputs.claim)
+    open_ledger(published).record_look(look)
+    publish._decide(published, run, outputs, mlflow_run_id="m", version="1", commit="0" * 40)
+    error = refused(published, run, RefusedError, "was judged at .* and the ledger leaves its look")
+    assert "retrain --force" in str(error)
 
 
 def test_looks_of_champions_take_nothing_from_the_budget(published: Home, packages: dict[str, Path]) -> None:

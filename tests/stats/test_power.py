@@ -11,7 +11,7 @@ from scipy import stats
 
 from cxr_ops import plan as plans
 from cxr_ops.labels import FINDINGS
-from cxr_ops.stats import auc, power
+from cxr_ops.stats import auc, levels, power
 
 ASSUMED = power.Assumptions(auc=0.8, correlation=0.85, within_patient=0.5, between_findings=0.3)
 
@@ -186,11 +186,11 @@ def test_more_alike_models_are_easier_to_tell_apart(rules: plans.PerformanceEval
 def test_a_worse_model_meets_less_and_its_true_loss_is_never_shown_away(
     rules: plans.PerformanceEvaluation, labels: tuple
 ) -> None:
-    """A model worse by the macro margin meets that check with the plan's alpha, and no number of patients helps."""
+    """A model worse by the macro margin meets that check with the look's level, and no number of patients helps."""
     truth, owners, attributes = labels
     found = power.expect(rules, truth, owners, attributes, power.Assumptions(difference=-rules.macro.margin))
     macro = next(c for c in found.checks if c.kind == "margin" and c.finding is None and c.subgroup is None)
-    assert macro.probability == pytest.approx(rules.alpha, abs=0.002)
+    assert macro.probability == pytest.approx(levels.first(rules.spending).checks, abs=0.002)
     assert macro.needed == (None, None)
 
 
@@ -237,8 +237,8 @@ def test_all_checks_together_agree_with_simulated_looks(project: Path) -> None:
             FINDINGS[:3], truth[:, :3], owners, scores[0], scores[1], level=0.95,
             min_positive_patients=20, min_negative_patients=20,
         )  # fmt: skip
-        low = [auc.bounds(row.difference, rules.alpha)[0] > -0.04 for row in found.findings]
-        met += all(low) and auc.bounds(found.macro_difference, rules.alpha)[0] > -0.02
+        low = [auc.bounds(row.difference, levels.first(rules.spending).checks)[0] > -0.04 for row in found.findings]
+        met += all(low) and auc.bounds(found.macro_difference, levels.first(rules.spending).checks)[0] > -0.02
     assert 0.2 < expected.all_met < 0.95  # else the comparison would say little
     assert expected.all_met == pytest.approx(met / 150, abs=0.12)
     assert expected.at_least <= expected.all_met + 0.01

@@ -29,7 +29,7 @@ from cxr_ops import plan as plans
 from cxr_ops.labels import FINDINGS
 from cxr_ops.plan import Bound, Bounds, Composite, SparseFailures
 from cxr_ops.records.evidence import Estimate, Evaluation, Undefined
-from cxr_ops.records.inputs import Champion, Period, Reference
+from cxr_ops.records.inputs import Allowance, Champion, Level, Period, Reference
 from cxr_ops.records.training import StartingWeights
 from cxr_ops.stats import auc, codes, evidence, rule
 
@@ -845,6 +845,45 @@ def test_a_champion_without_a_promotion_is_a_contradiction(equal, demo):
 
 def _notes(evaluation, plan):
     return codes_of(rule.judge(evaluation, plan))
+
+
+def test_a_look_is_judged_at_what_it_may_spend(equal, demo):
+    """The level is that of the look's place on the ledger: of a new look the next, of a repeat its own."""
+    low, high = Level(checks=0.001, superiority=0.0001), Level(checks=0.04, superiority=0.005)
+    record = inputs_of()
+    seen = [("x" * 64, "t"), (equal.challenger, equal.test_digest)]
+    ledger = record.ledger.model_copy(update={"looked": seen, "looks": 2})
+    promoted, claims = [True, False], [None, record.claim]
+    allowed = Allowance(taken=[high, low], claims=claims, promoted=promoted, next=high)
+    repeat = record.model_copy(update={"ledger": ledger, "allowance": allowed})
+    other = allowed.model_copy(update={"claims": [None, "another claim"]})
+    new = repeat.model_copy(update={"allowance": other})
+    assert rule.decide(equal, record, demo).alpha == demo.performance.alpha == 0.025
+    for inputs, level, looks in ((repeat, low, 2), (new, high, 3)):
+        verdict = rule.decide(equal, inputs, demo)
+        assert (verdict.alpha, verdict.looks) == (level.checks, looks)
+        assert all(check.low < check.value for check in verdict.checks if check.kind == "margin")
+    bounds = [
+        {check.low for check in rule.decide(equal, inputs, demo).checks if check.kind == "floor"}
+        for inputs in (repeat, new)
+    ]
+    assert max(bounds[0]) < max(bounds[1])
+
+
+def test_superiority_has_a_level_of_its_own(simulate, strict):
+    """A model that beats the reference at 5 % does not raise it where the look leaves that claim next to nothing."""
+    better = evaluation_of(simulate(0, gain=0.02), strict)
+    raised = [rule.judge(better, strict, Level(checks=0.025, superiority=level)).superior for level in (0.4, 1e-9)]
+    assert raised == [True, False]
+
+
+def test_a_period_with_nothing_left_promotes_nothing(equal, demo):
+    """A look with less to spend than any test set shows is told that the period is spent, and has finite bounds."""
+    nothing = Allowance(next=Level(checks=1e-12, superiority=1e-13))
+    verdict = rule.decide(equal, inputs_of().model_copy(update={"allowance": nothing}), demo)
+    assert verdict.verdict != PROMOTE
+    assert "TEST_SET_EXHAUSTED" in codes_of(verdict)
+    assert verdict.alpha == 1e-12
 
 
 def test_a_reference_that_the_plan_names_is_the_one(equal, demo):

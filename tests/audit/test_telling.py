@@ -1,0 +1,55 @@
+"""Tests of cxr_ops.audit.telling."""
+
+from __future__ import annotations
+
+import pytest
+
+from cxr_ops.audit import telling
+from cxr_ops.records.inputs import Limits, Spending
+from cxr_ops.records.verdict import Reason
+from cxr_ops.stats.codes import MEANING, OF_THE_RECORD, Code
+
+EQUAL = Spending(method="equal", alpha=0.005, max_looks=10)
+RECYCLED = Spending(method="recycled", period_alpha=0.05, success_weight=0.8, max_looks=10)
+REASONS = [
+    Reason(code=Code.WORSE, finding="Mass", sentence="Mass: -0.041 ...", numbers={"value": -0.041}),
+    Reason(code=Code.WORSE, finding="Edema", sentence="Edema: -0.082 ..."),
+    Reason(code=Code.OUTSIDE_PLAN, sentence="train.epochs is 900; the plan allows 1 to 100."),
+    Reason(code="FROM_A_LATER_VERSION", sentence="0.71"),
+]
+
+
+def limits(disclosure: str, *spending: Spending) -> Limits:
+    return Limits(
+        max_looks=10, approvals=1, disclosure=disclosure, require_clean_code=True, spending=spending or (EQUAL,)
+    )
+
+
+@pytest.mark.parametrize("decided", ["PROMOTE", "REJECT", "INSUFFICIENT EVIDENCE"])
+def test_only_promotions_are_told_where_the_plan_says_so(decided: str) -> None:
+    """Under `disclosure: promotion` the two other verdicts cannot be told apart; under `verdict` they can."""
+    assert telling.verdict(decided, limits("verdict")) == decided
+    told = telling.verdict(decided, limits("promotion"))
+    assert told == (decided if decided == "PROMOTE" else "NOT PROMOTED")
+
+
+@pytest.mark.parametrize(
+    ("held", "codes"),
+    [
+        (limits("verdict"), ["WORSE", "OUTSIDE_PLAN"]),
+        (limits("verdict", RECYCLED), ["OUTSIDE_PLAN"]),
+        (limits("verdict", EQUAL, RECYCLED), ["OUTSIDE_PLAN"]),
+        (limits("promotion"), ["OUTSIDE_PLAN"]),
+    ],
+)
+def test_reasons_of_the_test_set_are_told_only_where_nothing_is_counted_by_them(held: Limits, codes: list[str]) -> None:
+    """Each told code comes once with its general sentence; numbers, findings and unknown codes never do."""
+    told = telling.reasons(REASONS, held)
+    assert [reason.code for reason in told] == codes
+    assert all(reason == Reason(code=reason.code, sentence=MEANING[Code(reason.code)]) for reason in told)
+
+
+def test_what_the_record_says_needs_no_test_set() -> None:
+    """No code that a check, a screen or a score gives is among those of the record."""
+    scored = {"WORSE", "MARGIN_NOT_MET", "MARGIN_NOT_SHOWN", "HARM_SIGNAL", "SUSPICIOUS_IMPROVEMENT", "NOT_WORSE"}
+    assert not {str(code) for code in OF_THE_RECORD} & scored
