@@ -410,7 +410,7 @@ def test_looks_of_champions_take_nothing_from_the_budget(published: Home, packag
     spend(published, 9)
     for role in ("champion", "reference"):
         open_ledger(published).record_look(Look(model=role, test_digest="t", run="other", role=role))
-    run = redecide(published, packages, Case(name="third", plan="pccp.yaml", package="c"))
+    run = redecide(published, packages, Case(name="third", plan="pccp.yaml", package="c", claimed=True))
     refused(published, run, RefusedError, "1 person must agree")
 
 
