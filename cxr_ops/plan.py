@@ -8,7 +8,8 @@ in every decision.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 
@@ -29,21 +30,9 @@ def _finding(name: str) -> str:
     return name
 
 
-# What `cxr_ops.stats.evidence` can tell images apart by; all are columns of the manifest.
+# What `cxr_ops.stats.evidence` can tell images apart by in any data set: columns of the manifest.
 ATTRIBUTES: Final = ("sex", "age", "view", "source")
-
-
-def _attribute(name: str) -> str:
-    parts = [part.strip() for part in name.split(",")]
-    for part in parts:
-        if part not in ATTRIBUTES:
-            guess = nearest(part, ATTRIBUTES)
-            raise ValueError(
-                f"{part!r} is not one of {', '.join(ATTRIBUTES)}" + (f"; did you mean {guess!r}?" if guess else "")
-            )
-    if len(set(parts)) != len(parts):
-        raise ValueError(f"{name!r} names an attribute twice")
-    return ", ".join(parts)
+_OWN: Final = r"[a-z][a-z0-9_]{0,31}"  # a column of a side table; see `cxr_ops.data.side_table`
 
 
 FindingName = Annotated[str, AfterValidator(_finding)]
@@ -182,20 +171,45 @@ class FindingThresholds(Thresholds):
         return self.margins.get(finding, self.margin)
 
 
+def _attribute(name: Any, known: Sequence[str]) -> str:
+    parts = [part.strip() for part in str(name).split(",")]
+    for part in parts:
+        if part not in known:
+            guess = nearest(part, known)
+            hint = f"; did you mean {guess!r}?" if guess else ""
+            own = f"; if a side table brings it, write own_attributes: [{part}]" if re.fullmatch(_OWN, part) else ""
+            raise ValueError(f"{part!r} is not one of {', '.join(known)}{hint}{own}")
+    if len(set(parts)) != len(parts):
+        raise ValueError(f"{name!r} names an attribute twice")
+    return ", ".join(parts)
+
+
 class Subgroups(Part):
     """The macro-AUC must not fall in a subgroup either.
 
     Attributes:
         attributes: what patients or images are told apart by; `sex, view` with a comma is every pair of values.
+        own_attributes: those of them that no manifest has and a side table brings, such as `scanner`. They are named
+            here too, so that a slip of the pen in `attributes` is found.
         age_bands: first years of the second, third, ... band; `[40, 65]` makes 0 to 39, 40 to 64, 65 and over.
         margin: of the macro-AUC in each subgroup.
         min_findings: a subgroup with fewer evaluable findings is not judged, and said not to be.
     """
 
-    attributes: tuple[Annotated[str, AfterValidator(_attribute)], ...] = Field(min_length=1)
+    attributes: tuple[str, ...] = Field(min_length=1)
+    own_attributes: tuple[Annotated[str, Field(pattern=f"^{_OWN}$")], ...] = ()
     age_bands: tuple[int, ...] = (40, 65)
     margin: float = Field(gt=0, lt=1)
     min_findings: int = Field(1, ge=1, le=len(FINDINGS))
+
+    @model_validator(mode="before")
+    @classmethod
+    def _attributes_are_known(cls, value: Any) -> Any:
+        """Check each attribute, and write pairs in one way."""
+        if not isinstance(value, dict) or not isinstance(value.get("attributes"), list | tuple):
+            return value
+        known = (*ATTRIBUTES, *(value.get("own_attributes") or ()))
+        return {**value, "attributes": [_attribute(name, known) for name in value["attributes"]]}
 
     @model_validator(mode="after")
     def _bands_rise(self) -> Self:

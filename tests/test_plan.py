@@ -270,3 +270,19 @@ def test_a_plan_edited_after_the_run_was_opened_is_refused(project, tmp_path):
     (tmp_path / "pccp.demo.yaml").write_bytes(data + b" ")
     with pytest.raises(SettingsError, match="not the plan that this run was opened with"):
         plans.load_bound(tmp_path, "pccp.demo.yaml", bound)
+
+
+def test_attributes_of_side_tables_are_named_twice() -> None:
+    """A plan may form subgroups by columns of side tables that it names; a slip of the pen is told both ways out."""
+    document = yaml.safe_load(Path("pccp.yaml").read_text())
+    subgroups = document["modification_protocol"]["performance_evaluation"]["subgroups"]
+    subgroups["attributes"] = ["sex,scanner", "drain"]
+    with pytest.raises(SettingsError, match="if a side table brings it, write own_attributes"):
+        plans.parse(yaml.safe_dump(document).encode(), "plan")
+    subgroups["own_attributes"] = ["scanner", "drain"]
+    rules = plans.parse(yaml.safe_dump(document).encode(), "plan").performance.subgroups
+    assert rules is not None
+    assert rules.attributes == ("sex, scanner", "drain")
+    subgroups["attributes"] = ["scaner"]
+    with pytest.raises(SettingsError, match="did you mean 'scanner'"):
+        plans.parse(yaml.safe_dump(document).encode(), "plan")

@@ -106,7 +106,8 @@ def assess(
         test: what is judged.
         validation: of the same models, to choose thresholds and to recalibrate; without it, figures that need it are
             undefined.
-        attributes: name (of `cxr_ops.plan.ATTRIBUTES`) -> text of each test image, `` for unknown; ages in years.
+        attributes: name (of `cxr_ops.plan.ATTRIBUTES`, or of a side table's column) -> text of each test image, `` for
+            unknown; ages in years.
         rules: of the plan.
         level: of the two-sided intervals, in (0, 1).
 

@@ -11,14 +11,16 @@ import cv2
 import pytest
 from PIL import Image
 
-from cxr_ops.data import manifest
+from cxr_ops.data import manifest, splits
 from cxr_ops.data.checking import batch as building
 from cxr_ops.data.sources import nih
+from cxr_ops.data.sources.source import Options
 from cxr_ops.data.synthetic import synth
 from cxr_ops.edges.home import Home
 from cxr_ops.edges.store import batches
-from cxr_ops.errors import BusyError, DataError, SettingsError, StorageError
-from cxr_ops.stages import ingest
+from cxr_ops.errors import BusyError, DataError, RefusedError, SettingsError, StorageError
+from cxr_ops.params import Params
+from cxr_ops.stages import ingest, remove
 
 MakeNih = Callable[..., Path]
 ENTRIES = "Data_Entry_2017.csv"
@@ -274,3 +276,40 @@ def test_a_refused_batch_is_remembered_until_it_enters(make_nih: MakeNih, home: 
     (folder / "table.csv").rename(folder / ENTRIES)
     ingest.run("nih", folder, batch="first", home=home)
     assert ingest.refused_batches(home) == []
+
+
+def put_lists(folder: Path, tested: set[int]) -> None:
+    """The release's own lists, with these patients in the test list."""
+    names = sorted(path.name for path in (folder / "images").iterdir())
+    for file, wanted in (("test_list.txt", True), ("train_val_list.txt", False)):
+        (folder / file).write_text("\n".join(name for name in names if (int(name[:8]) in tested) == wanted))
+
+
+def test_a_kept_split_and_a_side_table_come_with_the_batch(make_nih: MakeNih, home: Home, tmp_path: Path) -> None:
+    """They are part of the batch; a split that would move somebody is refused, and so is to take it from others."""
+    first = make_nih("one", patients=20)
+    # Patient 20 is put on another side than that of the hash, so that it matters where the pin comes from.
+    split = Params.load(home.project / "params.yaml").split
+    pinned_to_test = splits.side("20", **split.model_dump()) != "test"
+    put_lists(first, {*range(1, 11), *([20] if pinned_to_test else [])})
+    more = tmp_path / "more.csv"
+    more.write_text("patient_id,scanner\n" + "".join(f"{n},{'GE' if n % 2 else 'Philips'}\n" for n in range(1, 21)))
+    kept = Options(own_split=True)
+    result = ingest.run("auto", first, batch="first", home=home, options=kept, attributes=more)
+    assert result.notes[0].startswith("the folder was taken to be of the kind nih")
+    folder = batches.batch_files(home, optional=("sides.csv", "attributes.csv"))["first"]
+    assert (folder / "sides.csv").read_text().startswith("patient_id,side\n1,test\n10,test\n11,development\n")
+    assert (folder / "attributes.csv").read_text().startswith("image_id,scanner\n00000001_000.png,GE\n")
+    second = make_nih("two", patients=20, first=20)
+    names = sorted(path.name for path in (second / "images").iterdir())
+    for name in names[:2]:  # what the data set holds of patient 20
+        (second / "images" / name).rename(second / "images" / name.replace("_00", "_01"))
+    text = (second / ENTRIES).read_text()
+    (second / ENTRIES).write_text(text.replace("00000020_00", "00000020_01"))
+    (second / "BBox_List_2017.csv").unlink()
+    put_lists(second, set() if pinned_to_test else {20})
+    with pytest.raises(DataError, match="would move 1 patients of the data set to another side, such as 20"):
+        ingest.run("nih", second, batch="second", home=home, options=kept)
+    ingest.run("nih", second, batch="second", home=home)
+    with pytest.raises(RefusedError, match="are on their side because first came with a split of its own"):
+        remove.run(home, "first", by="somebody", reason="to see")

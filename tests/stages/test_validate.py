@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from cxr_ops.data import manifest
+from cxr_ops.data.checking.batch import build, check
+from cxr_ops.data.sources import nih
 from cxr_ops.errors import DataError
 from cxr_ops.params import Params
 from cxr_ops.records.base import sha256_file, tree_digest
 from cxr_ops.records.data import Batch
-from cxr_ops.stages import validate
+from cxr_ops.stages import evaluate, split, validate
 
 
 def plant(root: Path, batch: str, old: str, new: str) -> None:
@@ -84,3 +87,27 @@ def test_images_and_rows_must_match(workspace: Path, small_params: Params) -> No
     with pytest.raises(DataError, match="no data set"):
         validate.run(workspace, small_params)
     assert not (workspace / "validate").exists()
+
+
+def test_side_tables_and_kept_splits_reach_the_stages_that_use_them(
+    make_nih: Callable[..., Path], workspace: Path, small_params: Params
+) -> None:
+    """Attributes of one batch stand beside images of all, empty where nobody knows; pins put patients on their side."""
+    listing = nih.read_folder(make_nih("third", patients=10, first=61, size=48))
+    listing.attributes = {row.image_id: {"scanner": "GE" if row.line % 3 else ""} for row in listing.rows}
+    listing.sides = {"61": "test", "62": "validation", "63": "development"}
+    build(workspace / "dataset" / "third", check(listing, "third", processes=1))
+    validate.run(workspace, small_params)
+    split.run(workspace, small_params)
+    frame = manifest.read_split(workspace)
+    sides = dict(zip(frame["patient_id"], frame["split"], strict=True))
+    assert (sides["61"], sides["62"]) == ("test", "validation")
+    assert sides["63"] in ("train", "validation")
+    more = evaluate._attributes(workspace, frame)
+    assert set(more) == {"sex", "age", "view", "source", "scanner"}
+    known = dict(zip(frame["image_id"], more["scanner"], strict=True))
+    assert {known[row.image_id] for row in listing.rows} == {"GE", ""}
+    assert {known[image_id] for image_id in frame.loc[frame["batch"] != "third", "image_id"]} == {""}
+    (workspace / "dataset" / "third" / "attributes.csv").write_text("image_id,scanner\n")
+    with pytest.raises(DataError, match=r"attributes\.csv is not the file that batch\.json names"):
+        validate.run(workspace, small_params)
