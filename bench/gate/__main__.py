@@ -26,6 +26,9 @@ def arguments(words: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--differences", action="store_true", help="go on with intervals of differences alone, and rewrite that section"
     )
+    parser.add_argument(
+        "--shapes", action="store_true", help="go on with scores that are not normal alone, and rewrite that section"
+    )
     parser.add_argument("--processes", type=int, default=os.cpu_count(), help="default: one a core")
     parser.add_argument("--cache", type=Path, default=PROJECT / ".cxr" / "gate-simulation", help="labels and results")
     parser.add_argument("--docs", type=Path, default=PROJECT / "docs", help="where the page is written")
@@ -40,6 +43,7 @@ def main(words: list[str] | None = None) -> int:
     from cxr_ops.errors import CxrError
 
     asked = arguments(words)
+    alone = "differences" if asked.differences else "shapes" if asked.shapes else ""
     deadline = None if asked.minutes is None else time.monotonic() + 60 * asked.minutes
     try:
         results = run.run(
@@ -50,9 +54,9 @@ def main(words: list[str] | None = None) -> int:
             asked.replicates,
             asked.processes,
             deadline=deadline,
-            only=("differences",) if asked.differences else (),
+            only=(alone,) if alone else (),
         )
-        written = (page.rewrite if asked.differences else page.write)(asked.docs, results, SEED)
+        written = page.rewrite(asked.docs, results, SEED, alone) if alone else page.write(asked.docs, results, SEED)
     except CxrError as error:
         print(error, file=sys.stderr)
         return error.exit_code

@@ -11,7 +11,7 @@ from typing import Any
 
 from bench import measure
 from bench.__main__ import machine
-from bench.gate import gaps, structure
+from bench.gate import gaps, shapes, structure
 from bench.gate.procedures import MACRO, OTHERS, TFMA_SAMPLES
 from bench.gate.results import Results
 from bench.gate.scores import AREAS, BETWEEN_FINDINGS, BETWEEN_MODELS, LEAK
@@ -42,6 +42,7 @@ def write(docs: Path, results: Results, seed: int) -> Path:
         _test_set(results),
         _agreement(results),
         _size(results),
+        _shapes(results, seed),
         _power(results),
         _coverage(results),
         _apart(results, seed),
@@ -56,8 +57,8 @@ def write(docs: Path, results: Results, seed: int) -> Path:
     return page
 
 
-def rewrite(docs: Path, results: Results, seed: int) -> Path:
-    """Write the section of intervals of differences anew, and leave the rest of the page as it is.
+def rewrite(docs: Path, results: Results, seed: int, section: str) -> Path:
+    """Write one section anew, of `differences` or of `shapes`, and leave the rest of the page as it is.
 
     Raises:
         DataError: there is no page yet.
@@ -65,7 +66,8 @@ def rewrite(docs: Path, results: Results, seed: int) -> Path:
     page = docs / PAGE
     if not page.is_file():
         raise DataError("there is no page yet", where=page, fix="write all of it first: make bench-gate")
-    page.write_text(measure.put(page.read_text(), f"{_apart(results, seed)}\n"))
+    written = {"differences": _apart, "shapes": _shapes}[section](results, seed)
+    page.write_text(measure.put(page.read_text(), f"{written}\n"))
     return page
 
 
@@ -369,6 +371,64 @@ def _apart(results: Results, seed: int) -> str:
         "are not, and the gate does not need them to be. Binormal scores; clustered patients have several images. "
         f"Written by `make bench-gate`, alone by `make bench-gate ARGS=--differences`: {made}, seed {seed}.",
         _table(head, rows) if rows else "Not run.",
+    )
+
+
+def _shapes(results: Results, seed: int) -> str:
+    rows = []
+    for case in shapes.CASES:
+        sizes = {
+            (kind, level): f"shape/margin/{kind}/{level:g}/{case.name}"
+            for kind in ("alone", "both")
+            for level in shapes.LEVELS
+        }
+        if not results.count(sizes["both", shapes.LEVELS[0]]):
+            continue
+        targets = [Target("", [sizes["both", level]], high=shapes.MOST[level]) for level in shapes.LEVELS]
+        states = [target.verdict(results)[1] for target in targets]
+        equal = [_plain(results, f"shape/equal/both/{level:g}/{case.name}") for level in shapes.LEVELS]
+        who = "all" if case.patients is None else str(case.patients)
+        rows.append(
+            (
+                case.finding + (f", one with {case.one} images" if case.one else ""),
+                who,
+                f"{case.margin:g}",
+                case.shape,
+                f"{case.correlation:g}",
+                *(_share(results, sizes["alone", level]) for level in shapes.LEVELS),
+                *(_share(results, sizes["both", level]) for level in shapes.LEVELS),
+                "met" if states == ["met", "met"] else "; ".join(states),
+                "" if "not run" in equal else ", ".join(equal),
+            )
+        )
+    tally = results.studies.get("shapes")
+    made = (
+        f"{tally.replicates:,} test sets of each case, {tally.seconds / 60:.0f} processor minutes" if tally else "none"
+    )
+    levels = [f"{100 * level:g} %" for level in shapes.LEVELS]
+    head = (
+        "finding",
+        "positive patients",
+        "margin",
+        "scores",
+        "models correlate by",
+        *(f"margin alone, {level}" for level in levels),
+        *(f"with failures, {level}" for level in levels),
+        f"at most {' and '.join(f'{most:g} %' for most in shapes.MOST.values())}",
+        f"an equal model passes, {' and '.join(levels)}",
+    )
+    return _section(
+        "## Scores that are not normal, and patients who fail",
+        "Per cent of test sets in which a challenger that loses exactly its margin passes by mistake: by the margin "
+        "alone, and by the margin and its check in a world in which patients fail (`sparse_failures`). *fails*: as many "
+        "patients with the finding are put last as lose the margin; *fails to any rank*: they are put anywhere; "
+        "*negatives fail*: patients without it are put first; *bimodal*: 15 % of the patients are ranked lower, all by "
+        "the same; *beta* and *bf16*: smooth scores of that shape, and saturated ones with ties, both models' AUC "
+        "by a shift. Patients with the finding and their images are those of the test set, beside "
+        f"{shapes.NEGATIVES * shapes.NEGATIVE_IMAGES:,} images of {shapes.NEGATIVES} patients without. Written by "
+        f"`make bench-gate`, alone by `make bench-gate ARGS=--shapes`: {made}, seed {seed}.",
+        _table(head, rows) if rows else "Not run.",
+        "Not held: a chance of failing that grows with the images of a patient (docs/decisions/0020).",
     )
 
 

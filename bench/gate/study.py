@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import special
 
-from bench.gate import gaps, procedures
+from bench.gate import gaps, procedures, shapes
 from bench.gate.procedures import LEVEL, MACRO, OTHERS, WHOLE, Model, Pair, Setup, View
 from bench.gate.scores import AREAS
 from bench.gate.structure import Structure
@@ -354,4 +354,5 @@ STUDIES: dict[str, Study] = {
     "agreement": Study(agreement, 0.02, 5),
     "bootstrap": Study(bootstrap, 0.002, 2),
     "differences": Study(differences, 1.0, 100),
+    "shapes": Study(shapes.draw, 0.5, 25),
 }
