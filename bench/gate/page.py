@@ -420,12 +420,12 @@ def _shapes(results: Results, seed: int) -> str:
     return _section(
         "## Scores that are not normal, and patients who fail",
         "Per cent of test sets in which a challenger that loses exactly its margin passes by mistake: by the margin "
-        "alone, and by the margin and its check in a world in which patients fail (`sparse_failures`). *fails*: as many "
-        "patients with the finding are put last as lose the margin; *fails to any rank*: they are put anywhere; "
-        "*negatives fail*: patients without it are put first; *bimodal*: 15 % of the patients are ranked lower, all by "
-        "the same; *beta* and *bf16*: smooth scores of that shape, and saturated ones with ties, both models' AUC "
-        "by a shift. Patients with the finding and their images are those of the test set, beside "
-        f"{shapes.NEGATIVES * shapes.NEGATIVE_IMAGES:,} images of {shapes.NEGATIVES} patients without. Written by "
+        "alone, and by the margin and its check in a world in which patients fail (`sparse_failures`).",
+        "*fails*: as many patients with the finding are put last as lose the margin; *fails to any rank*: they are put "
+        "anywhere; *negatives fail*: patients without it are put first; *bimodal*: 15 % of the patients are ranked "
+        "lower, all by the same; *beta* and *bf16*: scores of that shape, and saturated ones with ties, where "
+        "both models are alike but for a shift. Patients with the finding and their images are the test set's, beside "
+        f"{shapes.NEGATIVES * shapes.NEGATIVE_IMAGES:,} images of {shapes.NEGATIVES} patients without it. Written by "
         f"`make bench-gate`, alone by `make bench-gate ARGS=--shapes`: {made}, seed {seed}.",
         _table(head, rows) if rows else "Not run.",
         "Not held: a chance of failing that grows with the images of a patient (docs/decisions/0020).",

@@ -22,14 +22,23 @@ import numpy as np
 from cxr_ops.audit import telling
 from cxr_ops.labels import FINDINGS
 from cxr_ops.records.data import data_notice
-from cxr_ops.records.evidence import Estimate, Evaluation, Evidence, Facts, Figure, FindingEvidence, Performance
+from cxr_ops.records.evidence import (
+    Estimate,
+    Evaluation,
+    Evidence,
+    Facts,
+    Fallen,
+    Figure,
+    FindingEvidence,
+    Performance,
+)
 from cxr_ops.records.explanation import Explanation, HeatMap
 from cxr_ops.records.inputs import Inputs, Plan
 from cxr_ops.records.verdict import Check, Verdict
 from cxr_ops.report import figures, words
 from cxr_ops.report.figures import MODELS, Model
 from cxr_ops.report.words import NOT_EVALUABLE
-from cxr_ops.stats.checks import Role, difference, macro_difference
+from cxr_ops.stats.checks import Role, difference, falls, macro_difference
 from cxr_ops.stats.codes import HOLDS, Code
 
 if TYPE_CHECKING:
@@ -244,7 +253,33 @@ def render(material: Material) -> str:
         gallery=gallery,
         left_out=len(material.explanation.cases) - len(gallery),
         findings=FINDINGS,
+        fell=_fell(evaluation),
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fell:
+    """How the ranks of a finding's positive patients fell against an earlier model."""
+
+    finding: str
+    against: Role
+    patients: int
+    outright: int
+    listed: Sequence[Fallen]
+
+
+def _fell(evaluation: Evaluation) -> list[Fell]:
+    """Each finding of which patients are listed, or some fell by more than half of all ranks."""
+    found: list[Fell] = []
+    for one in evaluation.findings:
+        for role in words.compared_with(evaluation):
+            seen = falls(one, role)
+            if seen is not None and (seen.patients or seen.positive.fallen_patients):
+                patients, outright = one.support.positive_patients, seen.positive.fallen_patients
+                found.append(
+                    Fell(finding=one.finding, against=role, patients=patients, outright=outright, listed=seen.patients)
+                )
+    return found
 
 
 def render_summary(material: Material) -> str:

@@ -14,7 +14,7 @@ from html.parser import HTMLParser
 import pytest
 
 from cxr_ops.labels import FINDINGS
-from cxr_ops.records.evidence import Estimate, Undefined
+from cxr_ops.records.evidence import Composite, Estimate, Fallen, Falls, Side, Undefined
 from cxr_ops.records.inputs import OtherPlan
 from cxr_ops.records.verdict import Reason
 from cxr_ops.report import figures, page, words
@@ -185,6 +185,36 @@ def test_every_subgroup_stands_with_counts_difference_check_and_each_finding(mat
         assert all(shown(one.difference, signed=True) in text for one in group.findings)
         assert all(shown(one.brier.challenger, digits=4) in text for one in group.performance)
     assert "age=65 and over: 3 patients, no finding can be judged" in text
+
+
+def test_patients_of_a_rare_finding_whose_rank_fell_and_composites_are_shown(material, evidence):
+    """Each patient stands with its picture's digest and both ranks, outright falls are counted, composites stand."""
+    given = evidence()
+    row = given.findings[0]
+    side = Side(sizes=[(1, row.support.positive_patients)], fallen=1, fallen_patients=1)
+    listed = [Fallen(case="ab12cd34ef56", images=2, before=0.912, after=0.104), Fallen(images=1, before=0.5, after=0.4)]
+    seen = Falls(error=0.01, positive=side, negative=side, patients=listed)
+    rare = Composite(
+        name="rare",
+        findings=["Edema", "Hernia"],
+        positive_patients=77,
+        challenger=row.challenger,
+        difference=row.difference,
+        reference_difference=row.reference_difference,
+    )
+    rows = [row.model_copy(update={"falls": seen}), *given.findings[1:]]
+    text = Page(
+        page.render(material(evaluation=given.model_copy(update={"findings": rows, "composites": [rare]})))
+    ).text
+    count = row.support.positive_patients
+    assert f"{row.finding} against the champion: 2 of {count} patients fell" in text
+    assert (
+        f"By more than half of all ranks fell: 1 of {count} patients with {row.finding}, against the champion." in text
+    )
+    assert "ab12cd34ef56 2 0.912 0.104 0.808" in text
+    assert "not named 1 0.500 0.400 0.100" in text
+    assert f"rare: Edema, Hernia 77 {shown(row.challenger)} {shown(row.difference, signed=True)}" in text
+    assert "Patients whose rank fell" not in Page(page.render(material(evaluation=given))).text
 
 
 def test_figures_at_the_operating_point_and_of_probabilities_stand_for_each_finding(material, usual):
