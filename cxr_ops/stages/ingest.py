@@ -23,7 +23,7 @@ import pandas as pd
 from cxr_ops.data import manifest, shards, side_table, splits, validation
 from cxr_ops.data.checking import batch as building
 from cxr_ops.data.checking.batch import Checked
-from cxr_ops.data.sources import registry
+from cxr_ops.data.sources import registry, rsna
 from cxr_ops.data.sources.source import Listing, Options, Problem
 from cxr_ops.edges.home import Home
 from cxr_ops.edges.locks import Lock
@@ -127,6 +127,7 @@ def run(
             _add_attributes(listing, attributes)
         side_table.check(listing.attributes, attributes or folder)
         _refuse_mixing(listing.source, kind, folder, batch, held, home)
+        _refuse_strangers(listing, held)
         barred = {
             patient: f"the patient was tested in the batch {name!r}, which was taken out: a batch of that name may "
             "bring the patient back, and no other, or the test would be forgotten"
@@ -186,6 +187,29 @@ def _refuse_mixing(source: str, kind: str, folder: Path, batch: str, held: dict[
         fix=f"give the {this} ones an installation of their own, and name it{also} in every later command: "
         f"CXR_HOME={own} cxr-ops ingest {kind} {shlex.quote(str(folder))} --batch {batch}",
     )
+
+
+def _refuse_strangers(listing: Listing, held: dict[str, Path]) -> None:
+    """See that one person does not enter under two ids, where a source is known to show another's patients.
+
+    Raises:
+        DataError: pictures of both would stand in one data set, and not all of the first have the other's patient ids.
+    """
+    sources = {name: Batch.read(folder / "batch.json").source for name, folder in held.items()}
+    for one, other in rsna.SAME_PEOPLE.items():
+        if not {one, other} <= {listing.source, *sources.values()}:
+            continue
+        patients = {row.patient_id for row in listing.rows if listing.source == one}
+        for name, source in sources.items():
+            if source == one:
+                patients |= set(manifest.read_manifest(held[name] / "manifest.csv")["patient_id"])
+        if strange := sum(not patient.isdecimal() for patient in patients):
+            raise DataError(
+                f"pictures of {one} are those of {other}, and {strange:,} of its patients have other ids than there: "
+                "one person would stand on two sides of the split",
+                where=f"the batch of {one}",
+                fix=f"put {rsna.MAPPINGS} beside the tables of {one}, and bring the batch in with it",
+            )
 
 
 def _add_attributes(listing: Listing, path: Path) -> None:

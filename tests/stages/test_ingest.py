@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -13,6 +14,7 @@ from PIL import Image
 
 from cxr_ops.data import manifest, splits
 from cxr_ops.data.checking import batch as building
+from cxr_ops.data.checking import isolate
 from cxr_ops.data.sources import nih
 from cxr_ops.data.sources.source import Options
 from cxr_ops.data.synthetic import synth
@@ -263,6 +265,27 @@ def test_what_an_earlier_version_drew_is_generated_too(make_nih: MakeNih, home: 
     assert set(batches.batch_files(home)) == {"synthetic-1", "synthetic-2", "drawn"}
     with pytest.raises(SettingsError, match="is the name of a batch that an earlier version drew"):
         ingest.run("nih", make_nih("named"), batch="synthetic-1", home=home)
+
+
+def test_one_person_does_not_enter_under_two_ids(
+    make_nih: MakeNih, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pictures of the RSNA's enter beside the NIH's with the NIH's patient ids alone, whichever came first."""
+    monkeypatch.setattr(isolate, "each", lambda function, items, **_: map(function, items))
+    real = nih.read_folder(make_nih(patients=2))
+    with_numbers = replace(real, source="rsna")
+    with_names = replace(real, source="rsna", rows=[replace(row, patient_id=f"a{row.line}") for row in real.rows])
+    held = {}
+    for name, listing in (("first", real), ("numbers", with_numbers), ("names", with_names)):
+        building.build(tmp_path / name, building.check(listing, name))
+        held[name] = {name: tmp_path / name}
+    ingest._refuse_strangers(with_numbers, held["first"])
+    ingest._refuse_strangers(real, held["numbers"])
+    ingest._refuse_strangers(with_names, held["numbers"])
+    for listing, before in ((with_names, held["first"]), (real, held["names"])):
+        with pytest.raises(DataError, match="4 of its patients have other ids than there") as caught:
+            ingest._refuse_strangers(listing, before)
+        assert "pneumonia-challenge-dataset-mappings_2018.json" in str(caught.value)
 
 
 def test_a_refused_batch_is_remembered_until_it_enters(make_nih: MakeNih, home: Home) -> None:

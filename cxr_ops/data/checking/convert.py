@@ -73,7 +73,10 @@ def inspect(one: Job) -> Taken | str:
     A link is not followed. What a converted file decodes to is what was inspected: it is read back. A picture without a
     picture in it, all of one grey or nearly so, cannot be used.
     """
-    found = _taken(one)
+    try:
+        found = _taken(one)
+    except MemoryError:
+        return "decoding it needs more memory than a radiograph does"
     if isinstance(found, Taken) and found.picture.spread < BLANK:
         return (
             f"the picture is blank: nearly all of its pixels are within {found.picture.spread + 1} of 256 grey values"
@@ -96,8 +99,6 @@ def _taken(one: Job) -> Taken | str:
         return f"the file cannot be read: {error.strerror or error}"
     except DataError as error:
         return error.what
-    except MemoryError:
-        return "decoding it needs more memory than a radiograph does"
     one.target.parent.mkdir(parents=True, exist_ok=True)
     one.target.write_bytes(stored)
     origin = Origin(sha256=hashlib.sha256(data).hexdigest(), coding=coding)
@@ -107,7 +108,10 @@ def _taken(one: Job) -> Taken | str:
 def notes(origins: Iterable[Origin]) -> tuple[str, ...]:
     """What a person should know of how pictures were converted, a line a coding with its count."""
     counts = Counter(origin.coding for origin in origins)
-    return tuple(f"{count:,} pictures were stored from {coding}" for coding, count in sorted(counts.items()))
+    return tuple(
+        f"{count:,} {'picture was' if count == 1 else 'pictures were'} stored from {coding}"
+        for coding, count in sorted(counts.items())
+    )
 
 
 def _as_it_is(path: Path) -> Taken | str:

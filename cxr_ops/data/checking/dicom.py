@@ -57,6 +57,7 @@ _LONG: Final = (b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b
 _FRAMES: Final = (*(mark for mark in range(0xC0, 0xD0) if mark not in (0xC4, 0xC8, 0xCC)), 0xF7)
 _SOC: Final = b"\xff\x4f\xff\x51"  # begin of a JPEG 2000 picture and of its size
 _SHARPEST: Final = 65535
+_FARTHEST: Final = 2**30  # beyond what any table is for, and within 32 bits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -340,7 +341,7 @@ def _whole(header: Any, name: str, absent: int | None = None) -> int:
     return int(value)
 
 
-def _decoded(header: Any, layout: _Layout, syntax: str) -> npt.NDArray[np.int64]:
+def _decoded(header: Any, layout: _Layout, syntax: str) -> npt.NDArray[np.int32]:
     """The samples of the file with their sign."""
     content = header.get("PixelData", None)
     if not isinstance(content, bytes) or not content:
@@ -366,10 +367,10 @@ def _decoded(header: Any, layout: _Layout, syntax: str) -> npt.NDArray[np.int64]
 
 def _with_sign(
     raw: npt.NDArray[np.unsignedinteger[Any]] | npt.NDArray[np.signedinteger[Any]], layout: _Layout, *, exact: bool
-) -> npt.NDArray[np.int64]:
+) -> npt.NDArray[np.int32]:
     """Samples of the bits that are stored. What stands above these is no part of the picture, and may be an overlay."""
     mask = 2**layout.stored - 1
-    values = raw.astype(np.int64)
+    values = raw.astype(np.int32)
     if exact and not layout.signed and (int(values.max()) > mask or int(values.min()) < 0):
         raise DataError(
             f"the compressed picture holds values up to {int(values.max()):,}, and has {layout.stored} bits"
@@ -491,8 +492,8 @@ def _runs(data: bytes, count: int) -> npt.NDArray[np.uint8]:
 
 
 def _presented(
-    header: Any, layout: _Layout, samples: npt.NDArray[np.int64]
-) -> tuple[npt.NDArray[np.int64], int, tuple[float, float], str]:
+    header: Any, layout: _Layout, samples: npt.NDArray[np.int32]
+) -> tuple[npt.NDArray[np.int32], int, tuple[float, float], str]:
     """Samples from 0, the largest that can be, which of them are black and white, and how that is known.
 
     A straight line from the file's sample to the window's value is not applied to the samples: the window is brought to
@@ -509,7 +510,7 @@ def _presented(
     if not slope > 0:
         raise DataError(f"the rescale slope is {slope:g}: which end is dark cannot be told")
     if table := _table(header, "VOILUTSequence", signed=lowest + intercept < 0):
-        rescaled = np.rint(samples * slope + intercept).astype(np.int64)
+        rescaled = np.rint(np.clip(samples * slope + intercept, -_FARTHEST, _FARTHEST)).astype(np.int32)
         return table.looked_up(rescaled), table.top, (0, table.top), "a table of its own"
     centre, width = _first(header, "WindowCenter"), _first(header, "WindowWidth")
     if centre is None or width is None:
@@ -519,7 +520,7 @@ def _presented(
         if not width > 0:
             raise DataError(f"the window has the width {width:g}")
         curve = 1 / (1 + np.exp(np.clip(-4 * (samples * slope + intercept - centre) / width, -700, 700)))
-        return np.rint(curve * _SHARPEST).astype(np.int64), _SHARPEST, (0, _SHARPEST), "a sigmoid window"
+        return np.rint(curve * _SHARPEST).astype(np.int32), _SHARPEST, (0, _SHARPEST), "a sigmoid window"
     black, white = _window(shape, centre, width)
     window = ((black - intercept) / slope - lowest, (white - intercept) / slope - lowest)
     return samples - lowest, top, window, "a window"
@@ -546,10 +547,10 @@ class _Table:
     """A table from samples to greys: the first sample that it is for, its greys, and the largest grey there can be."""
 
     first: int
-    greys: npt.NDArray[np.int64]
+    greys: npt.NDArray[np.int32]
     top: int
 
-    def looked_up(self, samples: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    def looked_up(self, samples: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
         """Greys of samples; those below or above the table have its first and last."""
         return self.greys[np.clip(samples - self.first, 0, len(self.greys) - 1)]
 
@@ -567,9 +568,9 @@ def _table(header: Any, name: str, *, signed: bool) -> _Table | None:
     count = count % 2**16 or 2**16  # 0 is 65,536
     content = items[0].LUTData
     if isinstance(content, bytes):
-        greys = np.frombuffer(content, "<u1" if len(content) in (count, count + count % 2) else "<u2").astype(np.int64)
+        greys = np.frombuffer(content, "<u1" if len(content) in (count, count + count % 2) else "<u2").astype(np.int32)
     else:
-        greys = np.atleast_1d(np.asarray(content, dtype=np.int64))
+        greys = np.atleast_1d(np.asarray(content, dtype=np.int32))
     greys = greys[:count] if len(greys) == count + 1 else greys  # padded to an even length
     if len(greys) != count or not 8 <= bits <= 16 or greys.min() < 0 or greys.max() >= 2**bits:
         raise DataError(

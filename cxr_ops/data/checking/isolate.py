@@ -1,13 +1,15 @@
 """Calls a function on many items in other processes, and outlives the death of any of them.
 
 A decoder that meets hostile bytes may take its process with it. The pool then says only that some process died; so
-every item that was under way is tried again alone, and the one on which a process dies again is the one to name.
+every item that was under way is tried again alone, and the one on which a process dies again is the one to name. Nor
+may it take the machine's memory: each process has a bound, beyond which it gets a MemoryError or dies.
 """
 
 from __future__ import annotations
 
 import multiprocessing
 import os
+import resource
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -19,6 +21,7 @@ Result = TypeVar("Result")
 
 _CHUNK: Final = 16  # items a message: a small picture decodes faster than a message travels
 _AHEAD: Final = 4  # messages that wait for each process
+MEMORY: Final = 4 * 2**30  # bytes of a process: the largest picture that is read took 1.4 GiB
 
 
 class DiedError(RuntimeError):
@@ -89,4 +92,10 @@ def _call(function: Callable[[Item], Result], chunk: Sequence[Item]) -> list[Res
 
 def _pool(count: int) -> ProcessPoolExecutor:
     # spawn: a forked child would inherit locks that a thread of ours may hold
-    return ProcessPoolExecutor(count, mp_context=multiprocessing.get_context("spawn"))
+    return ProcessPoolExecutor(count, mp_context=multiprocessing.get_context("spawn"), initializer=_bound_memory)
+
+
+def _bound_memory() -> None:
+    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    bound = MEMORY if hard == resource.RLIM_INFINITY else min(MEMORY, hard)
+    resource.setrlimit(resource.RLIMIT_DATA, (bound, hard))

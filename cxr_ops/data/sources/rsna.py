@@ -41,6 +41,7 @@ from cxr_ops.labels import FINDINGS, UNCERTAIN
 TABLE: Final = "stage_2_train_labels.csv"
 CLASSES: Final = "stage_2_detailed_class_info.csv"
 MAPPINGS: Final = "pneumonia-challenge-dataset-mappings_2018.json"
+SAME_PEOPLE: Final = {"rsna": "nih"}  # a source, and the one whose patients its pictures show
 PICTURES: Final = "stage_2_train_images"
 FINDING: Final = "Pneumonia"
 NORMAL: Final = "Normal"

@@ -52,7 +52,7 @@ def test_dicom_is_stored_with_the_digest_of_its_own_bytes(tmp_path: Path) -> Non
     assert np.array_equal(decode.decode_wide(content), drawn())
     assert b"Roe" not in content
     assert found.picture.sha256 == hashlib.sha256(content).hexdigest()
-    assert convert.notes([found.origin]) == ("1 pictures were stored from " + found.origin.coding,)
+    assert convert.notes([found.origin]) == ("1 picture was stored from " + found.origin.coding,)
 
 
 @pytest.mark.parametrize("inverted", [False, True])
@@ -102,6 +102,24 @@ def test_8_bits_under_a_table_of_16_are_stored_as_they_are(tmp_path: Path) -> No
     found = taken(tmp_path, png(drawn(bits=8).astype(np.uint8)), Reading(kind="png16", bits=12))
     assert isinstance(found, convert.Taken)
     assert (found.path, found.origin) == (tmp_path / "a.png", None)
+
+
+def test_a_blank_picture_is_refused(tmp_path: Path) -> None:
+    """A picture of one grey, but for noise and a few bright pixels, shows nothing; one of 8 greys and more is taken."""
+    blank = np.full((40, 40), 90, np.uint8) + np.random.default_rng(0).integers(0, 3, (40, 40), dtype=np.uint8)
+    blank[0, :8] = 255
+    assert "the picture is blank" in str(taken(tmp_path, png(blank), None))
+    assert isinstance(taken(tmp_path, png(np.tile(np.arange(20, dtype=np.uint8), (20, 1))), None), convert.Taken)
+
+
+def test_a_picture_that_asks_for_too_much_memory_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a decoder gets no more memory, the picture is refused and the process goes on."""
+
+    def greedy(data: bytes) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(decode, "inspected", greedy)
+    assert "more memory" in str(taken(tmp_path, dicom(), Reading(kind="dicom")))
 
 
 def test_a_link_is_not_followed(tmp_path: Path) -> None:

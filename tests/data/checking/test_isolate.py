@@ -16,6 +16,11 @@ import os, signal
 def double(number):
     if number in (5, 20, 333):
         os.kill(os.getpid(), signal.SIGSEGV)
+    if number == -1:
+        try:
+            return len(bytearray(6 * 2**30))
+        except MemoryError:
+            return 0
     if number == -99:
         raise ValueError("ninety-nine")
     return 2 * number
@@ -41,6 +46,11 @@ def test_an_exception_is_not_a_death(fragile: ModuleType) -> None:
     """What the function raises reaches the caller."""
     with pytest.raises(ValueError, match="ninety-nine"):
         list(isolate.each(fragile.double, [-99], processes=1))
+
+
+def test_memory_has_a_bound(fragile: ModuleType) -> None:
+    """A process that asks for more than the bound gets none of it."""
+    assert list(isolate.each(fragile.double, [-1, 4], processes=1)) == [0, 8]
 
 
 def test_no_items_need_no_process(fragile: ModuleType) -> None:
