@@ -1,4 +1,4 @@
-"""The command `cxr-ops`: one verb a stage, and a few more for people.
+"""The command `cxr-ops`: one verb for each stage, and a few more for people.
 
 Results go to standard output, progress and errors to standard error. What a command needs is imported when it runs, so
 that `--help` answers at once. A new command is a function in the file of its noun; a new noun is a file here and a row
@@ -67,9 +67,9 @@ def version() -> None:
 
 @app.command("epoch", hidden=True, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def _epoch(words: typer.Context) -> None:
-    """Say what the command of earlier versions is called now."""
+    """Say the new name of a command of earlier versions."""
     raise SettingsError(
-        "`cxr-ops epoch` is called `cxr-ops period`: an epoch is a pass of training",
+        "`cxr-ops epoch` is called `cxr-ops period` now: an epoch is a pass of training",
         fix=shlex.join(["cxr-ops", "period", *words.args]),
     )
 
@@ -78,7 +78,7 @@ explain_exit_codes(app)
 
 
 def main() -> None:
-    """Run the command; an error that a person can mend is told without a traceback, and its exit code says its kind."""
+    """Run the command. An error that a person can mend is printed without a traceback, and has an exit code."""
     try:
         app()
     except CxrError as error:

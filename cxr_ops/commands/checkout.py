@@ -1,4 +1,4 @@
-"""`cxr-ops checkout`: a published run, brought back."""
+"""`cxr-ops checkout`: bring back a published run."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def checkout(
     ],
     folder: Annotated[Path, typer.Argument(help="A folder that is new or empty.")],
 ) -> None:
-    """Bring a published run back: its commit, its data and all that it made, ready for sha256sum and dvc.
+    """Bring back a published run: its commit, its data and all that it made, ready for sha256sum and dvc.
 
     The commits of all other runs are there as well, for `dvc metrics diff` and `dvc plots diff`.
     """

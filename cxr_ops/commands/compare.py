@@ -15,23 +15,29 @@ app = verbs()
 
 @app.command("compare")
 def compare_(
-    truth: Annotated[Path, typer.Option(help="Labels: the NIH's CSV, a manifest, or a column a finding.")],
-    a: Annotated[Path, typer.Option("--a", help="Scores of the model that is judged: image id, a column a finding.")],
-    b: Annotated[Path | None, typer.Option("--b", help="Scores of the model that it is compared with.")] = None,
+    truth: Annotated[
+        Path, typer.Option(help="Labels: the NIH's table, a manifest, or a CSV with a column for each finding.")
+    ],
+    a: Annotated[Path, typer.Option("--a", help="Scores of the model to judge: image ids, a column for each finding.")],
+    b: Annotated[Path | None, typer.Option("--b", help="Scores of the model to compare it with.")] = None,
     plan: Annotated[
         Path | None,
-        typer.Option(help="The change-control plan. If left out: pccp.yaml here, else the template nih-production."),
+        typer.Option(help="The plan; if left out, pccp.yaml of this folder, else the template nih-production."),
     ] = None,
     validation: Annotated[
-        Path | None, typer.Option(help="Labels of further scored images, to choose thresholds and to recalibrate.")
+        Path | None,
+        typer.Option(help="Labels of other scored images, on which to choose thresholds and to recalibrate."),
     ] = None,
     images: Annotated[
-        Path | None, typer.Option(help="The test set's images, one a line, as in the NIH's test_list.txt; else all.")
+        Path | None,
+        typer.Option(help="List of the test images, one a line, like the NIH's test_list.txt; if left out, all."),
     ] = None,
-    json_out: Annotated[Path | None, typer.Option("--json", help="Write all figures there; - is the output.")] = None,
-    html_out: Annotated[Path | None, typer.Option("--html", help="Write a page with figures there.")] = None,
+    json_out: Annotated[
+        Path | None, typer.Option("--json", help="Write all figures to this file; - is standard output.")
+    ] = None,
+    html_out: Annotated[Path | None, typer.Option("--html", help="Write a page with figures to this file.")] = None,
 ) -> None:
-    """Run the statistics and the gate on files of scores, of any models. Shows what the evidence says."""
+    """Judge files of scores, of any models, by the same statistics and gate. It shows what the evidence says."""
     from cxr_ops.commands import places
 
     outputs = {"--json": json_out, "--html": html_out}

@@ -1,4 +1,4 @@
-"""`cxr-ops data`: make data, list what is held, take a batch out."""
+"""`cxr-ops data`: make data, list the batches, take a batch out."""
 
 from __future__ import annotations
 
@@ -20,11 +20,15 @@ app = group("Make data, list them, take them out.")
 @app.command()
 def synth(
     out: Annotated[Path, typer.Option(help="A folder that is new or empty.")],
-    images: Annotated[int, typer.Option(help="How many radiographs.")] = 2000,
+    images: Annotated[int, typer.Option(help="Number of radiographs.")] = 2000,
     seed: Annotated[int, typer.Option(help="The same seed gives the same pixels.")] = 0,
-    min_prevalence: Annotated[float, typer.Option(help="Raise each finding to this; 0: the NIH's own.")] = 0.08,
+    min_prevalence: Annotated[
+        float, typer.Option(help="Least share of images with each finding; 0: as rare as in the NIH's.")
+    ] = 0.08,
     size: Annotated[int | None, typer.Option(help="Side of the pictures in pixels.")] = None,
-    first_patient: Annotated[int, typer.Option(help="Number of the first patient: a later batch starts higher.")] = 1,
+    first_patient: Annotated[
+        int, typer.Option(help="Number of the first patient; a later batch needs a higher one.")
+    ] = 1,
 ) -> None:
     """Write generated frontal chest radiographs in the NIH's layout. Not for clinical use."""
     require("stages")
@@ -80,10 +84,10 @@ def list_(as_json: AsJson = False) -> None:
 @app.command()
 def remove(
     batch: Annotated[str, typer.Argument(help="Name of the batch, as `cxr-ops data list` shows it.")],
-    reason: Annotated[str, typer.Option(help="Why; it stands in the history of the data.")],
-    by: Annotated[str, typer.Option(help="Who decided it.")],
+    reason: Annotated[str, typer.Option(help="Why; the history of the data records it.")],
+    by: Annotated[str, typer.Option(help="Name of the person who decided it.")],
 ) -> None:
-    """Take a batch out of the data set. The store keeps it; what follows for the test set is said."""
+    """Take a batch out of the data set. The store keeps it; the output says what follows for the test set."""
     from cxr_ops.stages import remove as stage
 
     say(str(stage.run(find_home(), batch, by=by, reason=reason)))

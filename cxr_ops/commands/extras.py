@@ -1,4 +1,4 @@
-"""What a command needs besides the base install, and what to type where that is missing."""
+"""What a command needs besides the base install, and what to type if it is missing."""
 
 from __future__ import annotations
 
@@ -44,6 +44,6 @@ def require(*extras: Extra) -> None:
         first = missing[lacking[0]]
         raise SettingsError(
             f"this command needs {first}, which is not installed",
-            where="the base install has what compare, plan, ledger and lineage need",
+            where="the base install has only what compare, plan, ledger and lineage need",
             fix=f'pip install "cxr-ops[{",".join(lacking)}]"',
         )

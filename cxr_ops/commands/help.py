@@ -23,7 +23,7 @@ EXIT_CODES: Final = {
     contract.EXIT_SETTINGS: "a setting, plan or argument is wrong",
     contract.EXIT_STORAGE: "a folder or store cannot be read or written",
     contract.EXIT_BUSY: "another command holds what this one needs",
-    contract.EXIT_CONFLICT: "the ledger moved on",
+    contract.EXIT_CONFLICT: "the ledger has changed since the decision",
     contract.EXIT_REFUSED: "the plan does not allow it",
     130: "stopped by Ctrl-C",
     contract.EXIT_STOPPED: "stopped after a checkpoint",

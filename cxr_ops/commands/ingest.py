@@ -21,7 +21,7 @@ def _ingest(kind: str) -> Callable[..., None]:
     shown = registry.TAKES.get(kind, tuple(registry.OPTIONS))
 
     def command(
-        folder: Annotated[Path, typer.Argument(help="The folder, which is only read.")],
+        folder: Annotated[Path, typer.Argument(help="The folder to read; nothing in it is changed.")],
         batch: Annotated[str, typer.Option(help="Name of the batch: small letters, digits, hyphens.")],
         on_bad: Annotated[OnBad, typer.Option(help="Refuse a batch with bad rows, or leave them out.")] = OnBad.REFUSE,
         attributes: Annotated[
@@ -31,16 +31,17 @@ def _ingest(kind: str) -> Callable[..., None]:
             list[str] | None,
             typer.Option(
                 metavar="[FINDING=]POLICY",
-                help="What -1 becomes: ignore (it stays uncertain), zeros or ones; once for each finding.",
+                help="What -1 becomes: ignore (it stays uncertain), zeros or ones; may be repeated.",
                 hidden="uncertain" not in shown,
             ),
         ] = None,
         mapping: Annotated[
             Path | None,
-            typer.Option(help="The file that says which columns are what.", hidden="mapping" not in shown),
+            typer.Option(help="A file that says what each column means.", hidden="mapping" not in shown),
         ] = None,
         view: Annotated[
-            str, typer.Option(help="The view of images whose files say none: PA or AP.", hidden="view" not in shown)
+            str,
+            typer.Option(help="The view (PA or AP) of images that have none on record.", hidden="view" not in shown),
         ] = "",
         own_split: Annotated[
             bool,
@@ -50,7 +51,7 @@ def _ingest(kind: str) -> Callable[..., None]:
             bool,
             typer.Option(
                 "--deidentified",
-                help="You say that DICOM headers which look as if they named somebody name nobody.",
+                help="You checked that DICOM headers which seem to name a person do not.",
                 hidden="deidentified" not in shown,
             ),
         ] = False,

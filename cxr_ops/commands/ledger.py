@@ -18,7 +18,7 @@ app = group("Read the record of looks and decisions.")
 
 Folder = Annotated[
     Path | None,
-    typer.Option("--folder", help="A copy of a ledger; this installation's own if left out."),
+    typer.Option("--folder", help="A copy of a ledger; if left out, the ledger of this installation."),
 ]
 
 
@@ -39,7 +39,7 @@ def _ledger(folder: Path | None) -> Ledger:
 
 @app.command("verify")
 def ledger_verify(folder: Folder = None, as_json: AsJson = False) -> None:
-    """Check the hash chain of the ledger from its first entry to its last."""
+    """Check the hash chain of the ledger, from the first entry to the last."""
     state = _ledger(folder).state()  # reading it checks it
     if as_json:
         say_json({"entries": state.entries, "head": state.head})
@@ -49,7 +49,7 @@ def ledger_verify(folder: Folder = None, as_json: AsJson = False) -> None:
 
 @app.command("show")
 def ledger_show(folder: Folder = None, as_json: AsJson = False) -> None:
-    """Print the entries of the ledger as a table, or with --json whole."""
+    """Print the entries of the ledger: a table, or with --json every field."""
     from cxr_ops.report import ledger
 
     entries = _ledger(folder).entries()
@@ -58,4 +58,4 @@ def ledger_show(folder: Folder = None, as_json: AsJson = False) -> None:
     elif entries:
         show(ledger.table(ledger.lines(entries)), wide=True)
     else:
-        say("the ledger is empty: nothing was scored, decided or promoted yet")
+        say("the ledger is empty: nothing has been scored, decided or promoted yet")

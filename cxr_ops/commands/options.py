@@ -26,12 +26,14 @@ def complete_runs(incomplete: str) -> list[str]:
 Run = Annotated[
     str, typer.Option("--run", help="Name of the run, or Airflow's id of it.", autocompletion=complete_runs)
 ]
-PlanFile = Annotated[Path | None, typer.Argument(metavar="PLAN", help="A plan; params.yaml's own if it is left out.")]
+PlanFile = Annotated[
+    Path | None, typer.Argument(metavar="PLAN", help="A plan; if left out, the one that params.yaml names.")
+]
 TruthFile = Annotated[
-    Path | None, typer.Option("--truth", help="Labels: the NIH's Data_Entry_2017.csv, a manifest, or a CSV.")
+    Path | None, typer.Option("--truth", help="Labels: the NIH's Data_Entry_2017.csv, a manifest, or a CSV file.")
 ]
 SplitTest = Annotated[
-    bool, typer.Option("--split-test", help="Of the labels take the patients whom the plan's split puts to the test.")
+    bool, typer.Option("--split-test", help="Use only labels of patients on the test side of the plan's split.")
 ]
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A setting of params.yaml for this run only.")
@@ -89,7 +91,7 @@ def parse_overrides(items: list[str] | None) -> dict[str, Any]:
     for item in items or []:
         key, equals, value = item.partition("=")
         if not equals or "." not in key:
-            raise SettingsError(f"--set wants SECTION.KEY=VALUE, not {item!r}", fix="for example --set train.epochs=3")
+            raise SettingsError(f"--set needs SECTION.KEY=VALUE, not {item!r}", fix="for example --set train.epochs=3")
         try:
             values[key.strip()] = yaml.safe_load(value)
         except yaml.YAMLError as error:

@@ -26,7 +26,7 @@ def find_home() -> Home:
     from cxr_ops.settings import unknown
 
     for name, near in unknown().items():
-        typer.echo(f"warning: nothing reads {name}; the nearest setting is {near} (docs/settings.md)", err=True)
+        typer.echo(f"warning: {name} is not a setting; the nearest one is {near} (docs/settings.md)", err=True)
     return Home.find()
 
 

@@ -1,4 +1,4 @@
-"""`cxr-ops period`: count looks on patients never scored."""
+"""`cxr-ops period`: the test period, on whose patients looks are counted."""
 
 from __future__ import annotations
 
@@ -9,27 +9,27 @@ import typer
 from cxr_ops.commands.help import group
 from cxr_ops.commands.output import AsJson, find_home, say, say_json
 
-app = group("Count looks on patients never scored.")
+app = group("Show the test period, in which looks at the test set are counted, or open a new one.")
 
 
 @app.command("open")
 def period_open(
-    by: Annotated[str, typer.Option(help="Who decided it.")],
-    reason: Annotated[str, typer.Option(help="Why; it stands on the ledger.")],
+    by: Annotated[str, typer.Option(help="Name of the person who decided it.")],
+    reason: Annotated[str, typer.Option(help="Why; the ledger records it.")],
 ) -> None:
-    """Close every batch that was scored, and count looks anew on the patients that came since."""
+    """Open a new test period: close every batch that was scored, and count looks from zero on newer patients."""
     from cxr_ops.edges import periods
 
     opened = periods.begin(find_home(), by=by, reason=reason)
     say(
         f"test period {opened.number} is open; closed: {', '.join(opened.closed_batches)}\n"
-        "what was withheld of a run of the period before is released by: cxr-ops publish --run RUN"
+        "to release what was withheld of a run of the earlier period: cxr-ops publish --run RUN"
     )
 
 
 @app.command("show")
 def period_show(as_json: AsJson = False) -> None:
-    """Show the open test period, the looks spent of those that the plan allows, and the closed batches."""
+    """Show the open test period, the looks that are spent and allowed, and the closed batches."""
     from dataclasses import asdict
 
     from cxr_ops.edges import periods

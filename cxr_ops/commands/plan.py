@@ -34,7 +34,7 @@ def _plan(path: Path | None, params: Params | None) -> tuple[Path, ChangePlan]:
 
     if path is None and params is None:
         raise SettingsError(
-            "no plan is named, and no params.yaml is here to name one",
+            "no plan is named, and this folder has no params.yaml that names one",
             where=Path.cwd(),
             fix="name a plan, or make one: cxr-ops plan template nih-production > pccp.yaml",
         )
@@ -132,8 +132,8 @@ def plan_explain(
 @app.command("adopt")
 def plan_adopt(
     plan: Annotated[Path, typer.Argument(help="The plan.")],
-    by: Annotated[str, typer.Option(help="Who decided it.")],
-    reason: Annotated[str, typer.Option(help="Why; it stands on the ledger.")],
+    by: Annotated[str, typer.Option(help="Name of the person who decided it.")],
+    reason: Annotated[str, typer.Option(help="Why; the ledger records it.")],
 ) -> None:
     """Put a plan in force. Until the next test period opens, the strictest limits of its plans still hold."""
     from cxr_ops import plan as loaded
@@ -144,7 +144,7 @@ def plan_adopt(
     adopted, before = in_force.adopt(find_home(), plan, by=by, reason=reason)
     say(f"the plan {adopted.name} {'was in force already' if before else 'is in force'}, sha256 {adopted.sha256}")
     if not before:
-        say(f"what a run is judged by is named in params.yaml: gate.plan: {plan}")
+        say(f"a run is judged by the plan that params.yaml names: gate.plan: {plan}")
     if (held := in_force.held(find_home())) is not None and held != adopted.limits:
         code = ", committed code" if held.require_clean_code else ""
         say(
@@ -156,7 +156,7 @@ def plan_adopt(
 @app.command("diff")
 def plan_diff(
     old: Annotated[Path, typer.Argument(help="A plan.")],
-    new: Annotated[Path, typer.Argument(help="The plan that it became.")],
+    new: Annotated[Path, typer.Argument(help="The plan to compare it with.")],
     as_json: AsJson = False,
 ) -> None:
     """Say what changed between two plans, and whether each change asks for less (looser) or for more (stricter)."""
@@ -181,18 +181,21 @@ def plan_power(
     truth: TruthFile = None,
     split_test: SplitTest = False,
     patients: Annotated[
-        int | None, typer.Option(min=1, help="Without --truth: test patients to draw; the plan's fewest if left out.")
+        int | None,
+        typer.Option(min=1, help="Without --truth: how many test patients to draw; if left out, the plan's minimum."),
     ] = None,
-    correlation: Annotated[float, typer.Option(help="Of two models' scores on an image, within a class.")] = 0.9,
-    auc: Annotated[float, typer.Option(help="Of champion and reference, for every finding.")] = 0.80,
-    difference: Annotated[float, typer.Option(help="The challenger's AUC minus that.")] = 0.0,
+    correlation: Annotated[
+        float, typer.Option(help="Correlation of two models' scores on an image, within a class.")
+    ] = 0.9,
+    auc: Annotated[float, typer.Option(help="AUC of champion and reference, for every finding.")] = 0.80,
+    difference: Annotated[float, typer.Option(help="The challenger's AUC minus the champion's.")] = 0.0,
     within_patient: Annotated[float, typer.Option(help="Correlation of scores on two images of a patient.")] = 0.5,
     reference: Annotated[
         bool, typer.Option("--reference", help="The reference is another model than the champion.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Say how probable it is that a challenger meets each check and all of them, and how many patients that takes."""
+    """Say how probable it is that a challenger meets each check and all checks, and how many patients it needs."""
     from dataclasses import asdict
 
     from cxr_ops.data import score_files
@@ -234,7 +237,7 @@ def plan_power(
 @app.command("template")
 def plan_template(
     name: Annotated[
-        str | None, typer.Argument(metavar="NAME", help="A template; if left out, they are listed.")
+        str | None, typer.Argument(metavar="NAME", help="Name of a template; if left out, all are listed.")
     ] = None,
 ) -> None:
     """Print a plan to begin with: cxr-ops plan template nih-production > my-plan.yaml. Without a name, list them."""

@@ -17,11 +17,11 @@ app = verbs()
 
 @app.command()
 def retrain(
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would run and why, and run nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would run and why, but run nothing.")] = False,
     overrides: Overrides = None,
     force: Annotated[bool, typer.Option("--force", help="Retrain even when nothing has changed.")] = False,
 ) -> None:
-    """Retrain once in the embedded Airflow, and say what came of it."""
+    """Retrain once in the embedded Airflow, and print the result."""
     require("stages", "airflow")
     from cxr_ops import retrain as driver
 

@@ -37,14 +37,14 @@ def _deterministic(verb: str) -> Callable[[], None]:
 _HELP = {
     "validate": "Check the whole data set against the expectations, and write the validation page.",
     "split": "Divide the patients into train, validation and test.",
-    "prepare": "Decode, resize and pack the radiographs to train on.",
-    "train": "Train the challenger; started again, it resumes.",
+    "prepare": "Decode, resize and pack the radiographs for training.",
+    "train": "Train the challenger; if it was stopped before, go on from the last checkpoint.",
     "evaluate": "Score challenger and champion on the locked test set.",
     "explain": "Draw Grad-CAM maps of selected cases.",
     "gate": "Execute the change-control plan on the evidence.",
     "report": "Write the report.",
 }
-_HERE = "Works on the current folder; `dvc repro` runs all that is stale."
+_HERE = "Works in the current folder; `dvc repro` runs every stage that is out of date."
 for _verb in contract.DETERMINISTIC:
     if _verb != "train":
         app.command(_verb, help=f"{_HELP[_verb]} {_HERE}")(_deterministic(_verb))
@@ -55,14 +55,18 @@ def train(
     ablate: Annotated[
         bool, typer.Option("--ablate", help="Train with and without each choice of the recipe, and compare.")
     ] = False,
-    seeds: Annotated[int | None, typer.Option(min=1, help="With --ablate: trainings of each choice; 3.")] = None,
-    only: Annotated[
-        list[str] | None, typer.Option(metavar="CHOICE", help="With --ablate: this choice; once for each.")
+    seeds: Annotated[
+        int | None, typer.Option(min=1, help="With --ablate: how often to train each choice; 3 if left out.")
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="With --ablate: folder of the results; ablation.")] = None,
+    only: Annotated[
+        list[str] | None, typer.Option(metavar="CHOICE", help="With --ablate: train only this choice; may be repeated.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="With --ablate: folder for the results; ablation if left out.")
+    ] = None,
     overrides: Overrides = None,
 ) -> None:
-    """Train, or with --ablate measure on the validation side what each choice brings; started again, both resume."""
+    """Train; with --ablate measure on the validation side what each choice brings. Run again, both go on."""
     if not ablate:
         if seeds or only or out or overrides:
             raise SettingsError("these options need --ablate", where="train", fix="edit params.yaml")
@@ -85,7 +89,7 @@ def open_(
     # Hidden, and refused by the stage with what to do instead: people expect it here, as `retrain` has it.
     overrides: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", hidden=True)] = None,
 ) -> None:
-    """Make this checkout ready for `dvc repro`: the data set, the champion and inputs.json."""
+    """Make this checkout ready for `dvc repro`: bring the data set, the champion and inputs.json."""
     require("stages")
     from cxr_ops.stages import open as stage
 
@@ -95,14 +99,12 @@ def open_(
 
 Attempt = Annotated[
     Path | None,
-    typer.Option(
-        metavar="FOLDER", help="Leave result.json there when the end is known: the result, or what was wrong."
-    ),
+    typer.Option(metavar="FOLDER", help="Write result.json into this folder at the end: the result, or the error."),
 ]
 
 
 def _attempt(verb: str, folder: Path | None, work: Callable[[], dict[str, Any]]) -> None:
-    """Do a stage's work and print its result; where there is a folder, leave there how it ended."""
+    """Do a stage's work and print its result; with a folder, also write there how it ended."""
     from cxr_ops.edges import attempt
 
     def told() -> dict[str, Any]:
@@ -116,13 +118,13 @@ def _attempt(verb: str, folder: Path | None, work: Callable[[], dict[str, Any]])
 
 @stage_app.command("ingest")
 def stage_ingest(
-    folder: Annotated[Path, typer.Argument(help="A folder as its kind wants it.")],
+    folder: Annotated[Path, typer.Argument(help="The folder to read.")],
     batch: Annotated[str, typer.Option(help="Name of the batch.")],
     on_bad: Annotated[OnBad, typer.Option(help="Refuse a batch with bad rows, or leave them out.")] = OnBad.REFUSE,
-    kind: Annotated[str, typer.Option(help="What the folder is: a KIND of `cxr-ops ingest`.")] = "nih",
+    kind: Annotated[str, typer.Option(help="What the folder holds: a KIND of `cxr-ops ingest`.")] = "nih",
     attempt: Attempt = None,
 ) -> None:
-    """Ingest as the DAG does: the last line is the result as JSON."""
+    """Add a batch as the DAG does: the last line of the output is the result as JSON."""
 
     def work() -> dict[str, Any]:
         from cxr_ops.stages import ingest
@@ -137,7 +139,7 @@ def stage_ingest(
 def stage_open(
     run: Annotated[str, typer.Option("--run", help="A name for the run: small letters, digits, single hyphens.")],
     airflow_run_id: Annotated[str | None, typer.Option(help="Airflow's id of the run.")] = None,
-    requested_by: Annotated[str | None, typer.Option(help="Who asked for the run.")] = None,
+    requested_by: Annotated[str | None, typer.Option(help="Name of the person who asked for the run.")] = None,
     overrides: Overrides = None,
     force: Annotated[bool, typer.Option("--force", help="Go on even when nothing has changed.")] = False,
     attempt: Attempt = None,
@@ -181,7 +183,7 @@ for _verb in contract.DETERMINISTIC:
 @stage_app.command("publish")
 @app.command()
 def publish(run: Run, attempt: Attempt = None) -> None:
-    """Put a finished run on record: MLflow, report, run commit, decision in the ledger."""
+    """Record a finished run: MLflow, report, run commit, and the decision in the ledger."""
 
     def work() -> dict[str, Any]:
         from cxr_ops.edges.run_names import find_run
@@ -197,7 +199,9 @@ def publish(run: Run, attempt: Attempt = None) -> None:
 @app.command()
 def promote(
     run: Run,
-    approved_by: Annotated[list[str] | None, typer.Option(help="Who approved; once for each person.")] = None,
+    approved_by: Annotated[
+        list[str] | None, typer.Option(help="Name of a person who approved; may be repeated.")
+    ] = None,
     attempt: Attempt = None,
 ) -> None:
     """Make a run's challenger the champion, if its decision, the plan and the ledger allow it."""

@@ -144,8 +144,8 @@ def test_each_stage_is_a_verb() -> None:
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ("train.epochs", "--set wants SECTION.KEY=VALUE"),
-        ("epochs=3", "--set wants SECTION.KEY=VALUE"),
+        ("train.epochs", "--set needs SECTION.KEY=VALUE"),
+        ("epochs=3", "--set needs SECTION.KEY=VALUE"),
         ("train.epochs=[", "is not YAML"),
         ("train.epoch=3", "did you mean 'epochs'"),
         ("train.epochs=0", "greater than or equal to 1"),
@@ -446,7 +446,7 @@ def test_plans_are_read_outside_a_project(project: Path, tmp_path: Path, monkeyp
     for verb in ("check", "explain", "power"):
         lost = _plan(verb)
         assert lost.exit_code == contract.EXIT_SETTINGS
-        assert "no plan is named, and no params.yaml is here" in lost.stderr
+        assert "no plan is named, and this folder has no params.yaml" in lost.stderr
 
 
 @pytest.mark.usefixtures("_in_project")

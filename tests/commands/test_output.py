@@ -22,4 +22,4 @@ def test_variable_that_nothing_reads_is_told_and_the_command_goes_on(
     done = CliRunner().invoke(command.app, ["ledger", "verify"])
     assert done.exit_code == 0
     assert done.stdout == "0 entries, chain whole\n"
-    assert "nothing reads CXR_DVC_REMOT; the nearest setting is CXR_DVC_REMOTE" in done.stderr
+    assert "CXR_DVC_REMOT is not a setting; the nearest one is CXR_DVC_REMOTE" in done.stderr
