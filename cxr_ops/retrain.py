@@ -109,9 +109,9 @@ def _refuse_to_replace(home: Home) -> None:
     if refused:
         folder = home.quarantine / refused[0]
         raise DataError(
-            f"there is no data set: the batch {refused[0]} was refused, and nothing is drawn in its place",
+            f"there is no data set: the batch {refused[0]} was refused, and no generated data replace it",
             where=folder,
-            fix="mend what is told there and ingest it again; or, to try with generated radiographs after all, "
+            fix="mend what the files there name, and ingest it again; or, to use generated radiographs after all, "
             f"rm -r {shlex.quote(str(folder))}",
         )
 

@@ -4,9 +4,9 @@ Every row and every image is checked first. The data set is an Airflow Asset: wh
 
 ## When it fails
 
-Nothing of the batch has entered the data set. The end of the log names the rows and files concerned; what was refused
-stands in `$CXR_HOME/quarantine/<batch>` with its reasons. Mend the folder and trigger again with the same params, or
-take `on_bad: quarantine` to leave the bad rows out.
+Nothing of the batch has entered the data set. The end of the log names the rows and files that are wrong;
+`$CXR_HOME/quarantine/<batch>` holds them all, with reasons. Mend the folder and trigger again with the same params, or
+set `on_bad: quarantine` to leave the bad rows out.
 """
 
 from __future__ import annotations

@@ -1,28 +1,30 @@
 """Retrain the chest X-ray classifier, judge it beside the champion, and promote it if the plan allows.
 
-It trains on the whole data set, and both models are judged on the same locked test set under the change-control plan.
-Runs every week, when ingestion adds a batch, or by hand with the params of the trigger form.
+The challenger is trained on the training side of the whole data set. Then the change-control plan judges challenger and
+champion on the same locked test set. The DAG runs every week, when ingestion adds a batch, or by hand with the params
+of the trigger form.
 
 | task | what it does |
 |---|---|
 | `open` | clones the code, pins the data, fetches the champion, writes `inputs.json` |
-| `changed` | ends the run, NO_CHANGE, when nothing that training depends on differs from the champion's |
-| `validate` `split` `prepare` `train` | make the challenger; what an earlier run made is taken from DVC's run cache |
-| `differs` | ends the run, NO_CHANGE, when the challenger is the champion byte for byte |
+| `changed` | ends the run NO_CHANGE if nothing that training depends on differs from the champion's training |
+| `validate` `split` `prepare` `train` | make the challenger; DVC's run cache gives what an earlier run already made |
+| `differs` | ends the run NO_CHANGE if the challenger is equal to the champion, byte for byte |
 | `evaluate` `explain` `gate` `report` | spend a look at the test set, judge, and say why |
 | `publish` | writes the MLflow run, the registered version, the report and the decision in the ledger |
 | `route` | goes on to `approve` or `promote` on PROMOTE; ends the run on any other verdict. A verdict is no failure |
-| `approve` | waits for a person where the plan asks for one; no answer in a week is a rejection |
+| `approve` | waits for a person if the plan asks for one; no answer within a week is a rejection |
 | `promote` | writes the promotion into the ledger and moves the `champion` alias |
 
 ## When it fails
 
 1. Open the failed task's log. Its last lines say what was wrong, where, and what to type next.
-2. Exit codes 10 (data), 11 (settings), 14 (another promotion came first) and 15 (the plan refuses) are not tried again:
-   the same inputs would fail in the same way. Mend the cause and trigger a new run.
-3. Anything else was tried three times. Clear the failed task to try again: training goes on from its checkpoint.
-4. `promote` fails with 15 where the plan asks for more than one person. The approval given here is on record; each
-   of the others types `cxr-ops promote --run RUN --approved-by NAME`, and the last one promotes.
+2. After exit codes 10 (data), 11 (settings), 14 (another promotion came first) and 15 (the plan refuses), Airflow does
+   not try again, because the same inputs would fail in the same way. Mend the cause and trigger a new run.
+3. After any other error, Airflow tried three times. Clear the failed task to try again: training goes on from its
+   checkpoint.
+4. `promote` fails with 15 if the plan asks for more than one person. The approval given here is on record. Each of the
+   other persons types `cxr-ops promote --run RUN --approved-by NAME`, and the last one promotes.
 5. A run that is stuck in `queued` waits for the run before it, or for a slot of the GPU pool.
 """
 
@@ -89,7 +91,7 @@ You are the first of {{ published["approvals"] }}. After you, each of the others
 
 
 def approvers() -> list[dict[str, str]] | None:
-    """Who may approve, from `CXR_APPROVERS` (user ids with commas between); without it, whoever may edit the DAG."""
+    """People who may approve, from `CXR_APPROVERS` (user ids with commas between); None: all who may edit the DAG."""
     names = [name.strip() for name in os.environ.get("CXR_APPROVERS", "").split(",") if name.strip()]
     return [{"id": name, "name": name} for name in names] or None
 

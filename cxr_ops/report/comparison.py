@@ -29,7 +29,7 @@ class Compared:
         judgement: what the evidence says under the plan.
         level: of the two-sided intervals, in (0, 1).
         curves: model -> finding -> (false positive rates, true positive rates).
-        missing: sentences on scores that are not there, which are told before all else.
+        missing: sentences on missing scores, which are shown before all else.
         notes: sentences on what was not judged and how files were read; never empty.
     """
 
@@ -59,7 +59,7 @@ def render(compared: Compared) -> str:
 
 
 def parts(compared: Compared) -> tuple[Text, Group, Text]:
-    """What people want to know first, to be printed with rich: a head, the figures with the reasons, notes.
+    """What people want to know first, for rich to print: a head, the figures with the reasons, notes.
 
     Head and notes hold names of files and commands, which people copy: they are for lines that are not folded.
     """
@@ -81,7 +81,7 @@ def parts(compared: Compared) -> tuple[Text, Group, Text]:
     legend = f"{100 * level:g} % intervals, clustered by patient; positive: images/patients"
     if compared.champion is not None:
         alpha = compared.judgement.alpha
-        legend += f"; bound: what the plan holds against its margin, one-sided at {100 * alpha:g} %"
+        legend += f"; bound: what the plan compares with its margin, one-sided at {100 * alpha:g} %"
     figures = summary.findings_table(compared.evaluation, checks)
     notes = Text("\n".join(compared.notes), "dim")
     return head, Group(figures, Text(f"{legend}\n", "dim"), reasons), notes

@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 
 Direction = Literal["looser", "stricter", "other"]
 
-# From this margin on a finding has to stand among the limited ones.
+# A finding with this margin or a wider one must be among the limited ones.
 WIDE: Final = 0.10
-_LINE: Final = 200  # characters; a change of words is longer, and can be had as JSON
+_LINE: Final = 200  # characters; a change of words is longer, and JSON shows it whole
 
 
 # ------------------------------------------------------------------------------------------------------ check
@@ -99,14 +99,14 @@ def warnings(plan: ChangePlan, params: Params | None) -> list[str]:
     objections = (
         (not plan.clinical_use, "clinical_use is false: no model promoted under this plan may be used on patients"),
         (updates.approvals == 0, "approvals is 0: a PROMOTE is carried out without a person"),
-        (not updates.require_clean_code, "require_clean_code is false: code that nobody committed may be promoted"),
+        (not updates.require_clean_code, "require_clean_code is false: uncommitted code may be promoted"),
         (rules.period_alpha is None, "period_alpha is null: nothing is promised over all looks of a test period"),
-        (rules.disclosure == "all", "disclosure is all: who tunes a model sees the test set that it is judged on"),
+        (rules.disclosure == "all", "disclosure is all: people who tune a model see the test set that it is judged on"),
         (
             rules.sparse_failures is None,
             "sparse_failures is null: a model that fails outright on a few patients passes more often than alpha says",
         ),
-        (rules.subgroups is None, "subgroups is null: a loss in a part of the patients is not looked for"),
+        (rules.subgroups is None, "subgroups is null: nobody looks for a loss in a part of the patients"),
         (
             rules.required_findings != "all",
             "required_findings is not all: a finding that cannot be judged stops nothing",
@@ -114,7 +114,7 @@ def warnings(plan: ChangePlan, params: Params | None) -> list[str]:
         (rules.macro.floor is None or rules.finding.floor is None, "a floor is null: a first release has to show less"),
         (
             bool(wide),
-            f"findings with a margin of {number(WIDE)} or more must stand in limited_findings: {', '.join(wide)}",
+            f"findings with a margin of {number(WIDE)} or more must be in limited_findings: {', '.join(wide)}",
         ),
         (bounds.other_settings == "free", "other_settings is free: a setting that is not listed may be anything"),
         (bounds.sources == "any", "sources is any: data may come from anywhere"),
@@ -239,7 +239,7 @@ def explain(plan: ChangePlan) -> list[Section]:
 
 def _bounds(plan: ChangePlan) -> Iterable[str]:
     bounds = plan.description_of_modifications.bounds
-    yield "A run outside these bounds is judged all the same, says where it is outside, and cannot be promoted."
+    yield "A run outside these bounds is refused when it is opened. A model outside them cannot be promoted."
     yield f"The architecture must be {bounds.architecture}."
     for key, bound in bounds.settings.items():
         yield f"{key} {'must' if bound.equals is not None else 'may'} be {bound}."
@@ -266,12 +266,12 @@ def _looks(rules: PerformanceEvaluation) -> Iterable[str]:
             f"without one does not. It is {_levels_line(rules)}."
         )
     over = (
-        "nothing is promised of the error over all of them"
+        "nothing is promised about the error over all of them"
         if rules.period_alpha is None
         else f"over all of them the error is at most {percent(rules.period_alpha)}"
     )
     yield (
-        f"A test period is good for {_many(rules.max_looks, 'look')}, which are first scorings of a new challenger; "
+        f"A test period allows {_many(rules.max_looks, 'look')}; a look is the first scoring of a new challenger; "
         f"{over}. After the last one the verdict is INSUFFICIENT EVIDENCE until a period of patients who were never "
         "scored before is opened."
     )
@@ -293,8 +293,8 @@ def _looks(rules: PerformanceEvaluation) -> Iterable[str]:
 def _thresholds(rules: PerformanceEvaluation) -> Iterable[str]:
     finding, reference, gain = rules.finding, rules.reference, rules.suspicious_gain
     yield (
-        f"A finding is judged from {rules.min_positive_patients} patients with a positive image and "
-        f"{rules.min_negative_patients} with a negative one."
+        f"A finding is judged if at least {rules.min_positive_patients} patients have a positive image and "
+        f"{rules.min_negative_patients} a negative one."
     )
     required = "all 14" if rules.required == FINDINGS else _list(rules.required)
     yield (
@@ -305,13 +305,13 @@ def _thresholds(rules: PerformanceEvaluation) -> Iterable[str]:
     yield _floor("The AUC of each of these findings", finding.floor)
     yield (
         f"The macro-AUC may lose at most {number(rules.macro.margin)} against the model in use, and against the "
-        "reference: the lower bound of the difference must lie above minus that."
+        f"reference: the lower bound of the difference must lie above -{number(rules.macro.margin)}."
     )
     for margin in sorted({finding.margin_of(name) for name in FINDINGS}):
         names = [name for name in FINDINGS if finding.margin_of(name) == margin]
         yield f"{_list(names)} may {'each ' if len(names) > 1 else ''}lose at most {number(margin)}, likewise."
     if rules.sparse_failures is None:
-        yield "That a few patients on whom the challenger fails outright stay unseen is not looked at."
+        yield "The plan does not ask whether the challenger fails outright on patients whom the test set misses."
     else:
         named = rules.sparse_failures.named
         whose = "all findings" if named == FINDINGS else _list(named)
@@ -326,8 +326,8 @@ def _thresholds(rules: PerformanceEvaluation) -> Iterable[str]:
         )
     yield f"Shown at approval as judged by a wide margin: {_list(rules.limited_findings)}."
     yield (
-        "A loss that is shown, or that the test set was large enough to rule out and did not, makes the verdict "
-        "REJECT. A doubt makes it INSUFFICIENT EVIDENCE, with the patients that would settle it."
+        "A loss that is shown makes the verdict REJECT; so does a loss that a test set of this size should have ruled "
+        "out, but did not. A doubt makes it INSUFFICIENT EVIDENCE, with the patients that would settle it."
     )
     first = "the first model that became champion" if reference.package is None else f"the package {reference.package}"
     later = (
@@ -341,7 +341,7 @@ def _thresholds(rules: PerformanceEvaluation) -> Iterable[str]:
     else:
         yield (
             f"A macro-AUC that is shown to be better by more than {number(gain.gain)} is held until "
-            f"{_people(gain.approvals)} agreed, after looking for a leak of test patients into training."
+            f"{_people(gain.approvals)} agreed, after they looked for a leak of test patients into training."
         )
 
 
@@ -357,7 +357,7 @@ def _subgroups(rules: PerformanceEvaluation) -> Iterable[str]:
     kinds = _list([" with ".join(name.split(", ")) for name in groups.attributes])
     yield f"In each subgroup by {kinds} the macro-AUC may lose at most {number(groups.margin)}."
     bands = [f"{low} to {high - 1}" for low, high in itertools.pairwise((0, *groups.age_bands))]
-    yield f"Years of age are taken in bands: {', '.join([*bands, f'{(0, *groups.age_bands)[-1]} and over'])}."
+    yield f"Ages are grouped in bands, in years: {', '.join([*bands, f'{(0, *groups.age_bands)[-1]} and over'])}."
     yield (
         f"A subgroup with fewer than {_many(groups.min_findings, 'finding')} that can be judged is not judged, and "
         "named. Where no image says what a kind of subgroup asks for, the verdict is INSUFFICIENT EVIDENCE."
@@ -375,7 +375,7 @@ def _subgroups(rules: PerformanceEvaluation) -> Iterable[str]:
 def _declared(rules: PerformanceEvaluation) -> Iterable[str]:
     points, calibration = rules.operating_points, rules.calibration
     if points is None:
-        yield "No sensitivity or specificity is asked for."
+        yield "The plan asks for no sensitivity or specificity."
     else:
         chosen = (
             "has the largest sum of sensitivity and specificity"
@@ -389,7 +389,7 @@ def _declared(rules: PerformanceEvaluation) -> Iterable[str]:
             f"{number(points.specificity_margin)}. The figures of other findings are reported and not judged."
         )
     if calibration is None:
-        yield "No calibration is asked for."
+        yield "The plan asks for no calibration."
     else:
         low, high = calibration.slope
         yield (
@@ -405,12 +405,15 @@ def _updates(plan: ChangePlan) -> Iterable[str]:
     if updates.approvals == 0:
         yield "A PROMOTE is carried out without asking anybody."
     else:
-        yield f"A PROMOTE is carried out when {_people(updates.approvals)} agreed who did not ask for the run."
+        yield (
+            f"A PROMOTE is carried out when {_people(updates.approvals)} agreed. The person who asked for the run does "
+            "not count."
+        )
     if updates.require_clean_code:
         where = f", and only from {updates.code_source}" if updates.code_source else ""
         yield f"Only committed code may be promoted{where}."
     else:
-        yield "Code with changes that nobody committed may be promoted."
+        yield "Code with uncommitted changes may be promoted."
     yield updates.monitoring.summary
     days = _many(updates.monitoring.review_after_days, "day")
     yield f"The plan is read again by its owners after {days} at the latest."

@@ -1,8 +1,8 @@
 """The end of a run for people in a terminal: the 14 AUCs, the verdict and its reasons, and where to look.
 
-Everything is read from files of the run, so that the same summary can be had again later. Where the run's results on
-the test set are withheld (`Result.restricted`), the validation set's stand in their place. It fits 80 columns and does
-not rely on colour; what it prints is ASCII but for text that comes from the files.
+Everything is read from files of the run, so that the same summary can be printed again later. If the run's results on
+the test set are withheld (`Result.restricted`), it shows those on the validation set. It fits 80 columns and does not
+rely on colour; what it prints is ASCII, except for text that comes from the files.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def render(run_folder: Path) -> Group:
 def as_json(run_folder: Path) -> dict[str, Any]:
     """Give the same as plain values: `result`, and `evaluation` and `verdict` where there are any.
 
-    Where the test set's results are withheld, `validation_macro` (model -> macro-AUC) stands in their place.
+    Where the test set's results are withheld, `validation_macro` (model -> macro-AUC) is given instead.
 
     Raises:
         DataError: as `read`.
@@ -183,7 +183,7 @@ def _footnotes(evaluation: Evaluation) -> Text:
         "dim",
     )
     if words.compared_with(evaluation):
-        text.append("the plan holds a one-sided bound against each margin: the report's checks name it\n", "dim")
+        text.append("the plan compares a one-sided bound with each margin; the report's checks show it\n", "dim")
     if evaluation.macro_reference_difference is not None:
         text.append(f"mean against the reference: {_signed(evaluation.macro_reference_difference)}\n")
     text.append(_worst_subgroup(evaluation))

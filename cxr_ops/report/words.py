@@ -29,9 +29,9 @@ _CLAIMS: Final = {
 }
 _STARTED_FROM_PATIENTS: Final = {
     "none": "no patient of this data set",
-    "training": "patients of this data set's training and validation sides only",
-    "test": "patients of this data set's test side among others",
-    "unknown": "unknown: whether patients of the test side were among them cannot be said",
+    "training": "only patients of this data set's training and validation sides",
+    "test": "patients of this data set, some of them on its test side",
+    "unknown": "unknown: patients of the test side may be among them",
 }
 
 
@@ -155,11 +155,11 @@ def period_text(verdict: Verdict) -> str:
 
 
 def other_plan(plan: Plan, other: OtherPlan) -> str:
-    """Say that a run is judged under another plan than one would expect, and in what that one asks for less.
+    """Say that a run is judged under another plan than expected, and where that plan asks for less.
 
     >>> plan = Plan(name="easy", path="easy.yaml", sha256="a")
     >>> other = OtherPlan(than="the plan in force", name="nih", sha256="b", looser=["max_looks 10 -> 99"])
-    >>> other_plan(plan, other).partition(" Looks")[0]
+    >>> other_plan(plan, other).partition(" Even so")[0]
     'Judged under another plan than the plan in force: easy instead of nih. Looser: max_looks 10 -> 99.'
     """
     if other.looser is None:
@@ -167,13 +167,13 @@ def other_plan(plan: Plan, other: OtherPlan) -> str:
     else:
         looser = f"Looser: {'; '.join(other.looser)}." if other.looser else "Nothing in it is looser."
     return (
-        f"Judged under another plan than {other.than}: {plan.name} instead of {other.name}. {looser} Looks, approvals, "
-        "disclosure and committed code are those of the strictest plan of the test period all the same."
+        f"Judged under another plan than {other.than}: {plan.name} instead of {other.name}. {looser} Even so, looks, "
+        "approvals, disclosure and committed code follow the strictest plan of the test period."
     )
 
 
 def in_order(reasons: Sequence[Reason]) -> list[Reason]:
-    """Put holds first, then what speaks against the challenger; of each, what concerns all, subgroups, findings."""
+    """Put holds first, then reasons against the challenger, then the others; in each group all, subgroups, findings."""
 
     def rank(reason: Reason) -> tuple[bool, bool, int]:
         scope = 2 if reason.finding is not None else 1 if reason.subgroup is not None else 0
@@ -190,7 +190,7 @@ def starting_patients(patients: str) -> str:
 def peak_sentence(case: HeatMap) -> str:
     """Say where a map's peak lies; nothing where there is no box to compare it with."""
     if case.empty:
-        return "Nothing in the picture speaks for the finding: the map is empty."
+        return "No region of the picture speaks for the finding: the map is empty."
     if case.peak_in_box is None:
         return ""
     return f"The map's peak lies {'in' if case.peak_in_box else 'outside'} the annotated box."

@@ -312,9 +312,11 @@ def _split_problems(models: Mapping[str, Described], test: pd.DataFrame, salt: s
     for role, model in models.items():
         shared = len(keys & model.patients)
         if not model.patients:
-            problems.append((_SPLIT_CODES[role], f"Whom the {role} was trained on is not on record."))
+            problems.append((_SPLIT_CODES[role], f"It is not on record which patients the {role} was trained on."))
         elif model.contract["training"].get("patient_salt") != salt:
-            problems.append((_SPLIT_CODES[role], f"Whom the {role} was trained on is recorded under another salt."))
+            problems.append(
+                (_SPLIT_CODES[role], f"The patients that the {role} was trained on are recorded under another salt.")
+            )
         elif shared:
             problems.append((_SPLIT_CODES[role], f"The {role} was trained on {_people(shared)} of the test set."))
     return problems

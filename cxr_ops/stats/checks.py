@@ -222,7 +222,7 @@ class Claim:
             return self._judge_sparse(figure, alpha, claims)
         low, high = auc.bounds(figure, alpha)
         if not (math.isfinite(low) and math.isfinite(high)):
-            return self._undefined("its bounds cannot be had", None)
+            return self._undefined("its bounds cannot be computed", None)
         met = (self.limit is None or low > self.limit) and (self.upper is None or high < self.upper)
         two_sided = self.limit is not None and self.upper is not None
         away = distance(alpha, claims * (2 if two_sided else 1))

@@ -254,12 +254,12 @@ def form_groups(
         columns = [_values(name, attributes.get(name, [""] * images), subgroups) for name in attribute.split(", ")]
         known = np.logical_and.reduce([codes >= 0 for _, codes in columns])
         if not known.any():
-            missing.append(f"No subgroup by {attribute}: no image says it.")
+            missing.append(f"There is no subgroup by {attribute}: no image has it on record.")
             continue
         unknown = int(images - known.sum())
         if unknown:
             missing.append(
-                f"{unknown} of {images} images stand in no subgroup by {attribute}: it is not known of them."
+                f"{unknown} of {images} images are in no subgroup by {attribute}, because it is not known for them."
             )
         for choice in itertools.product(*(range(len(names)) for names, _ in columns)):
             mask = np.logical_and.reduce([codes == code for (_, codes), code in zip(columns, choice, strict=True)])
@@ -405,5 +405,5 @@ def score_problems(
         if permuted:
             code = others.get(role, Code.PERMUTED_FINDINGS)
             pairs = ", ".join(f"{finding} ranks {other}" for finding, other in permuted.items())
-            problems.append((str(code), f"Scores of the {role} stand in one another's place: {pairs}."))
+            problems.append((str(code), f"Scores of the {role} are exchanged between findings: {pairs}."))
     return problems

@@ -133,7 +133,7 @@ def _of_subgroups(evaluation: Evaluation, rules: PerformanceEvaluation) -> list[
     found: list[str] = []
     groups = checks.subgroups(evaluation, rules)
     if len({(group.attribute, group.value) for group in groups}) != len(groups):
-        found.append("A subgroup stands in the evidence twice.")
+        found.append("A subgroup is in the evidence twice.")
     for attribute in dict.fromkeys(group.attribute for group in groups):
         images = sum(group.images for group in groups if group.attribute == attribute)
         if images > evaluation.test_images:
@@ -221,7 +221,7 @@ def _of_probabilities(evaluation: Evaluation, rules: PerformanceEvaluation) -> l
             found.append(f"{finding}: operating point and calibration are missing, or there twice.")
             continue
         if rows[0].support != supports.get(finding):
-            found.append(f"{finding}: operating point and calibration stand on other images than the AUC.")
+            found.append(f"{finding}: operating point and calibration are of other images than the AUC.")
         measures: list[tuple[Kind, Paired]] = []
         if finding in points:
             measures += [("sensitivity", rows[0].sensitivity), ("specificity", rows[0].specificity)]

@@ -205,7 +205,7 @@ def test_nothing_is_drawn_in_the_place_of_a_refused_first_batch(project: Path, t
     for arguments in (("retrain", "--dry-run"), ("retrain",)):
         done = _cxr(*arguments, cwd=project, CXR_HOME=str(home))
         assert done.returncode == contract.EXIT_DATA
-        assert "the batch mine was refused, and nothing is drawn in its place" in done.stderr
+        assert "the batch mine was refused, and no generated data replace it" in done.stderr
         assert f"rm -r {home / 'quarantine' / 'mine'}" in done.stderr
     assert not (home / "synth").exists()
     assert not (home / "airflow").exists()

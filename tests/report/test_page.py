@@ -461,7 +461,7 @@ def test_every_case_is_told_in_words(usual):
     text = Page(usual).text
     for sentence in (
         "Label: present. Probability: 0.97. The map's peak lies in the annotated box.",
-        "Label: present. Probability: 0.08. Nothing in the picture speaks for the finding: the map is empty.",
+        "Label: present. Probability: 0.08. No region of the picture speaks for the finding: the map is empty.",
         "Label: present. Probability: 0.88. The map's peak lies outside the annotated box.",
         "Hernia: no test image has it.",
         "Hernia no test image has a box",

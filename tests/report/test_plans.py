@@ -264,7 +264,7 @@ def test_settings_outside_the_plan_are_named(document: dict[str, Any]) -> None:
         (f"{RULES}.period_alpha", None, "period_alpha is null"),
         (f"{RULES}.disclosure", "all", "disclosure is all"),
         (f"{RULES}.sparse_failures", None, "sparse_failures is null"),
-        (f"{RULES}.limited_findings", [], "must stand in limited_findings: Hernia"),
+        (f"{RULES}.limited_findings", [], "must be in limited_findings: Hernia"),
         (f"{RULES}.required_findings", ["Mass"], "required_findings is not all"),
         (f"{RULES}.macro.floor", None, "a floor is null"),
         ("modification_protocol.update_procedures.approvals", 0, "approvals is 0"),

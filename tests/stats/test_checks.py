@@ -177,7 +177,7 @@ def test_no_number_of_patients_is_named_where_none_would_help():
         (figure(1.0, 0.0, method="separated"), "method 'separated'"),
         (figure(-0.5, 0.0, method="separated"), "method 'separated'"),
         (figure(0.02, 0.0, method="separated_difference"), "method 'separated_difference'"),
-        (figure(0.0, 1e308, low=-1, high=1), "bounds cannot be had"),
+        (figure(0.0, 1e308, low=-1, high=1), "bounds cannot be computed"),
     ],
 )
 def test_a_figure_that_is_missing_or_impossible_is_undefined(found, why):

@@ -170,9 +170,9 @@ def test_unknown_attributes_form_no_subgroup_and_are_counted(case, rules):
     no_age = sum(attributes["age"].count(age) for age in ("151", "411", "-1", "", "unknown", "nan"))
     images = len(attributes["sex"])
     assert _assess(case, rules).missing_groups == [
-        f"{no_sex} of {images} images stand in no subgroup by sex: it is not known of them.",
-        f"{no_age} of {images} images stand in no subgroup by age: it is not known of them.",
-        f"{no_sex} of {images} images stand in no subgroup by sex, view: it is not known of them.",
+        f"{no_sex} of {images} images are in no subgroup by sex, because it is not known for them.",
+        f"{no_age} of {images} images are in no subgroup by age, because it is not known for them.",
+        f"{no_sex} of {images} images are in no subgroup by sex, view, because it is not known for them.",
     ]
 
 
@@ -182,10 +182,10 @@ def test_groups_that_cannot_be_formed_are_named(case, rules):
     found = _assess(case, rules, attributes={"age": ["50"] * images, "sex": [""] * images})
     assert [group.name for group in found.subgroups] == ["age=40 to 64"]
     assert found.missing_groups == [
-        "No subgroup by sex: no image says it.",
+        "There is no subgroup by sex: no image has it on record.",
         "No image is in the subgroup age=0 to 39.",
         "No image is in the subgroup age=65 and over.",
-        "No subgroup by sex, view: no image says it.",
+        "There is no subgroup by sex, view: no image has it on record.",
     ]
 
 

@@ -19,10 +19,10 @@ def announce_dataset(home: Home, revision: str) -> str:
     else:
         instance = running_instance(home)
         if instance is None:
-            return "No Airflow is up, so nothing was triggered; next: make retrain"
+            return "No Airflow is running, so nothing was triggered; next: make retrain"
         api = Api(instance.url)
     try:
         api.announce(contract.DATASET_URI, {"revision": revision})
     except AirflowError as error:
-        return f"The Airflow at {api.url} was not told of the new data ({error.what}); next: make retrain"
-    return f"The Airflow at {api.url} was told of the new data: {contract.DAG_ID} starts."
+        return f"The Airflow at {api.url} did not take the news of new data ({error.what}); next: make retrain"
+    return f"The Airflow at {api.url} knows of the new data: {contract.DAG_ID} starts."
