@@ -109,6 +109,23 @@ def test_signed_samples_are_shown_from_their_lowest(window: dict[str, Any]) -> N
     assert np.abs(shown(data) - second(data)).max() <= 0.5 + 1e-6
 
 
+def test_a_table_for_signed_samples_begins_below_0() -> None:
+    """The first sample of a table is read with its sign where samples have one, as 63488 for -2048."""
+    samples = drawn().astype(np.int16) - 2048
+    found = reading.read_picture(dicom(samples, VOILUTSequence=[table(LUT, 65536 - 2048, 10)]))
+    assert np.array_equal(found.samples, LUT[drawn()])
+    assert found.window == (0, 1023)
+
+
+def test_a_table_of_the_modality_comes_before_the_window() -> None:
+    """Samples go through the modality's table, and the window is one of its values."""
+    item = table(LUT, 0, 10)
+    found = reading.read_picture(dicom(ModalityLUTSequence=[item], WindowCenter=500.5, WindowWidth=201))
+    assert np.array_equal(found.samples, LUT[drawn()])
+    assert found.window == (400, 600)
+    assert reading.read_picture(dicom(ModalityLUTSequence=[item])).window == (0, 1023)
+
+
 def test_samples_are_stored_as_they_are() -> None:
     """What is stored under a window are the file's own samples: no bit is lost, and MONOCHROME1 is turned round."""
     samples = drawn()
