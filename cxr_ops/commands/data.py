@@ -1,4 +1,4 @@
-"""`cxr-ops data`: make data, list the batches, take a batch out."""
+"""`cxr-ops data`: make data, list the batches, take a batch out, write data for others."""
 
 from __future__ import annotations
 
@@ -91,6 +91,24 @@ def remove(
     from cxr_ops.stages import remove as stage
 
     say(str(stage.run(find_home(), batch, by=by, reason=reason)))
+
+
+@app.command()
+def export(
+    form: Annotated[str, typer.Argument(metavar="FORMAT", help="nih or croissant.")],
+    out: Annotated[Path, typer.Argument(help="A folder that is new or empty.")],
+    batch: Annotated[
+        list[str] | None, typer.Option(help="Only this batch; once for each. All, if none is named.")
+    ] = None,
+) -> None:
+    """Write the data set in the NIH's layout, or with a Croissant description (MLCommons)."""
+    require("stages")
+    from cxr_ops.stages import export as stage
+    from cxr_ops.voice import steps
+
+    with steps("writing radiographs") as progress:
+        written = stage.run(find_home(), form, out, only=batch or (), progress=progress)
+    say(str(written))
 
 
 def _table(rows: list[dict[str, Any]]) -> Table:

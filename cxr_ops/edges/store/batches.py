@@ -319,3 +319,23 @@ def _link_or_copy(source: str, target: str) -> None:
         os.link(source, target, follow_symlinks=False)
     except OSError:  # another disk, or one without hard links
         shutil.copyfile(source, target)
+
+
+@contextmanager
+def whole(home: Home, revision: DataRevision) -> Iterator[Path]:
+    """All batches of a data set with all their files, for as long as the context lasts.
+
+    Yields:
+        The folder `dataset`, with a folder a batch; its files may be links into the cache, and must not be written.
+
+    Raises:
+        DataError: a file is missing from the store or was altered.
+        StorageError: the remote does not answer.
+    """
+    with _scratch(home) as scratch:
+        for batch, pointer in read_pointers(home, revision.revision).items():
+            (scratch / contract.DATASET / f"{batch}.dvc").write_bytes(pointer)
+        dvc.dvc(home, scratch, "pull", *(f"{contract.DATASET}/{batch}.dvc" for batch in sorted(revision.batches)))
+        for batch, digest in revision.batches.items():
+            check_batch(scratch / contract.DATASET / batch, digest)
+        yield scratch / contract.DATASET
