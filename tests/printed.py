@@ -80,7 +80,7 @@ def words(line: str) -> list[list[str]]:
 
 
 def inline(text: str) -> list[str]:
-    """Commands of `cxr-ops` in code spans of Markdown, whole: with options in brackets, `train` as VERB, `nih` as KIND."""
+    """Commands of `cxr-ops` in code spans of Markdown: with options in brackets, `train` as VERB, `nih` as KIND."""
     spans = [" ".join(span.split()) for span in re.findall(r"`(cxr-ops [^`]+)`", text)]
     return [re.sub(r"[\[\]]", "", span).replace("stage VERB", "stage train").replace("KIND", "nih") for span in spans]
 

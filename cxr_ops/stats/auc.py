@@ -799,8 +799,8 @@ def _quantile(probability: float, df: float | None) -> float:
 
 
 @dataclass(frozen=True)
-class Standing:
-    """How the models stand on one finding.
+class FindingRanks:
+    """How each model ranks the images of one finding.
 
     Attributes:
         labelled: the images.
@@ -817,7 +817,7 @@ class Standing:
     unscored: list[str]
 
     @classmethod
-    def at(cls, labelled: Labelled, scores: Mapping[str, Scores]) -> Standing:
+    def at(cls, labelled: Labelled, scores: Mapping[str, Scores]) -> FindingRanks:
         """Of (N,) scores of each role, `challenger` among them."""
         ordered = {role: labelled.sort(column) for role, column in scores.items()}
         of = {role: _rank_or_say(labelled, found) for role, found in ordered.items()}
@@ -900,12 +900,12 @@ class Tables:
         scores = {role: table.take(rows, axis=1) for role, table in self.scores.items()}
         return Tables(self.labels.take(rows, axis=1), numbers[owners], scores)
 
-    def standings(self) -> list[Standing]:
+    def ranks(self) -> list[FindingRanks]:
         """Of each finding."""
-        count, found = self.count, list[Standing]()
+        count, found = self.count, list[FindingRanks]()
         for f, labels in enumerate(self.labels):
             labelled = Labelled.of(labels, self.patients, count)
-            found.append(Standing.at(labelled, {role: table[f] for role, table in self.scores.items()}))
+            found.append(FindingRanks.at(labelled, {role: table[f] for role, table in self.scores.items()}))
         return found
 
 
@@ -948,10 +948,10 @@ def compare(
     """
     given = {"challenger": challenger, "champion": champion, "reference": reference}
     models = {role: scores for role, scores in given.items() if scores is not None}
-    standings = Tables.of(findings, truth, patients, models).standings()
+    ranks = Tables.of(findings, truth, patients, models).ranks()
     return evidence_of(
         findings,
-        standings,
+        ranks,
         level=level,
         min_positive_patients=min_positive_patients,
         min_negative_patients=min_negative_patients,
@@ -960,25 +960,25 @@ def compare(
 
 def evidence_of(
     findings: Sequence[str],
-    standings: Sequence[Standing],
+    ranks: Sequence[FindingRanks],
     *,
     level: float,
     min_positive_patients: int,
     min_negative_patients: int,
 ) -> Evidence:
-    """What follows from how the models stand on each of at least one finding; see `compare`."""
-    roles = list(standings[0].of)
+    """What follows from the ranks of at least one finding; see `compare`."""
+    roles = list(ranks[0].of)
     rows: list[FindingEvidence] = []
-    pooled: list[Standing] = []
+    pooled: list[FindingRanks] = []
     macro_over: list[str] = []
-    for finding, standing in zip(findings, standings, strict=True):
-        support = standing.labelled.support
-        unscored = standing.unscored
-        figures = dict(_pair([standing], roles, level))
+    for finding, of_finding in zip(findings, ranks, strict=True):
+        support = of_finding.labelled.support
+        unscored = of_finding.unscored
+        figures = dict(_pair([of_finding], roles, level))
         rows.append(FindingEvidence(finding=finding, support=support, unscored=unscored, **figures))
         enough = support.positive_patients >= min_positive_patients
         if enough and support.negative_patients >= min_negative_patients and not unscored:
-            pooled.append(standing)
+            pooled.append(of_finding)
             macro_over.append(finding)
     macro = _pair(pooled, roles, level)
     return Evidence(
@@ -992,20 +992,20 @@ def evidence_of(
     )
 
 
-def together(standings: Sequence[Standing], level: float) -> Paired:
+def together(ranks: Sequence[FindingRanks], level: float) -> Paired:
     """The mean AUC of at least one finding: each model's, and what the challenger's differs by."""
-    return _pair(standings, list(standings[0].of), level)
+    return _pair(ranks, list(ranks[0].of), level)
 
 
-def _pair(standings: Sequence[Standing], roles: Iterable[str], level: float) -> Paired:
+def _pair(ranks: Sequence[FindingRanks], roles: Iterable[str], level: float) -> Paired:
     """Each model's AUC, or mean AUC over several findings, and what the challenger's differs by."""
-    means = {role: _usable([standing.of[role] for standing in standings]) for role in roles}
+    means = {role: _usable([of_finding.of[role] for of_finding in ranks]) for role in roles}
     figures: dict[str, Figure] = {}
     for role, mean in means.items():
         figures[role] = mean if isinstance(mean, Undefined) else _interval(mean, level)
         if role != "challenger":
             name = "difference" if role == "champion" else "reference_difference"
-            same_order = all(role in standing.same_order for standing in standings)
+            same_order = all(role in of_finding.same_order for of_finding in ranks)
             figures[name] = _difference_of(means["challenger"], mean, level, same_order=same_order)
     return Paired.model_validate(figures)
 

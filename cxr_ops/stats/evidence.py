@@ -119,7 +119,7 @@ def assess(
     >>> test = Scored(truth=truth, patients=np.arange(60), scores={"challenger": truth / 4 + rng.random((60, 1)) / 2})
     >>> found = assess(["Mass"], test, validation=None, attributes={"sex": ["F", "M"] * 30}, rules=rules, level=0.95)
     >>> [group.name for group in found.subgroups], found.missing_groups
-    (['sex=F', 'sex=M'], ['No subgroup by view: no image says it.'])
+    (['sex=F', 'sex=M'], ['There is no subgroup by view: no image has it on record.'])
     """
     tables = auc.Tables.of(findings, test.truth, _numbered(test.patients), test.scores)
     groups, missing = form_groups(rules.subgroups, attributes, tables.patients.size)
@@ -128,17 +128,17 @@ def assess(
         if validation is None
         else probability.freeze(findings, validation.truth, validation.scores, rules.operating_points)
     )
-    standings = tables.standings()
-    evidence, performance = _judged(findings, tables, standings, frozen, rules, level)
+    ranks = tables.ranks()
+    evidence, performance = _judged(findings, tables, ranks, frozen, rules, level)
     rows = [
-        _with_falls(row, standing, _cases(test, tables, f) if row.finding in rules.limited_findings else None)
-        for f, (row, standing) in enumerate(zip(evidence.findings, standings, strict=True))
+        _with_falls(row, of_finding, _cases(test, tables, f) if row.finding in rules.limited_findings else None)
+        for f, (row, of_finding) in enumerate(zip(evidence.findings, ranks, strict=True))
     ]
     return Assessment(
         evidence=evidence.model_copy(update={"findings": rows}),
         subgroups=[_subgroup(group, findings, tables, frozen, rules, level) for group in groups],
         missing_groups=missing,
-        composites=_composites(findings, standings, rules, level),
+        composites=_composites(findings, ranks, rules, level),
         performance=performance,
         uncertain=_count_uncertain(findings, test.uncertain),
         scenarios=_scenarios(findings, tables, test.uncertain, rules, level),
@@ -155,21 +155,21 @@ def _numbered(patients: npt.NDArray[Any]) -> Ints:
 def _judged(
     findings: Sequence[str],
     tables: auc.Tables,
-    standings: Sequence[auc.Standing],
+    ranks: Sequence[auc.FindingRanks],
     frozen: probability.Frozen,
     rules: PerformanceEvaluation,
     level: float,
 ) -> tuple[Evidence, list[Performance]]:
-    performance = probability.performance(findings, tables, standings, frozen, level=level)
-    return _evidence(findings, standings, rules, level), performance
+    performance = probability.performance(findings, tables, ranks, frozen, level=level)
+    return _evidence(findings, ranks, rules, level), performance
 
 
 def _evidence(
-    findings: Sequence[str], standings: Sequence[auc.Standing], rules: PerformanceEvaluation, level: float
+    findings: Sequence[str], ranks: Sequence[auc.FindingRanks], rules: PerformanceEvaluation, level: float
 ) -> Evidence:
     return auc.evidence_of(
         findings,
-        standings,
+        ranks,
         level=level,
         min_positive_patients=rules.min_positive_patients,
         min_negative_patients=rules.min_negative_patients,
@@ -179,21 +179,21 @@ def _evidence(
 # ------------------------------------------------------------------------------------------- rank by rank
 
 
-def _with_falls(row: FindingEvidence, standing: auc.Standing, cases: Sequence[str] | None) -> FindingEvidence:
+def _with_falls(row: FindingEvidence, of_finding: auc.FindingRanks, cases: Sequence[str] | None) -> FindingEvidence:
     found = {
-        "falls": _falls([standing], CHAMPION, row.difference, cases),
-        "reference_falls": _falls([standing], REFERENCE, row.reference_difference, cases),
+        "falls": _falls([of_finding], CHAMPION, row.difference, cases),
+        "reference_falls": _falls([of_finding], REFERENCE, row.reference_difference, cases),
     }
     return row.model_copy(update=found)
 
 
 def _falls(
-    standings: Sequence[auc.Standing], role: str, figure: Figure | None, cases: Sequence[str] | None = None
+    ranks: Sequence[auc.FindingRanks], role: str, figure: Figure | None, cases: Sequence[str] | None = None
 ) -> Falls | None:
     """How ranks moved from another model; None where nothing was estimated, or both put all images in one order."""
     if not isinstance(figure, Estimate) or figure.se <= auc.ROUNDING:
         return None
-    pairs = [(one.of[CHALLENGER], one.of[role]) for one in standings]
+    pairs = [(one.of[CHALLENGER], one.of[role]) for one in ranks]
     ranked = [(a, b) for a, b in pairs if isinstance(a, auc.Ranking) and isinstance(b, auc.Ranking)]
     return sparse.falls([mine for mine, _ in ranked], [other for _, other in ranked], figure.se, cases)
 
@@ -208,11 +208,11 @@ def _cases(test: Scored, tables: auc.Tables, finding: int) -> list[str]:
 
 
 def _composites(
-    findings: Sequence[str], standings: Sequence[auc.Standing], rules: PerformanceEvaluation, level: float
+    findings: Sequence[str], ranks: Sequence[auc.FindingRanks], rules: PerformanceEvaluation, level: float
 ) -> list[Composite]:
     found: list[Composite] = []
     for asked in rules.composites:
-        over = [standings[findings.index(finding)] for finding in asked.findings if finding in findings]
+        over = [ranks[findings.index(finding)] for finding in asked.findings if finding in findings]
         if len(over) < len(asked.findings):
             continue
         pair = auc.together(over, level)
@@ -314,7 +314,7 @@ def _subgroup(
     level: float,
 ) -> Subgroup:
     inside = tables.among(np.flatnonzero(group.images))
-    evidence, performance = _judged(findings, inside, inside.standings(), frozen, rules, level)
+    evidence, performance = _judged(findings, inside, inside.ranks(), frozen, rules, level)
     return Subgroup(
         attribute=group.attribute,
         value=group.value,
@@ -344,7 +344,7 @@ def _scenarios(
     scenarios: list[Scenario] = []
     for choice in choices:
         taken = dataclasses.replace(tables, labels=np.where(uncertain.T, float(choice), tables.labels))
-        found = _evidence(findings, taken.standings(), rules, level)
+        found = _evidence(findings, taken.ranks(), rules, level)
         scenarios.append(Scenario(uncertain_as=choice, **dict(found)))
     return scenarios
 

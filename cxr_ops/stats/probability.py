@@ -617,7 +617,7 @@ def _error(figure: Linear, clusters: Clusters) -> float:
 def performance(
     findings: Sequence[str],
     tables: auc.Tables,
-    standings: Sequence[auc.Standing],
+    ranks: Sequence[auc.FindingRanks],
     frozen: Frozen,
     *,
     level: float,
@@ -627,7 +627,7 @@ def performance(
     Args:
         findings: F names.
         tables: labels, patients and scores. Each finding stands on the images where it is labelled.
-        standings: of the same tables; what is sorted once serves here too.
+        ranks: of the same tables; what is sorted once serves here too.
         frozen: thresholds and recalibration of the same models.
         level: of the two-sided intervals, in (0, 1).
 
@@ -639,30 +639,30 @@ def performance(
     >>> scores = {"challenger": [[0.8], [0.3], [0.4], [0.6]]}
     >>> tables = auc.Tables.of(["Mass"], [[1], [0], [1], [0]], range(4), scores)
     >>> frozen = Frozen(thresholds={"challenger": [0.5]}, recalibration={"challenger": [(0.0, 1.0)]})
-    >>> [found] = performance(["Mass"], tables, tables.standings(), frozen, level=0.95)
+    >>> [found] = performance(["Mass"], tables, tables.ranks(), frozen, level=0.95)
     >>> found.sensitivity.challenger.value, round(found.brier.challenger.value, 4)
     (0.5, 0.2125)
     """
     found: list[Performance] = []
-    for f, (finding, standing) in enumerate(zip(findings, standings, strict=True)):
-        images = _Images.of(standing.labelled)
+    for f, (finding, of_finding) in enumerate(zip(findings, ranks, strict=True)):
+        images = _Images.of(of_finding.labelled)
         thresholds = {model: frozen.thresholds[model][f] for model in tables.scores}
         recalibration = {model: frozen.recalibration[model][f] for model in tables.scores}
         figures: dict[str, dict[str, Linear | Undefined]] = {}
         curves: dict[str, list[ReliabilityBin]] = {}
         for model, table in tables.scores.items():
-            scores = table[f][standing.labelled.rows]
+            scores = table[f][of_finding.labelled.rows]
             figures[model], curves[model] = _figures(
-                images, scores, standing.ordered[model], thresholds[model], recalibration[model]
+                images, scores, of_finding.ordered[model], thresholds[model], recalibration[model]
             )
         found.append(
             Performance(
                 finding=finding,
-                support=standing.labelled.support,
+                support=of_finding.labelled.support,
                 thresholds={model: at for model, at in thresholds.items() if not isinstance(at, Undefined)},
                 recalibration={model: by for model, by in recalibration.items() if not isinstance(by, Undefined)},
                 reliability=curves,
-                **{name: _paired(name, figures, images, standing.same_order, level) for name in _SCALES},
+                **{name: _paired(name, figures, images, of_finding.same_order, level) for name in _SCALES},
             )
         )
     return found

@@ -482,7 +482,7 @@ def test_some_images_stand_as_if_the_others_were_not_there(simulate, missing):
     alone = auc.compare(findings, truth[rows], owner[rows], a[rows], b[rows], **least)
     inside = auc.Tables.of(findings, truth, owner, {"challenger": a, "champion": b}).among(rows)
     assert inside.count == np.unique(owner[rows]).size
-    assert auc.evidence_of(findings, inside.standings(), level=0.95, **least) == alone
+    assert auc.evidence_of(findings, inside.ranks(), level=0.95, **least) == alone
 
 
 @pytest.mark.parametrize(

@@ -335,7 +335,7 @@ def _performance(truth, owner, scores, frozen, among=None):
     tables = auc.Tables.of(["Mass"], truth, owner, scores)
     if among is not None:
         tables = tables.among(np.flatnonzero(among))
-    [found] = probability.performance(["Mass"], tables, tables.standings(), frozen, level=0.95)
+    [found] = probability.performance(["Mass"], tables, tables.ranks(), frozen, level=0.95)
     return found
 
 
