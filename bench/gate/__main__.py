@@ -29,6 +29,9 @@ def arguments(words: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--shapes", action="store_true", help="go on with scores that are not normal alone, and rewrite that section"
     )
+    parser.add_argument(
+        "--sequences", action="store_true", help="go on with periods of ten looks alone, and rewrite that section"
+    )
     parser.add_argument("--processes", type=int, default=os.cpu_count(), help="default: one a core")
     parser.add_argument("--cache", type=Path, default=PROJECT / ".cxr" / "gate-simulation", help="labels and results")
     parser.add_argument("--docs", type=Path, default=PROJECT / "docs", help="where the page is written")
@@ -39,24 +42,22 @@ def main(words: list[str] | None = None) -> int:
     """Simulate, and write the page."""
     for library in ("OMP", "OPENBLAS", "MKL"):  # before numpy is loaded; its threads would fight over the cores
         os.environ.setdefault(f"{library}_NUM_THREADS", "1")
-    from bench.gate import page, run
+    from bench.gate import page, run, sequences, tree
     from cxr_ops.errors import CxrError
 
     asked = arguments(words)
     alone = "differences" if asked.differences else "shapes" if asked.shapes else ""
     deadline = None if asked.minutes is None else time.monotonic() + 60 * asked.minutes
+    places = (PROJECT, asked.cache, asked.labels, SEED)
     try:
-        results = run.run(
-            PROJECT,
-            asked.cache,
-            asked.labels,
-            SEED,
-            asked.replicates,
-            asked.processes,
-            deadline=deadline,
-            only=(alone,) if alone else (),
-        )
-        written = page.rewrite(asked.docs, results, SEED, alone) if alone else page.write(asked.docs, results, SEED)
+        if not asked.sequences:
+            only = (alone,) if alone else ()
+            results = run.run(*places, asked.replicates, asked.processes, deadline=deadline, only=only)
+            written = page.rewrite(asked.docs, results, SEED, alone) if alone else page.write(asked.docs, results, SEED)
+        if not alone:
+            found = sequences.run(*places, asked.replicates // 4, asked.processes, deadline=deadline)
+            written = sequences.write(asked.docs, found, SEED)
+            tree.write(asked.docs)
     except CxrError as error:
         print(error, file=sys.stderr)
         return error.exit_code

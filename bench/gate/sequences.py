@@ -24,17 +24,19 @@ import numpy as np
 import numpy.typing as npt
 from scipy import special
 
+from bench import measure
 from bench.gate import procedures, structure
-from bench.gate.procedures import WHOLE, Setup, View
+from bench.gate.procedures import Setup, View
 from bench.gate.results import Results, Tally
 from bench.gate.run import PLAN, PROBE_PATIENTS, random
 from bench.gate.scores import World
 from bench.gate.structure import Structure
 from bench.gate.teams import Alternating, AsGood, Careless, Follower, Model, Neighbours, Outcome, Team, Terms, Thief
 from cxr_ops import plan as plans
+from cxr_ops.errors import DataError
 from cxr_ops.plan import ChangePlan
 from cxr_ops.records.inputs import Spending
-from cxr_ops.stats import auc, checks
+from cxr_ops.stats import auc
 from cxr_ops.stats.levels import Event, account
 from cxr_ops.voice import steps
 
@@ -372,25 +374,10 @@ def honest(_: Setup | None, rng: np.random.Generator) -> Named:
 # --------------------------------------------------------------------------------------- equal models, whole plan
 
 
-def needed(challenger: View, champion: View) -> float:
-    """The level that a look needs for all checks of the plan to be met: their largest p-value."""
-    given = challenger.model.setup
-    rules = given.plan.performance
-    pairs = procedures.pairs_of(challenger, champion)
-    figures = [(procedures.difference(pairs), -rules.macro.margin)]
-    figures += [
-        (procedures.difference([pair]), -given.margin(f)) for f, pair in zip(given.over[WHOLE], pairs, strict=True)
-    ]
-    for name in given.masks:
-        if rules.subgroups is not None and len(given.over[name]) >= rules.subgroups.min_findings:
-            inside = procedures.pairs_of(challenger, champion, name)
-            figures.append((procedures.difference(inside), -rules.subgroups.margin))
-    needs = [checks.p_above(figure, limit) for figure, limit in figures]
-    alone = [challenger.rank(f) for f in given.over[WHOLE]]
-    floors = [(procedures.single(alone), rules.macro.floor)]
-    floors += [(procedures.single([part]), rules.finding.floor) for part in alone]
-    needs += [1 - auc.p_below(figure, floor) for figure, floor in floors if floor is not None]
-    return max(needs)
+def promotes(challenger: View, champion: View, alpha: float) -> bool:
+    """Whether all checks of the plan are met at a level."""
+    met = procedures.floors_met(challenger, alpha)
+    return all(good for _, good in met) and all(procedures.gate(challenger, champion, alpha).values())
 
 
 def releases(setup: Setup, rng: np.random.Generator) -> Named:
@@ -398,15 +385,16 @@ def releases(setup: Setup, rng: np.random.Generator) -> Named:
     world = setup.world
     common = world.noise(rng)
     views = [procedures.Model(setup, world.scores(common, world.noise(rng))).at() for _ in range(LOOKS + 1)]
-    known: dict[tuple[int, int], float] = {}
+    known: dict[tuple[int, int, float], bool] = {}
     for name, spending in (("recycled", RECYCLED), ("equal", EQUAL), ("alpha/2^T", HALVED)):
         events: list[Event] = []
         champion, promoted = 0, []
         for look in range(LOOKS):
-            pair = (look + 1, champion)
-            if pair not in known:
-                known[pair] = needed(views[look + 1], views[champion])
-            promoted.append(known[pair] <= account([spending], events).next.checks)
+            level = account([spending], events).next.checks
+            key = (look + 1, champion, level)
+            if key not in known:
+                known[key] = promotes(views[look + 1], views[champion], level)
+            promoted.append(known[key])
             events.append(Event(kind="look", look=look))
             if promoted[-1]:
                 events.append(Event(kind="promotion", look=look))
@@ -515,3 +503,155 @@ def _block(name: str, block: int) -> Tally:
             gc.collect()  # models and their views know one another, and are large
     tally.seconds = time.process_time() - begun
     return tally
+
+
+# ---------------------------------------------------------------------------------------------------- the page
+
+
+TITLE = "## Periods of ten looks, and teams that react to verdicts"
+MOST = 5.5  # per cent of periods with an error that are asked for at a nominal 5
+NAMES = {
+    "recycled": "recycled",
+    "equal": "equal",
+    "alpha/2^T": "alpha / 2^T",
+    "Thresholdout": "Thresholdout, its answer",
+    "Thresholdout, by its accuracy": "Thresholdout, its answer less its accuracy",
+}
+
+
+def section(results: Results, seed: int) -> str:
+    """The section of docs/gate-simulation.md; no number in it is typed by hand."""
+    studies = results.studies
+    counts = {name: studies[name].replicates if name in studies else 0 for name in STUDIES}
+    minutes = sum(tally.seconds for tally in studies.values()) / 60
+    points_rows = [
+        (point.name, *(_share(results, f"points/{rule}/{point.name}") for rule in OF_THE_GATE)) for point in POINTS
+    ]
+    duel_rows = [(name, *(_share(results, f"duel/{rule}/{name}") for rule in RULES)) for name in (*ATTACKS, *CONTROLS)]
+    honest_rows = [
+        (NAMES[name], *(_share(results, f"honest/{name}/{which}") for which in ("first", "all"))) for name in RULES
+    ]
+    releases_rows = [
+        (
+            NAMES[name],
+            *(_share(results, f"releases/{name}/{which}") for which in ("first", "all")),
+            _looks(results, f"releases/{name}/until the first"),
+        )
+        for name in ("recycled", "equal", "alpha/2^T")
+    ]
+    worst = {rule: _worst(results, [f"duel/{rule}/{name}" for name in ATTACKS]) for rule in OF_THE_GATE}
+    controls = {rule: _worst(results, [f"duel/{rule}/{name}" for name in CONTROLS]) for rule in OF_THE_GATE}
+    careless = {rule: _worst(results, [f"points/{rule}/{point.name}" for point in POINTS]) for rule in OF_THE_GATE}
+    targets = [
+        (f"{kind}, {rule}: at most {MOST:g} %", *_verdict(results, found[rule], high=MOST))
+        for kind, found in (("Teams that do not listen", careless), ("Teams that react", worst))
+        for rule in OF_THE_GATE
+    ]
+    targets += [
+        (f"Control: told the test AUCs, {rule}: over {MOST:g} %", *_verdict(results, controls[rule], low=MOST))
+        for rule in OF_THE_GATE
+    ]
+    targets += [
+        ("An equally good model at the first look, recycled: at least 98 %",
+         *_verdict(results, "releases/recycled/first", low=98.0)),
+        ("The same over ten looks, recycled: at least 95 %",
+         *_verdict(results, "releases/recycled/all", low=95.0)),
+    ]  # fmt: skip
+    return "\n\n".join(
+        [
+            TITLE,
+            (
+                "A period's error is that it promotes, once or more, a model that is worse than the champion of that "
+                "moment by the margin. One check is at its margin and decides; all others are met: that is the "
+                "least favourable "
+                f"case. All shares are per cent of periods with their Monte-Carlo standard error, nominal "
+                f"{100 * PERIOD_ALPHA:g} %. The gate's statistic is written a second time here, in fewer "
+                "lines, for one "
+                "image a patient; a test holds it to the gate's own. Written by `make bench-gate`, alone by `make "
+                f"bench-gate ARGS=--sequences`: {minutes:.0f} processor minutes, seed {seed}."
+            ),
+            _table(("target", "found, %", "verdict"), targets),
+            (
+                f"**Teams that do not listen**, at each least favourable point: {counts['points']:,} periods. "
+                f"Each look is a "
+                "model as bad as the margin."
+            ),
+            _table(("check at its margin", *OF_THE_GATE), points_rows),
+            (
+                f"**Teams that react**, {counts['duels']:,} periods under recycled and equal looks, "
+                f"{counts['elsewhere']:,} "
+                f"under the others; {DUEL.name}, correlation {DUEL.correlation:g}. The team knows its models' "
+                f"true AUCs and "
+                "directions and learns promoted or not. `sign-following` keeps its course while it is "
+                "promoted and turns "
+                "round when it is not; `best of neighbours` tries four directions and goes on in the mean "
+                "of those that "
+                "passed; a `thief` asks with good models, which pass with the probability named, and goes "
+                "for the luckiest "
+                "direction with a bad one in its last look, or in every third. A control is told the test "
+                "AUCs. Each is a "
+                "class in `bench/gate/teams.py` that you can replace by your own. Thresholdout has the "
+                "constants of its "
+                f"theorem for an accuracy of {DUEL.margin / 2:g}, and far fewer patients than that asks for."
+            ),
+            _table(("team", *(NAMES[rule] for rule in RULES)), duel_rows),
+            (
+                f"**An equally good model under one check**, {counts['honest']:,} periods. At {DUEL.name} it is "
+                f"at the edge "
+                "of what can be shown."
+            ),
+            _table(("rule", "promoted at the first look, %", "over ten looks, %"), honest_rows),
+            (
+                f"**An equally good model under the whole production plan**, correlation 0.9, {counts['releases']:,} "
+                "periods on the test set above."
+            ),
+            _table(
+                ("rule", "promoted at the first look, %", "over ten looks, %", "looks until a promotion"),
+                releases_rows,
+            ),
+        ]
+    )
+
+
+def _share(results: Results, name: str) -> str:
+    if not results.count(name):
+        return "not run"
+    return f"{100 * results.mean(name):.1f} ± {100 * results.error(name):.1f}"
+
+
+def _looks(results: Results, name: str) -> str:
+    return f"{results.mean(name):.2f} ± {results.error(name):.2f}" if results.count(name) else "not run"
+
+
+def _worst(results: Results, names: Sequence[str]) -> str:
+    """Of those that were run, the one with the largest share; any where none was."""
+    return max(names, key=lambda name: results.mean(name) if results.count(name) else -1.0)
+
+
+def _verdict(results: Results, name: str, *, low: float = 0.0, high: float = 100.0) -> tuple[str, str]:
+    """What was found, and whether it lies where it should, by two standard errors."""
+    if not results.count(name):
+        return "not run", "not run"
+    value, error = 100 * results.mean(name), 100 * results.error(name)
+    found = f"{value:.1f} ± {error:.1f} ({name.rpartition('/')[2]})"
+    if value - 2 * error > high or value + 2 * error < low:
+        return found, "not met"
+    return found, "met" if low <= value - 2 * error and value + 2 * error <= high else "not decided"
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
+    return "\n".join([*lines, *(f"| {' | '.join(str(cell) for cell in row)} |" for row in rows)])
+
+
+def write(docs: Path, results: Results, seed: int) -> Path:
+    """Put the section into the page, in the place of the one that is there.
+
+    Raises:
+        DataError: there is no page yet.
+    """
+    page = docs / "gate-simulation.md"
+    if not page.is_file():
+        raise DataError("there is no page yet", where=page, fix="write all of it first: make bench-gate")
+    page.write_text(measure.put(page.read_text(), f"{section(results, seed)}\n"))
+    return page
