@@ -448,7 +448,8 @@ def run(
     results = Results.read(file) if file.is_file() else Results()
     small = procedures.setup(World(structure.generated(PROBE_PATIENTS)), plan)
     for name, of in STUDIES.items():
-        mark = _fingerprint(name, of, small, f"{seed} {test_set.digest()}" if of.whole_plan else str(seed))
+        whole = f"{seed} {test_set.digest()} {plan.performance.model_dump_json(exclude={'summary'})}"
+        mark = _fingerprint(name, of, small, whole if of.whole_plan else str(seed))
         if name not in results.studies or results.studies[name].fingerprint != mark:
             results.studies[name] = Tally(mark)
     todo = [

@@ -153,6 +153,21 @@ def plan_adopt(
         )
 
 
+@app.command("migrate")
+def plan_migrate(
+    plan: Annotated[Path, typer.Argument(help="A plan, of whatever format.")],
+    recycled: Annotated[bool, typer.Option("--recycled", help="Let its looks recycle the period's error.")] = False,
+) -> None:
+    """Print a plan in the newest format, and say what changed: cxr-ops plan migrate old.yaml > new.yaml."""
+    from cxr_ops import plan as plans
+    from cxr_ops.plan_migration import migrate
+
+    text, changes = migrate(plans.read_bytes(plan).decode("utf-8"), plan, recycled=recycled)
+    for change in changes or ["nothing: it is of the newest format"]:
+        typer.echo(f"changed: {change}", err=True)
+    say(text.rstrip("\n"))
+
+
 @app.command("diff")
 def plan_diff(
     old: Annotated[Path, typer.Argument(help="A plan.")],

@@ -101,6 +101,17 @@ def warnings(plan: ChangePlan, params: Params | None) -> list[str]:
         (updates.approvals == 0, "approvals is 0: a PROMOTE is carried out without a person"),
         (not updates.require_clean_code, "require_clean_code is false: uncommitted code may be promoted"),
         (rules.period_alpha is None, "period_alpha is null: nothing is promised over all looks of a test period"),
+        (
+            rules.looks.method == "equal" and rules.period_alpha is not None,
+            "looks are equal: what period_alpha promises holds for teams that do not react to verdicts",
+        ),
+        (
+            rules.looks.method == "recycled" and rules.disclosure == "verdict",
+            (
+                f"disclosure is verdict: a look that fails leaves {_left(rules)} for the next one, and under "
+                f"disclosure: promotion it would leave {_left(rules, told=1)}"
+            ),
+        ),
         (rules.disclosure == "all", "disclosure is all: people who tune a model see the test set that it is judged on"),
         (
             rules.sparse_failures is None,
@@ -156,20 +167,27 @@ def facts(plan: ChangePlan, sha256: str) -> list[tuple[str, str]]:
     ]
 
 
+def _left(rules: PerformanceEvaluation, told: int | None = None) -> str:
+    """What the second look may spend after a failure, as the plan tells it or as if so many outcomes were told."""
+    terms = rules.spending if told is None else rules.spending.model_copy(update={"told_failures": told})
+    return percent(float(f"{levels.after([terms], 'f').checks:.3g}"))
+
+
 def _which(rules: PerformanceEvaluation) -> str:
     return "a look" if rules.looks.method == "equal" else "the first look"
 
 
 def _levels_line(rules: PerformanceEvaluation) -> str:
     """What recycled looks may spend in the best and in the worst case."""
-    after = {name: levels.after([rules.spending], path) for name, path in (("promotion", "p"), ("failure", "f"))}
-    told = f"promoted, failed for {rules.spending.told_failures} told reasons" if rules.disclosure == "verdict" else ""
-    many = rules.max_looks - 1
-    line = (
-        f"{percent(after['promotion'].checks)} after a promotion, {percent(after['failure'].checks)} after a failure, "
-        f"{percent(levels.after([rules.spending], many * 'p').checks)} at look {rules.max_looks} of promotions alone"
+
+    def spent(history: str) -> str:
+        return percent(float(f"{levels.after([rules.spending], history).checks:.3g}"))
+
+    alone = (rules.max_looks - 1) * "p"
+    return (
+        f"{spent('p')} after a promotion, {spent('f')} after a failure, {spent('ff')} after two, and {spent(alone)} at "
+        f"look {rules.max_looks} of promotions alone"
     )
-    return f"{line} ({told})" if told else line
 
 
 def _subgroup_counts(rules: Subgroups | None) -> list[tuple[str, str]]:
@@ -682,7 +700,30 @@ def power_summary(rules: PerformanceEvaluation, power: Power) -> list[str]:
         lines.append("thresholds are taken as given; choosing them on a validation set makes these errors larger")
     if power.blocked:
         return [*lines, "all checks met at one look: never, with these patients"]
-    return [*lines, f"all checks met at one look: {power.all_met:.2f} (at least {power.at_least:.2f}, Bonferroni)"]
+    first = "one" if rules.looks.method == "equal" else "the first"
+    lines.append(f"all checks met at {first} look: {power.all_met:.2f} (at least {power.at_least:.2f}, Bonferroni)")
+    if power.binding is not None:
+        check = power.checks[power.binding]
+        of = check.finding or check.subgroup or "macro-AUC"
+        lines.append(f"the check that binds: {check.kind} {of}, met with {check.probability:.3f}")
+    for look in power.looks[1:]:
+        lines.append(
+            f"  {_past(look.history):<40}{percent(float(f'{look.level:.3g}')):>10} to spend: {look.all_met:.2f}"
+        )
+    if len(power.by_look) > 1:
+        shares = ", ".join(f"{share:.3f} by look {number}" for number, share in enumerate(power.by_look, 1))
+        lines.append(f"promoted, if looks were independent: {shares}")
+    return lines
+
+
+def _past(history: str) -> str:
+    """A history in words.
+
+    >>> _past("f"), _past("pf"), _past("ppp")
+    ('after a failure', 'after a promotion and a failure', 'after 3 promotions')
+    """
+    counts = [(history.count("p"), "promotion"), (history.count("f"), "failure")]
+    return "after " + " and ".join(f"a {kind}" if count == 1 else _many(count, kind) for count, kind in counts if count)
 
 
 # ------------------------------------------------------------------------------------------------------ words

@@ -127,14 +127,31 @@ class Expectation:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Prospect:
+    """What a look is expected to come to after others.
+
+    Attributes:
+        history: what became of the looks before it, one by one: `p` promoted, `f` not.
+        level: what it may spend.
+        all_met: the probability that all checks are met.
+    """
+
+    history: str
+    level: float
+    all_met: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class Power:
-    """What is to be expected of one look.
+    """What is to be expected of one look, and of looks one after another.
 
     Attributes:
         checks: in the order of the plan.
         at_least: lower bound of the probability that all are met (Bonferroni).
         all_met: that probability, by simulation of the checks' joint distribution.
         not_judged: findings and subgroups that have too few patients, in sentences.
+        looks: after some histories, the first look's first; equal looks have that one alone.
+        binding: the check that is least probably met, as its place among `checks`; None where there is none.
         blocked: what stops a release whatever the models are, in sentences; then `at_least` and `all_met` are 0.
     """
 
@@ -143,6 +160,23 @@ class Power:
     all_met: float
     not_judged: tuple[str, ...]
     blocked: tuple[str, ...]
+    looks: tuple[Prospect, ...] = ()
+    binding: int | None = None
+
+    @property
+    def by_look(self) -> tuple[float, ...]:
+        """Probability that one of the first one, two, ... looks promotes, as if looks were independent.
+
+        On one test set they are not: the luck of the champion is in all of them, and they agree more than that.
+        """
+        failed = {look.history: 1 - look.all_met for look in self.looks}
+        left, found = 1.0, []
+        for number in range(len(failed)):
+            if "f" * number not in failed:
+                break
+            left *= failed["f" * number]
+            found.append(1 - left)
+        return tuple(found)
 
 
 # ------------------------------------------------------------------------------------------------ covariances
@@ -432,13 +466,26 @@ def expect(
     level = levels.first(rules.spending).checks if alpha is None else alpha
     found = [claim.expect(float(next(ses)) if claim.weights is not None else claim.se, level) for claim in claims]
     missed = sum(1 - check.probability for check, _, _ in found)
+    histories = ("",) if rules.looks.method == "equal" else _histories(rules.max_looks)
+    looks = []
+    for history in () if blocked else histories:
+        spent = level if not history and alpha is not None else levels.after([rules.spending], history).checks
+        looks.append(Prospect(history=history, level=spent, all_met=_all_met(found, joint, spent, seed)))
     return Power(
         checks=tuple(check for check, _, _ in found),
         at_least=0.0 if blocked else max(0.0, 1 - missed),
-        all_met=0.0 if blocked else _all_met(found, joint, level, seed),
+        all_met=looks[0].all_met if looks else 0.0,
         not_judged=tuple(not_judged),
         blocked=tuple(blocked),
+        looks=tuple(looks),
+        binding=min(range(len(found)), key=lambda place: found[place][0].probability) if found else None,
     )
+
+
+def _histories(max_looks: int) -> tuple[str, ...]:
+    """What became of the looks before one: nothing yet, failures, and promotions up to the last look of a period."""
+    histories = ("", "f", "ff", "p", "pf", "p" * (max_looks - 1))
+    return tuple(dict.fromkeys(history for history in histories if len(history) < max_looks))
 
 
 def _all_met(found: Sequence[tuple[Expectation, float, float]], joint: Floats, alpha: float, seed: int) -> float:

@@ -259,3 +259,23 @@ def test_assumptions_that_cannot_be_are_refused(values: dict[str, float]) -> Non
     """An assumption outside its range is an error that names it."""
     with pytest.raises(ValueError, match=next(iter(values))):
         power.Assumptions(**values)
+
+
+def test_looks_one_after_another_follow_the_levels(rules: plans.PerformanceEvaluation, labels: tuple) -> None:
+    """After each history the level is the ledger's, and a look with less to spend is met less often; equal have one."""
+    truth, owners, attributes = labels
+    found = power.expect(rules, truth, owners, attributes, ASSUMED)
+    spent = {look.history: look.level for look in found.looks}
+    assert spent == pytest.approx(
+        {"": 0.04, "f": 0.008, "ff": 0.0016, "p": 0.032, "pf": 0.0064, 9 * "p": 0.05 * 0.8**10}, rel=1e-9
+    )
+    met = {look.history: look.all_met for look in found.looks}
+    assert found.all_met == met[""] >= met["p"] >= met["f"] >= met["ff"]
+    alone = power.expect(rules, truth, owners, attributes, ASSUMED, alpha=spent["f"])
+    assert alone.all_met == met["f"]
+    assert found.by_look == pytest.approx(
+        [met[""], 1 - (1 - met[""]) * (1 - met["f"]), 1 - (1 - met[""]) * (1 - met["f"]) * (1 - met["ff"])]
+    )
+    assert found.checks[found.binding].probability == min(check.probability for check in found.checks)
+    equal = rules.model_copy(update={"looks": plans.Looks(method="equal"), "alpha": 0.005})
+    assert [look.history for look in power.expect(equal, truth, owners, attributes, ASSUMED).looks] == [""]
