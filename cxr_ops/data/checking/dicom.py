@@ -319,6 +319,7 @@ def _layout(header: Any) -> _Layout:
         raise DataError(
             f"the samples have {stored} of {allocated} bits up to bit {high}; 8 to 16 bits from the lowest are read"
         )
+    _check_square(header)
     shape = _word(header, "PresentationLUTShape")
     if (photometric, shape) in (("MONOCHROME1", "IDENTITY"), ("MONOCHROME2", "INVERSE")):
         raise DataError(f"the header contradicts itself: {photometric}, and PresentationLUTShape {shape}")
@@ -330,6 +331,15 @@ def _layout(header: Any) -> _Layout:
         signed=_whole(header, "PixelRepresentation", 0) == 1,
         inverted=photometric == "MONOCHROME1",
     )
+
+
+def _check_square(header: Any) -> None:
+    """See that pixels are as high as they are wide: the network takes them so."""
+    ratio = header.get("PixelAspectRatio", None)
+    if ratio and len({int(side) for side in ratio}) != 1:
+        raise DataError(
+            f"the pixels are not square (PixelAspectRatio {':'.join(map(str, ratio))}): resample the picture"
+        )
 
 
 def _whole(header: Any, name: str, absent: int | None = None) -> int:

@@ -83,6 +83,7 @@ LUT = (np.linspace(0, 1, 4096) ** 2 * 1023).astype(np.uint16)
     "others",
     [
         {},
+        {"PixelAspectRatio": [1, 1]},
         {"bits": 8},
         {"bits": 10},
         {"bits": 16},
@@ -94,7 +95,20 @@ LUT = (np.linspace(0, 1, 4096) ** 2 * 1023).astype(np.uint16)
         {"VOILUTSequence": [table(LUT, 0, 10)]},
         {"VOILUTSequence": [table(LUT[::4], 300, 10)]},
     ],
-    ids=["plain", "8", "10", "16", "window", "two windows", "exact", "sigmoid", "rescale", "table", "short table"],
+    ids=[
+        "plain",
+        "square",
+        "8",
+        "10",
+        "16",
+        "window",
+        "two windows",
+        "exact",
+        "sigmoid",
+        "rescale",
+        "table",
+        "short table",
+    ],
 )
 def test_grey_is_what_pydicom_makes_of_it(others: dict[str, Any], photometric: str) -> None:
     """Bits, rescale, window, table and photometric interpretation give pydicom's grey, to half a grey value."""
@@ -190,6 +204,7 @@ def test_bits_above_the_stored_ones_are_no_part_of_the_picture() -> None:
         ({"BitsStored": 4, "HighBit": 3}, "8 to 16 bits"),
         ({"HighBit": 15}, "up to bit 15"),
         ({"BitsAllocated": 32}, "of 32 bits"),
+        ({"PixelAspectRatio": [1, 2]}, "not square (PixelAspectRatio 1:2)"),
         ({"PhotometricInterpretation": "MONOCHROME1", "PresentationLUTShape": "IDENTITY"}, "contradicts itself"),
         ({"PresentationLUTShape": "INVERSE"}, "contradicts itself"),
         ({"WindowCenter": 100, "WindowWidth": 0}, "the width 0"),
