@@ -1,7 +1,9 @@
-"""`cxr-ops data`: make data, list the batches, take a batch out, write data for others."""
+"""`cxr-ops data`: make data, fetch them, list the batches, take a batch out, write data for others."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -91,6 +93,33 @@ def remove(
     from cxr_ops.stages import remove as stage
 
     say(str(stage.run(find_home(), batch, by=by, reason=reason)))
+
+
+@app.command()
+def fetch(
+    source: Annotated[str, typer.Argument(help="nih: the ChestX-ray14 release, 42 GB.")],
+    out: Annotated[Path, typer.Argument(help="The folder; what is in it stays.")],
+    part: Annotated[list[int] | None, typer.Option(help="This archive only, 1 to 12; once for each.")] = None,
+) -> None:
+    """Download the NIH's archives, check them and unpack them; typed again, it goes on where it stood."""
+    require("stages")
+    from cxr_ops.errors import SettingsError
+    from cxr_ops.stages import fetch as stage
+    from cxr_ops.voice import steps
+
+    if source != "nih":
+        raise SettingsError(f"{source!r} cannot be fetched: nih can", where="data fetch", fix=f"data fetch nih {out}")
+    shown: dict[str, Callable[[int, int], None]] = {}
+    with ExitStack() as stack:
+
+        def progress(archive: str, have: int, whole: int) -> None:
+            if archive not in shown:
+                stack.close()  # the bar of the archive before
+                shown[archive] = stack.enter_context(steps(f"downloading {archive}, MiB"))
+            shown[archive](have // 2**20, whole // 2**20)
+
+        done = stage.run(out, parts=part or (), progress=progress)
+    say(str(done))
 
 
 @app.command()
