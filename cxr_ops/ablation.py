@@ -10,7 +10,6 @@ No test patient is looked at: no look is spent.
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import shutil
@@ -31,7 +30,7 @@ from cxr_ops.labels import FINDINGS, nearest
 from cxr_ops.params import Params, Prepare, Train
 from cxr_ops.records.base import Record, canonical_json, sha256_bytes, sha256_file, write_atomic
 from cxr_ops.records.evidence import Estimate, Figure, Undefined
-from cxr_ops.records.training import StartingWeights
+from cxr_ops.records.training import Prepared, StartingWeights, Trained
 from cxr_ops.report import ablation as report
 from cxr_ops.report.ablation import Ablation, Row
 from cxr_ops.stats import auc, ranking
@@ -222,7 +221,7 @@ def run(
             validation_images=len(validation),
             validation_patients=len(np.unique(patients)),
             findings=_findings(truth, patients),
-            data=json.loads((root / "prepare" / "prepare.json").read_bytes())["files"],
+            data=Prepared.read(root / "prepare" / "prepare.json").files,
             machine=asdict(choose_machine(params.train)),
             notes=[SEEN] if any(start.patients in ("training", "unknown") for start in starts.values()) else [],
         )
@@ -283,7 +282,7 @@ def _measure(
             {
                 "settings": settings.model_dump(mode="json", exclude={"weights"}),  # a file may stand elsewhere
                 "start": start.model_dump(mode="json"),
-                "data": json.loads((prepared / "prepare.json").read_bytes())["files"],
+                "data": Prepared.read(prepared / "prepare.json").files,
                 "machine": [machine.device, machine.precision, machine.threads],
                 "code": recipe.code_digest(),
             }
@@ -305,7 +304,7 @@ def _measure(
     with reproducible(machine):
         scores = scoring.score_packed(model, pixels[rows], device=machine.device)
     history = pd.read_csv(work / "train" / "history.csv")
-    summary = json.loads((work / "train" / "train.json").read_bytes())
+    made = Trained.read(work / "train" / "train.json")
     cells = out / "cells"
     cells.mkdir(exist_ok=True)
     with (cells / f"{key}.npy.part").open("wb") as file:
@@ -317,7 +316,7 @@ def _measure(
         key=key,
         settings=settings.model_dump(mode="json"),
         validation_auc=history["validation_auc"].tolist(),
-        best_epoch=summary["best_epoch"],
+        best_epoch=made.best_epoch,
         scores_sha256=sha256_file(cells / f"{key}.npy"),
     )
     cell.write(cells / f"{key}.json")
@@ -345,8 +344,8 @@ def _prepared(choice: Choice, root: Path, params: Params, out: Path) -> Path:
     from cxr_ops.stages import prepare
 
     settings = _prepare(choice, params)
-    there = json.loads((root / "prepare" / "prepare.json").read_bytes())
-    if (there["image_size"], there["contrast"]) == (settings.image_size, contrast.terms(settings)):
+    there = Prepared.read(root / "prepare" / "prepare.json")
+    if (there.image_size, there.contrast) == (settings.image_size, contrast.terms(settings)):
         return root / "prepare"
     index = sha256_file(root / "prepare" / "index.csv")
     key = sha256_bytes(canonical_json({"prepare": settings.model_dump(mode="json"), "index": index}))[:16]

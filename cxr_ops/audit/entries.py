@@ -14,6 +14,7 @@ from pydantic import AliasChoices, Field, SerializerFunctionWrapHandler, model_s
 
 from cxr_ops.records.base import Kept, Record, canonical_json, sha256_bytes
 from cxr_ops.records.inputs import Limits
+from cxr_ops.records.run import Identifiers
 
 Kind = Literal["look", "decision", "approval", "promotion", "period", "plan"]
 
@@ -45,7 +46,7 @@ class Look(Record):
     claim: str | None = None
 
 
-class Decision(Record):
+class Decision(Identifiers):
     """What the gate decided on a run, and the digest of everything that it was decided on.
 
     `champion` is the ledger's entry that the challenger was judged against, None where there was no champion;
@@ -54,14 +55,17 @@ class Decision(Record):
     for which more people than usual must agree.
     """
 
-    run: str
-    airflow_run_id: str | None
+    mlflow_run_id: str
+    model_version: str
+    package: str
+    run_commit: str
+    data_revision: str
+    code_commit: str
     requested_by: str | None = None
     verdict: Literal["PROMOTE", "REJECT", "INSUFFICIENT EVIDENCE"]
     plan: str
     plan_sha256: str
     approvals: int
-    package: str
     recipe: str | None
     champion: str | None
     test_digest: str
@@ -69,13 +73,7 @@ class Decision(Record):
     verdict_digest: str
     inputs: str
     report: str
-    data_revision: str
-    code_commit: str
     code_dirty: bool
-    image: str | None
-    run_commit: str
-    mlflow_run_id: str
-    model_version: str
     reference: str | None = None
     period: int = Field(1, validation_alias=_PERIOD)
     limited_findings: tuple[str, ...] = ()

@@ -21,6 +21,7 @@ import pandas as pd
 from cxr_ops.errors import DataError, SettingsError
 from cxr_ops.labels import FINDINGS, SEXES, UNCERTAIN, VIEWS
 from cxr_ops.records.base import sha256_file
+from cxr_ops.records.validation import Checked, Group, Labels, Validated
 
 Severity = Literal["critical", "warning"]
 
@@ -125,35 +126,37 @@ def failure(validation: Validation, frame: pd.DataFrame, *, page: Path | None) -
     )
 
 
-def document(validation: Validation, frame: pd.DataFrame) -> dict[str, Any]:
-    """`validation.json`: what was checked, what was found, and the counts of the data. No identifiers."""
-    return {
-        "passed": validation.passed,
-        "suites": validation.suites,
-        "images": len(frame),
-        "patients": int(frame["patient_id"].nunique()),
-        "checks": [
-            {
-                "suite": check.suite,
-                "says": check.says,
-                "severity": check.severity,
-                "passed": check.passed,
-                "rows": len(check.rows),
-                "first_rows": [f"{batch}:{line}" for batch, line, _ in _named_rows(frame, check.rows[:_NAMED])],
-                "found": check.found,
-            }
+def record(validation: Validation, frame: pd.DataFrame) -> Validated:
+    """What was checked, what was found, and the counts of the data, without identifiers."""
+    return Validated(
+        passed=validation.passed,
+        suites=validation.suites,
+        images=len(frame),
+        patients=int(frame["patient_id"].nunique()),
+        checks=[
+            Checked(
+                suite=check.suite,
+                says=check.says,
+                severity=check.severity,
+                passed=check.passed,
+                rows=len(check.rows),
+                first_rows=[f"{batch}:{line}" for batch, line, _ in _named_rows(frame, check.rows[:_NAMED])],
+                found=check.found,
+            )
             for check in validation.checks
         ],
-        "groups": groups(frame),
-    }
+        groups=groups(frame),
+    )
 
 
-def groups(frame: pd.DataFrame) -> list[dict[str, Any]]:
+def groups(frame: pd.DataFrame) -> list[Group]:
     """Count images and patients of all and of each batch, view and sex, and of each finding the labels.
 
     `known` are the images whose label is 1 or 0. A group without images is left out.
     """
-    keys: list[tuple[str, str, pd.Series[bool]]] = [("all", "all", pd.Series(data=True, index=frame.index))]
+    keys: list[tuple[Literal["all", "batch", "view", "sex"], str, pd.Series[bool]]] = [
+        ("all", "all", pd.Series(data=True, index=frame.index))
+    ]
     keys += [("batch", str(name), frame["batch"] == name) for name in sorted(frame["batch"].dropna().unique())]
     others = sorted(set(frame["view"].dropna()) - {*VIEWS, ""})
     keys += [("view", name, frame["view"] == name) for name in (*VIEWS, *others)]
@@ -165,20 +168,20 @@ def groups(frame: pd.DataFrame) -> list[dict[str, Any]]:
         if rows.empty:
             continue
         result.append(
-            {
-                "kind": kind,
-                "name": name,
-                "images": len(rows),
-                "patients": int(rows["patient_id"].nunique()),
-                "findings": {
-                    finding: {
-                        "positive": int((rows[finding] == 1).sum()),
-                        "known": int(rows[finding].isin([0, 1]).sum()),
-                        "uncertain": int((rows[finding] == UNCERTAIN).sum()),
-                    }
+            Group(
+                kind=kind,
+                name=name,
+                images=len(rows),
+                patients=int(rows["patient_id"].nunique()),
+                findings={
+                    finding: Labels(
+                        positive=int((rows[finding] == 1).sum()),
+                        known=int(rows[finding].isin([0, 1]).sum()),
+                        uncertain=int((rows[finding] == UNCERTAIN).sum()),
+                    )
                     for finding in FINDINGS
                 },
-            }
+            )
         )
     return result
 
@@ -204,8 +207,8 @@ def page(validation: Validation, frame: pd.DataFrame) -> str:
         ],
         findings=FINDINGS,
         every=every,
-        people=[every, *(part for part in parts if part["kind"] != "batch")],
-        batches=[part for part in parts if part["kind"] == "batch"],
+        people=[every, *(part for part in parts if part.kind != "batch")],
+        batches=[part for part in parts if part.kind == "batch"],
         ages=[(f"{low} to {high}", int(ages.between(low, high).sum())) for low, high in _DECADES],
         ages_missing=int(frame["age"].isna().sum()),
         named=_NAMED,

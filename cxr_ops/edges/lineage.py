@@ -5,7 +5,6 @@ A run that ended NO_CHANGE or was not published has no decision there; what its 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Final
 
 from cxr_ops.audit.entries import Entry
@@ -16,14 +15,13 @@ from cxr_ops.edges.ledger import open_ledger
 from cxr_ops.edges.mlflow.aliases import CHALLENGER
 from cxr_ops.edges.run_names import known_runs
 from cxr_ops.errors import DataError
-from cxr_ops.records.base import Record
-from cxr_ops.records.run import Result
+from cxr_ops.records.run import Identifiers, Result
 
 # Shorter beginnings of a digest are too likely to be meant for something else.
 MIN_PREFIX: Final = 7
 
 
-class Lineage(Record):
+class Lineage(Identifiers):
     """All that belongs to one run.
 
     `run_commit` is the DVC revision of the run: `dvc get` and `dvc repro` work there. `decision` and `promotion` are
@@ -34,16 +32,7 @@ class Lineage(Record):
     it, and what comes with a decision is None.
     """
 
-    run: str
-    airflow_run_id: str | None
-    mlflow_run_id: str | None
-    model_version: str | None
-    package: str | None
     made_by: str | None = None
-    run_commit: str | None
-    data_revision: str | None
-    code_commit: str | None
-    image: str | None
     report: str | None
     report_page: str | None
     verdict: str
@@ -54,22 +43,15 @@ class Lineage(Record):
 
     def __str__(self) -> str:
         """A line for each identifier, for people."""
-        names = {
-            "run": self.run,
-            "Airflow run": self.airflow_run_id or "none",
-            "MLflow run": self.mlflow_run_id or "none",
-            "model version": (self.model_version or "none") + (", the champion" if self.champion else ""),
-            "package": self.package or "none",
-            "DVC revision": self.run_commit or "none",
-            "data revision": self.data_revision or "none",
-            "code": self.code_commit or "none",
-            "image": self.image or "none",
+        names = {name: value or "none" for name, value in self.named().items()} | {
             "report": self.report_page or ("not on this machine" if self.report else "none"),
             "report sha256": self.report or "none",
             "verdict": self.verdict,
             "decision": self.decision or "none",
             "promotion": self.promotion or "none",
         }
+        if self.champion:
+            names["model version"] += ", the champion"
         if self.made_by:
             names["made by"] = f"{self.made_by}; next: cxr-ops lineage {self.made_by}"
         if self.also:
@@ -159,16 +141,8 @@ def _undecided(home: Home, entries: list[Entry], wanted: str) -> Lineage:
     made = next((entry for entry in entries if entry.digest() == result.champion.entry), None)
     current = last_promotion(entries)
     return Lineage(
-        run=run,
-        airflow_run_id=result.airflow_run_id,
-        mlflow_run_id=result.mlflow_run_id,
-        model_version=f"{MODEL_NAME}/{result.model_version}" if result.model_version else None,
-        package=result.package,
+        **result.identifiers.model_dump(),
         made_by=made.promotion.run if made else None,
-        run_commit=result.run_commit,
-        data_revision=result.data_revision,
-        code_commit=result.code_commit,
-        image=None,
         report=None,
         report_page=None,
         verdict=result.verdict,
@@ -183,15 +157,7 @@ def _lineage(home: Home, entries: list[Entry], entry: Entry, also: list[str]) ->
     decision, promotion, current = entry.decision, find_promotion(entries, entry.decision.run), last_promotion(entries)
     page = home.reports / f"{decision.run}.html"
     return Lineage(
-        run=decision.run,
-        airflow_run_id=decision.airflow_run_id,
-        mlflow_run_id=decision.mlflow_run_id,
-        model_version=f"{MODEL_NAME}/{decision.model_version}",
-        package=decision.package,
-        run_commit=decision.run_commit,
-        data_revision=decision.data_revision,
-        code_commit=decision.code_commit,
-        image=decision.image,
+        **decision.identifiers.model_dump(),
         report=decision.report,
         report_page=str(page) if page.is_file() else None,
         verdict=decision.verdict,
@@ -206,16 +172,9 @@ def _matches(entry: Entry, promotion: Entry | None, wanted: str) -> set[str]:
     """The identifiers of a decision's run that are what is wanted, or begin with it."""
     body = entry.decision
     names = (body.run, body.airflow_run_id, body.model_version)
-    digests: Iterable[str | None] = (
-        body.mlflow_run_id,
-        body.run_commit,
-        body.package,
-        body.report,
-        body.data_revision,
-        body.code_commit,
-        entry.digest(),
-        promotion.digest() if promotion else None,
-    )
+    # A digest, and no other identifier, may be given by its beginning.
+    long = set(body.identifiers.model_dump().values()) - {*names, body.image}
+    digests = {*long, body.report, entry.digest(), promotion.digest() if promotion else None}
     exact = {name for name in names if name == wanted}
     return exact | {name for name in digests if name and len(wanted) >= MIN_PREFIX and name.startswith(wanted)}
 

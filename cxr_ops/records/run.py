@@ -2,14 +2,67 @@
 
 from __future__ import annotations
 
-from typing import Any, Final, Literal
+from typing import Any, ClassVar, Final, Literal
 
-from cxr_ops.records.base import Kept
+from cxr_ops.contract import MODEL_NAME
+from cxr_ops.records.base import Kept, Record
 from cxr_ops.records.data import DataRevision
 from cxr_ops.records.inputs import Champion, Code
 from cxr_ops.records.verdict import Reason
 
 OPENED: Final = "run.json"  # `open` writes it last: without it, a run's workspace is not whole
+
+
+class Identifiers(Record):
+    """What a run is known by elsewhere: the one list of it.
+
+    Decision, result and lineage hold these; tags in MLflow, trailers of the run commit and every table for people are
+    made from them. `model_version` is the number in the registry, `package` the digest of the model's package,
+    `run_commit` the DVC revision of the run, `data_revision` that of its data. None is what the run does not have.
+    """
+
+    run: str
+    airflow_run_id: str | None = None
+    mlflow_run_id: str | None = None
+    model_version: str | None = None
+    package: str | None = None
+    run_commit: str | None = None
+    data_revision: str | None = None
+    code_commit: str | None = None
+    image: str | None = None
+
+    @property
+    def identifiers(self) -> Identifiers:
+        """These alone, of a record that holds more."""
+        return Identifiers(**{name: getattr(self, name) for name in Identifiers.model_fields})
+
+    def named(self) -> dict[str, str | None]:
+        """Each with its name in words, in the order in which people are shown them.
+
+        >>> list(Identifiers(run="r", model_version="3").named().items())[3]
+        ('model version', 'cxr-densenet121/3')
+        """
+        return {
+            "run": self.run,
+            "Airflow run": self.airflow_run_id,
+            "MLflow run": self.mlflow_run_id,
+            "model version": self.model_version and f"{MODEL_NAME}/{self.model_version}",
+            "package": self.package,
+            "DVC revision": self.run_commit,
+            "data revision": self.data_revision,
+            "code": self.code_commit,
+            "image": self.image,
+        }
+
+    def tags(self) -> dict[str, str]:
+        """Those that the run has, as tags of its MLflow run: `cxr.run`, `cxr.package`, ..."""
+        values = {f"cxr.{name}": getattr(self, name) for name in Identifiers.model_fields}
+        return {key: value for key, value in values.items() if value is not None}
+
+    def trailers(self) -> str:
+        """Those that the run has, as trailers of its run commit: `Run: ...`, `Airflow-Run: ...`, a line each."""
+        names = {name: "-".join(word[:1].upper() + word[1:] for word in name.split()) for name in self.named()}
+        return "".join(f"{names[name]}: {value}\n" for name, value in self.named().items() if value is not None)
 
 
 class Opened(Kept):
@@ -33,7 +86,7 @@ class Opened(Kept):
     recipe_parts: dict[str, Any]
 
 
-class Result(Kept):
+class Result(Kept, Identifiers):
     """How a run ended and where everything of it is: `runs/<run>/result.json`.
 
     Written by `publish`, and again by `promote`; for a run that ended NO_CHANGE by whoever found that out, without the
@@ -41,23 +94,18 @@ class Result(Kept):
     `promotion` are digests of the ledger's entries; `promotion` is None as long as the run has promoted nothing.
     `approvals` are the people who must agree, more than usual where there are `holds` (codes). `report` is the
     published page. `restricted` is the full report where that page withholds what the test set shows; `reasons` then
-    say what their codes mean, without numbers and findings.
+    say what their codes mean, without numbers and findings. A file of a format before 2 does not say the image.
     """
 
-    run: str
-    airflow_run_id: str | None = None
+    newest: ClassVar[int] = 2
+
+    format: int = newest
     verdict: Literal["PROMOTE", "REJECT", "INSUFFICIENT EVIDENCE", "NO_CHANGE", "NOT PROMOTED"]
     reasons: list[Reason] = []
     approvals: int = 0
     limited_findings: list[str] = []
     holds: list[str] = []
     champion: Champion = Champion()
-    package: str | None = None
-    mlflow_run_id: str | None = None
-    model_version: str | None = None
-    run_commit: str | None = None
-    data_revision: str | None = None
-    code_commit: str | None = None
     report: str | None = None
     restricted: str | None = None
     decision: str | None = None

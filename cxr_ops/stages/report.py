@@ -27,6 +27,7 @@ from cxr_ops.records.evidence import Evaluation
 from cxr_ops.records.explanation import Explanation
 from cxr_ops.records.inputs import Inputs
 from cxr_ops.records.training import Trained
+from cxr_ops.records.validation import Validated
 from cxr_ops.records.verdict import Verdict
 from cxr_ops.report import page, words
 from cxr_ops.report.figures import MODELS, Floats, Model
@@ -76,20 +77,20 @@ def read(root: Path, title: str) -> page.Material:
         raise DataError("; ".join(wrong), where=root, fix="run the stages that are stale: dvc repro")
     verdict, evaluation, inputs = made.verdict, made.evaluation, made.inputs
     split = Division.read(root / "split" / "split.json")
-    validation = _json(root / "validate" / "validation.json")
+    validation = Validated.read(root / "validate" / "validation.json")
     training = Trained.read(root / "train" / "train.json")
     model = _json(root / "train" / contract.PACKAGE / "model.json")
-    sizes = {group["name"]: group for group in validation["groups"] if group["kind"] == "batch"}
+    sizes = {group.name: group for group in validation.groups if group.kind == "batch"}
     return page.Material(
         title=title,
         verdict=verdict,
         evaluation=evaluation,
         inputs=inputs,
         batches=[
-            page.BatchRow(name=name, images=sizes[name]["images"], patients=sizes[name]["patients"], digest=digest)
+            page.BatchRow(name=name, images=sizes[name].images, patients=sizes[name].patients, digest=digest)
             for name, digest in sorted(inputs.data.batches.items())
         ],
-        checks=[(check["says"], _check_outcome(check)) for check in validation["checks"]],
+        checks=[(check.says, check.outcome) for check in validation.checks],
         split=[
             page.SplitRow(name=name, images=side.images, patients=side.patients, positives=side.positives)
             for name, side in ((name, split.splits[name]) for name in ("train", "validation", "test", "retired"))
@@ -103,12 +104,6 @@ def read(root: Path, title: str) -> page.Material:
         pictures={case.picture: _picture(root / "explain" / case.picture) for case in explanation.cases},
         proofs=_proofs(root, verdict, evaluation, inputs),
     )
-
-
-def _check_outcome(check: dict[str, Any]) -> str:
-    if check["passed"]:
-        return "passed"
-    return f"not so, and let pass as a {check['severity']}: {check['found'] or str(check['rows']) + ' rows'}"
 
 
 def _history(path: Path, training: Trained, budget: int) -> page.History:

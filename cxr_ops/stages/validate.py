@@ -17,7 +17,7 @@ from cxr_ops.data import manifest, validation
 from cxr_ops.data.shards import ShardReader
 from cxr_ops.errors import DataError
 from cxr_ops.params import Params
-from cxr_ops.records.base import canonical_json, write_atomic
+from cxr_ops.records.base import write_atomic
 
 
 def run(root: Path, params: Params) -> None:
@@ -58,7 +58,7 @@ def run(root: Path, params: Params) -> None:
     write_atomic(out / manifest.SIDES, manifest.to_csv(_sides(root / contract.DATASET), manifest.SIDE_COLUMNS))
     more = manifest.read_attributes(manifest.batch_folders(root / contract.DATASET), frame["image_id"].tolist())
     write_atomic(out / manifest.ATTRIBUTES, manifest.to_csv(more, tuple(more.columns)))
-    write_atomic(out / "validation.json", canonical_json(validation.document(found, frame)))
+    validation.record(found, frame).write(out / "validation.json")
     write_atomic(out / "validation.html", page)
 
 

@@ -14,6 +14,7 @@ import pytest
 from cxr_ops.data import manifest, validation
 from cxr_ops.errors import DataError, SettingsError
 from cxr_ops.labels import FINDINGS
+from cxr_ops.records.validation import Labels
 
 ROWS = 120
 
@@ -195,17 +196,13 @@ def test_missing_attributes_are_shown_and_pass(suites: list[Path], nothing: str 
         "Every image has a view position.": (55,),
         "Every image has a sex.": (8, 64, 65),
     }
-    assert [group["name"] for group in validation.groups(frame) if group["kind"] == "view"] == [
-        "PA",
-        "AP",
-        "unknown",
-    ]
+    assert [group.name for group in validation.groups(frame) if group.kind == "view"] == ["PA", "AP", "unknown"]
 
 
 def test_other_views_are_counted(suites: list[Path]) -> None:
     """Laterals pass, and are a group like the others."""
     frame = put("view", "LL", 7, 9)(sound())
-    counted = {group["name"]: group["images"] for group in validation.groups(frame) if group["kind"] == "view"}
+    counted = {group.name: group.images for group in validation.groups(frame) if group.kind == "view"}
     assert counted == {"PA": 60, "AP": 58, "LL": 2}
     assert validation.validate(frame, BOXES, suites).passed
 
@@ -296,7 +293,7 @@ def test_the_page_stands_alone_and_names_nobody(suites: list[Path]) -> None:
     frame["patient_id"] = ["patient" + name for name in frame["patient_id"]]
     found = validation.validate(frame, BOXES, suites)
     page = validation.page(found, frame)
-    text = json.dumps(validation.document(found, frame))
+    text = validation.record(found, frame).to_bytes().decode()
     for secret in (*frame["image_id"], *frame["patient_id"], *frame["sha256"], "_000.png", "patient1"):
         assert secret not in page
         assert secret not in text
@@ -318,21 +315,18 @@ def test_prevalence_is_counted_by_group(suites: list[Path]) -> None:
     frame = sound()
     frame.loc[:9, "Mass"] = pd.NA
     frame.loc[50:70, "Edema"] = -1
-    parts = {(part["kind"], part["name"]): part for part in validation.groups(frame)}
+    parts = {(part.kind, part.name): part for part in validation.groups(frame)}
     assert set(parts) == {("all", "all"), ("batch", "first"), ("batch", "second")} | {
         (kind, name) for kind, names in (("view", ("PA", "AP")), ("sex", ("F", "M"))) for name in names
     }
     for (kind, name), part in parts.items():
         rows = frame if kind == "all" else frame[frame[kind] == name]
-        assert (part["images"], part["patients"]) == (len(rows), rows["patient_id"].nunique())
+        assert (part.images, part.patients) == (len(rows), rows["patient_id"].nunique())
         for finding in FINDINGS:
             labels = rows[finding].value_counts()
             positive, negative, uncertain = (labels.get(value, 0) for value in (1, 0, -1))
-            assert part["findings"][finding] == {
-                "positive": positive,
-                "known": positive + negative,
-                "uncertain": uncertain,
-            }
+            wanted = Labels(positive=positive, known=positive + negative, uncertain=uncertain)
+            assert part.findings[finding] == wanted
 
 
 @pytest.mark.parametrize(

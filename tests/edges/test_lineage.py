@@ -26,7 +26,7 @@ def test_every_identifier_leads_to_every_other(champion: Home) -> None:
     body = entry.decision
     found = trace(champion, FIRST)
     assert (found.run, found.airflow_run_id, found.mlflow_run_id) == (FIRST, AIRFLOW["first"], body.mlflow_run_id)
-    assert (found.model_version, found.package) == (f"{MODEL_NAME}/1", body.package)
+    assert (found.model_version, found.package) == ("1", body.package)
     assert (found.run_commit, found.data_revision, found.code_commit) == (
         body.run_commit,
         body.data_revision,
@@ -40,7 +40,7 @@ def test_every_identifier_leads_to_every_other(champion: Home) -> None:
         body.mlflow_run_id,
         body.run_commit,
         body.run_commit[:7],
-        f"{MODEL_NAME}/1",
+        "1",
         "1",
         f"models:/{MODEL_NAME}/1",
         "champion",
@@ -83,7 +83,7 @@ def test_run_without_a_change_leads_to_the_run_that_made_the_champion(champion: 
     found = trace(champion, RUN["third"])
     assert found == trace(champion, AIRFLOW["third"])
     assert (found.verdict, found.made_by, found.champion) == ("NO_CHANGE", FIRST, True)
-    assert (found.model_version, found.package) == (f"{MODEL_NAME}/1", champion_then.package)
+    assert (found.model_version, found.package) == ("1", champion_then.package)
     assert (found.decision, found.run_commit, found.report) == (None, None, None)
     assert f"cxr-ops lineage {FIRST}" in str(found)
 

@@ -218,7 +218,8 @@ def redecide(home: Home, packages: dict[str, Path], case: Case, **rules: Any) ->
     """
     run = finish(home, packages, case, tracked=False, **rules)
     outputs = publish.read_outputs(home, run)
-    publish._decide(home, run, outputs, mlflow_run_id="m", version="1", commit="0" * 40)
+    made = {"mlflow_run_id": "m", "model_version": "1", "run_commit": "0" * 40}
+    publish._decide(home, outputs, outputs.identifiers.model_copy(update=made))
     return run
 
 

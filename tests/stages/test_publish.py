@@ -19,13 +19,14 @@ from cxr_ops.contract import MODEL_NAME
 from cxr_ops.edges import git
 from cxr_ops.edges.home import Home
 from cxr_ops.edges.ledger import open_ledger
-from cxr_ops.edges.mlflow import aliases, tracking, versions
+from cxr_ops.edges.mlflow import aliases, content, tracking, versions
 from cxr_ops.edges.store import checkout, runs
 from cxr_ops.errors import DataError, RefusedError
 from cxr_ops.records.base import sha256_bytes, sha256_file
 from cxr_ops.records.evidence import Evaluation, Undefined
 from cxr_ops.records.run import Result
 from cxr_ops.records.verdict import Verdict
+from cxr_ops.report import published as published_page
 from cxr_ops.stages import publish
 from cxr_ops.stats.codes import MEANING, Code
 
@@ -78,6 +79,8 @@ def test_run_commit_names_the_airflow_and_the_mlflow_run(published: Home) -> Non
         "MLflow-Run": body.mlflow_run_id,
         "Model-Version": f"{MODEL_NAME}/1",
         "Package": body.package,
+        "Data-Revision": "d" * 40,
+        "Code": body.code_commit,
         "Report": body.report,
     }
 
@@ -118,19 +121,19 @@ def test_the_page_tells_how_to_bring_the_run_back(champion: Home) -> None:
     assert f"cxr-ops checkout {FIRST} proof" in printed
     assert "dvc plots diff" not in printed
     later = first.model_copy(update={"body": {**first.body, "champion": promotion.digest()}})
-    page = publish.publish_page(REPORT, later, None, open_ledger(champion).entries(), proof=["dvc pull"])
+    page = published_page.render(REPORT, later, None, open_ledger(champion).entries(), proof=["dvc pull"])
     assert f"dvc metrics diff {promotion.promotion.run_commit} HEAD" in page
-    assert "<pre>" not in publish.publish_page(REPORT, later, None, [later])
+    assert "<pre>" not in published_page.render(REPORT, later, None, [later])
 
 
 def test_facts_in_the_page_are_escaped(published: Home) -> None:
     """A run id with markup in it is text on the page, not markup."""
     entry = decisions(published, FIRST)[0]
     entry = entry.model_copy(update={"body": {**entry.body, "airflow_run_id": "<script>alert(1)</script>"}})
-    page = publish.publish_page(REPORT, entry, None, [entry])
+    page = published_page.render(REPORT, entry, None, [entry])
     assert "<script>" not in page
     assert "&lt;script&gt;" in page
-    assert publish.publish_page("<body><p>no mark</p></body>", entry, None, [entry]).startswith("<body><section")
+    assert published_page.render("<body><p>no mark</p></body>", entry, None, [entry]).startswith("<body><section")
 
 
 def test_result_says_where_everything_is(published: Home) -> None:
@@ -220,7 +223,8 @@ def test_publisher_that_was_overtaken_adds_no_second_decision(published: Home) -
     """Of two processes that publish the same run, the later one is handed the decision that stands."""
     before = open_ledger(published).state()
     outputs = publish.read_outputs(published, FIRST)
-    late = publish._decide(published, FIRST, outputs, mlflow_run_id="other", version="9", commit="f" * 40)
+    other = {"mlflow_run_id": "other", "model_version": "9", "run_commit": "f" * 40}
+    late = publish._decide(published, outputs, outputs.identifiers.model_copy(update=other))
     assert [late] == decisions(published, FIRST)
     assert open_ledger(published).state() == before
 
@@ -368,6 +372,6 @@ def test_a_figure_that_is_undefined_is_no_metric(published: Home) -> None:
         row.model_copy(update={"challenger": Undefined(reason="no positive")}) if row.finding == "Hernia" else row
         for row in found.findings
     ]
-    told = publish._metrics(found.model_copy(update={"findings": rows}))
+    told = content._metrics(found.model_copy(update={"findings": rows}))
     assert told["auc/Mass"] == 0.9
     assert not [name for name in told if name.endswith("/Hernia")]

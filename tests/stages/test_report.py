@@ -96,10 +96,10 @@ def make_workspace(root: Path, *, champion: bool = True) -> Path:
         validation.Check(suite="size", says="There are at least 100 images.", severity="critical", passed=True),
         validation.Check(suite="labels", says="Most images are PA.", severity="warning", passed=False, found="0.49"),
     )
-    found = validation.document(
+    found = validation.record(
         validation.Validation(checks=checks, suites={}), manifest.read_manifest(root / "validate/manifest.csv")
     )
-    write(root / "validate/validation.json", canonical_json(found))
+    found.write(root / "validate/validation.json")
     Period().write(root / "test-period.json")
     split.run(root, params)
 
