@@ -504,8 +504,8 @@ def _bootstrap(results: Results) -> str:
 def _limits() -> str:
     return _section(
         "## What this does not show",
-        "* Scores are normal, and models differ in noise alone. Labels and patients are held fixed, as they are within "
-        "a test period; only scores are drawn anew.\n"
+        "* But for the section on scores that are not normal, scores are normal, and models differ in noise alone. "
+        "Labels and patients are held fixed, as they are within a test period; only scores are drawn anew.\n"
         "* No check of operating points or calibration: the plan declares none.\n"
         "* The test set is of the official kind, not the official one.",
     )

@@ -70,7 +70,8 @@ def plan_check(
 ) -> None:
     """Check a plan, and say what it holds and what a reviewer would object to.
 
-    With --truth the margins are compared with those that the positive patients of each finding propose.
+    With --truth the margins are compared with those that the positive patients of each finding propose; where an
+    equally good model would not keep one nearly always, it is said what a plan can do.
     """
     from dataclasses import asdict
 
@@ -81,16 +82,20 @@ def plan_check(
     path, loaded = _plan(plan, params)
     plans.check_bounds(loaded)
     facts, warnings = plans.facts(loaded, sha256_file(path)), plans.warnings(loaded, params)
-    labels, tiers = None, []
+    labels, tiers, proposals = None, [], []
     if truth is not None:
         from cxr_ops.data import score_files
+        from cxr_ops.stats import power
 
         labels = _truth(truth, loaded, params, split_test=split_test)
         tiers = plans.tiers(loaded.performance, score_files.positive_patients(labels))
+        owners = score_files.owned(labels)
+        proposals = power.propose(loaded.performance, labels.truth, owners, power.Assumptions())
     if as_json:
         found: dict[str, Any] = {"facts": dict(facts), "warnings": warnings}
         if labels is not None:
             found |= {"labels": {**_labels_of(labels), "test_side": split_test}, "tiers": [*map(asdict, tiers)]}
+            found |= {"proposals": [*map(asdict, proposals)]}
         say_json(found)
         return
     for name, value in facts:
@@ -107,6 +112,8 @@ def plan_check(
         say(f"{'  ' if tier.margin == tier.proposed else '! '}{tier}")
     other = sum(tier.margin != tier.proposed for tier in tiers)
     say(f"{other or 'no'} margin{'' if other == 1 else 's'} other than proposed")
+    for proposal in proposals:
+        say(f"too few patients: {proposal}")
 
 
 @app.command("explain")

@@ -267,8 +267,9 @@ class Claim:
         if low > -margin:
             return self._check("met", value=figure.value, low=low), None
         wanted = 1.0 - (1.0 - POWER) / claims
-        powered = sparse.probability(margin, seen, figure.df, alpha) >= wanted
-        times = None if powered else sparse.times_needed(margin, seen, figure.df, alpha, wanted)
+        rarer = min(sum(patients for _, patients in side.sizes) for side in (seen.positive, seen.negative))
+        powered = sparse.probability(margin, seen.error, rarer, figure.df, alpha) >= wanted
+        times = None if powered else sparse.times_needed(margin, seen.error, rarer, figure.df, alpha, wanted)
         needed = None if times is None else max(self.patients + 1, math.ceil(times * self.patients))
         check = self._check("failed" if powered else "unclear", value=figure.value, low=low, needed=needed)
         fell = seen.positive.fallen_patients

@@ -22,6 +22,7 @@ Shapes: N images, F findings, P patients, G groups of images (all of them, and e
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -32,11 +33,12 @@ import numpy.typing as npt
 from scipy import special
 
 from cxr_ops.labels import FINDINGS
-from cxr_ops.plan import OperatingPoints, PerformanceEvaluation
-from cxr_ops.stats import evidence, levels
+from cxr_ops.plan import Composite, OperatingPoints, PerformanceEvaluation, SparseFailures
+from cxr_ops.stats import auc, evidence, levels, sparse
 
 Floats = npt.NDArray[np.float64]
 Against = Literal["champion", "reference"]
+Kind = Literal["floor", "margin", "sparse", "composite", "sensitivity", "specificity"]
 
 # The margin that is proposed for a finding, from so many positive patients on. Below the last one nothing is judged.
 # With so many an equally good model nearly always keeps its margin if failures of few patients are to be excluded
@@ -113,7 +115,7 @@ class Expectation:
         needed: how many would meet it with each of `TARGETS`; None where no number would.
     """
 
-    kind: Literal["floor", "margin", "sensitivity", "specificity"]
+    kind: Kind
     against: Against | None = None
     finding: str | None = None
     subgroup: str | None = None
@@ -361,12 +363,13 @@ def times_needed(distance: float, effective: float, alpha: float, target: float)
 class _Claim:
     """A check before its probability is known: `weights` are over models x groups x findings."""
 
-    kind: Literal["floor", "margin", "sensitivity", "specificity"]
+    kind: Kind
     limit: float
     truth: float
     counted: str
     patients: int
     effective: float
+    rarer: int | None = None  # of a check of failures: patients of the rarer kind
     against: Against | None = None
     finding: str | None = None
     subgroup: str | None = None
@@ -376,7 +379,16 @@ class _Claim:
     def expect(self, se: float, alpha: float) -> tuple[Expectation, float, float]:
         """The expectation, the distance of truth and limit in standard errors, and the degrees of freedom."""
         df = max(self.effective - 1.0, 1.0)
-        distance = self._distance() / se
+        if self.rarer is None:
+            distance = self._distance() / se
+            met = probability_met(distance, df, alpha)
+            times = [times_needed(distance, self.effective, alpha, target) for target in TARGETS]
+        else:
+            met = sparse.probability(-self.limit, se, self.rarer, df, alpha, self.truth)
+            times = [
+                sparse.times_needed(-self.limit, se, self.rarer, df, alpha, target, self.truth) for target in TARGETS
+            ]
+            distance = _distance_met(met, df, alpha)
         found = Expectation(
             kind=self.kind,
             against=self.against,
@@ -385,13 +397,10 @@ class _Claim:
             limit=self.limit,
             truth=self.truth,
             se=se,
-            probability=probability_met(distance, df, alpha),
+            probability=met,
             counted=self.counted,
             patients=self.patients,
-            needed=tuple(
-                None if times is None else math.ceil(times * self.patients)
-                for times in (times_needed(distance, self.effective, alpha, target) for target in TARGETS)
-            ),
+            needed=tuple(None if each is None else math.ceil(each * self.patients) for each in times),
         )
         return found, distance, df
 
@@ -402,6 +411,13 @@ class _Claim:
         if self.limit <= 0:
             return math.inf
         return float(special.logit(self.truth) - special.logit(self.limit)) * self.truth * (1 - self.truth)
+
+
+def _distance_met(probability: float, df: float, alpha: float) -> float:
+    """The distance of which `probability_met` is this."""
+    critical = float(special.stdtrit(df, 1.0 - alpha))
+    normal = float(special.ndtri(min(max(probability, 1e-12), 1 - 1e-12)))
+    return normal * math.sqrt(1 + critical**2 / (2 * df)) + critical * (1 - 1 / (4 * df))
 
 
 def expect(
@@ -453,7 +469,7 @@ def expect(
     claims = table.floors(judged)
     for other in others:
         margins, small = table.margins(judged, other)
-        claims += margins
+        claims += [*margins, *table.failures(judged, other), *table.composites(other)]
         not_judged += [] if other != others[0] else small
     weighted = list(claims)
     claims += [claim for other in others for claim in table.operating(other)]  # last: see `_all_met`
@@ -532,6 +548,9 @@ class _Table:
             there = [int((counts[:, f] > 0).sum()) for counts in (self.positive, self.negative)]
             what = f"{finding}: {there[0]} positive and {there[1]} negative patients are too few to judge it"
             (blocked if finding in self.rules.required else not_judged).append(what)
+        for composite in self.rules.composites:
+            few = [name for name in composite.findings if not self._is_estimable(FINDINGS.index(name))]
+            blocked += [f"{composite.name} is over {name}, of which nothing can be estimated" for name in few]
         if not judged:
             blocked.append("no finding can be judged")
         return judged, not_judged, blocked
@@ -562,6 +581,42 @@ class _Table:
                 )
         return claims, not_judged
 
+    def failures(self, judged: Sequence[int], against: Against) -> list[_Claim]:
+        """The margins of the findings that the plan names, if a few patients fail outright."""
+        sparse_failures = self.rules.sparse_failures
+        named = () if sparse_failures is None else sparse_failures.named
+        return [
+            dataclasses.replace(
+                self._auc(0, [f], "sparse", -self.rules.finding.margin_of(FINDINGS[f]), against, FINDINGS[f]),
+                rarer=self._rarer([f]),
+            )
+            for f in judged
+            if FINDINGS[f] in named
+        ]
+
+    def composites(self, against: Against) -> list[_Claim]:
+        """The margins of the plan's composites, and the same if a few patients fail outright."""
+        claims: list[_Claim] = []
+        for composite in self.rules.composites:
+            over = [FINDINGS.index(finding) for finding in composite.findings]
+            if not all(self._is_estimable(f) for f in over):
+                continue
+            claim = dataclasses.replace(
+                self._auc(0, over, "composite", -composite.margin, against, composite.name),
+                patients=int((self.positive[:, over] > 0).any(axis=1).sum()),
+            )
+            claims.append(claim)
+            if self.rules.sparse_failures is not None:
+                claims.append(dataclasses.replace(claim, kind="sparse", rarer=self._rarer(over)))
+        return claims
+
+    def _is_estimable(self, f: int) -> bool:
+        return all((counts[:, f] > 0).sum() >= auc.MIN_PATIENTS for counts in (self.positive, self.negative))
+
+    def _rarer(self, over: Sequence[int]) -> int:
+        """Patients who have an image of the rarer kind for one of the findings."""
+        return min(int((counts[:, over] > 0).any(axis=1).sum()) for counts in (self.positive, self.negative))
+
     def operating(self, against: Against) -> list[_Claim]:
         """Sensitivity and specificity of the declared findings that have enough positive patients."""
         points = self.rules.operating_points
@@ -575,7 +630,7 @@ class _Table:
         self,
         group: int,
         findings: Sequence[int],
-        kind: Literal["floor", "margin"],
+        kind: Literal["floor", "margin", "sparse", "composite"],
         limit: float,
         against: Against | None = None,
         finding: str | None = None,
@@ -629,6 +684,114 @@ class _Table:
                 )
             )
         return claims
+
+
+# ------------------------------------------------------------------------------------------------ what could be done
+
+
+@dataclass(frozen=True, kw_only=True)
+class Proposal:
+    """What a plan can do where a finding's margin runs out of patients.
+
+    Attributes:
+        finding: whose margin an equally good model keeps too rarely.
+        patients: with the finding, in the labels.
+        margin: the plan's.
+        probability: that an equally good model keeps it at a first look, with failures of few patients excluded.
+        wider: the next margin of `TIERS` that it keeps with the larger of `TARGETS`, and how probably; None: there is
+            none.
+        needed: patients with the finding who show the plan's margin so often; None: no number would.
+        composite: findings that could be judged together, their margin, and how probably it is kept; None: there are
+            none to add.
+    """
+
+    finding: str
+    patients: int
+    margin: float
+    probability: float
+    wider: tuple[float, float] | None
+    needed: int | None
+    composite: tuple[tuple[str, ...], float, float] | None
+
+    def __str__(self) -> str:
+        """The proposal in a sentence or four."""
+        first = (
+            f"{self.finding}: an equally good model keeps {self.margin:g} in {100 * self.probability:.0f} % of first "
+            f"looks with {self.patients} positive patients, if failures of few are to be excluded"
+        )
+        said = [first]
+        if self.wider:
+            said.append(f"a margin of {self.wider[0]:g} in {100 * self.wider[1]:.0f} %")
+        if self.composite:
+            findings, margin, probability = self.composite
+            said.append(f"a composite of {', '.join(findings)} a margin of {margin:g} in {100 * probability:.0f} %")
+        if self.needed:
+            said.append(f"{self.needed} positive patients would do for {100 * TARGETS[-1]:.0f} %")
+        return "; ".join(said)
+
+
+PARTNERS: Final = 3  # findings that are proposed beside a rare one
+_TOGETHER: Final = "together"
+
+
+def propose(
+    rules: PerformanceEvaluation, truth: npt.ArrayLike, owners: npt.ArrayLike, assumed: Assumptions
+) -> list[Proposal]:
+    """What a plan can do for each judged finding whose margin an equally good model does not keep nearly always.
+
+    Args:
+        rules: the plan's checks.
+        truth: (N, 14), as in `expect`.
+        owners: (N,)
+        assumed: what is believed of the models; failures of few patients are to be excluded, whatever the plan says.
+    """
+    alone = rules.model_copy(
+        update={"subgroups": None, "harm_screen": None, "sparse_failures": SparseFailures(), "composites": ()}
+    )
+
+    def kept(of: PerformanceEvaluation, name: str) -> tuple[float, Expectation]:
+        checks = expect(of, truth, owners, {}, assumed).checks
+        asked = [check for check in checks if check.finding == name and check.kind in ("margin", "composite", "sparse")]
+        worst = min(asked, key=lambda check: check.probability)
+        return worst.probability, worst
+
+    judged = {
+        check.finding: check.patients
+        for check in expect(alone, truth, owners, {}, assumed).checks
+        if check.kind == "margin" and check.finding is not None
+    }
+    found: list[Proposal] = []
+    for finding, patients in judged.items():
+        probability, worst = kept(alone, finding)
+        if probability >= TARGETS[-1]:
+            continue
+        margin, wider = rules.finding.margin_of(finding), None
+        for candidate in sorted(each for _, each in TIERS if each > margin):
+            margins = {**rules.finding.margins, finding: candidate}
+            more = rules.finding.model_copy(update={"margins": margins})
+            reached, _ = kept(alone.model_copy(update={"finding": more}), finding)
+            if reached >= TARGETS[-1]:
+                wider = (candidate, reached)
+                break
+        rarest = sorted((name for name in judged if name != finding), key=lambda name: (judged[name], name))
+        partners = tuple(name for name in FINDINGS if name in (finding, *rarest[:PARTNERS]))
+        composite = None
+        if len(partners) > 1:
+            widest = max(rules.finding.margin_of(name) for name in partners if name != finding)
+            asked = Composite(name=_TOGETHER, findings=partners, margin=widest)
+            composite = (partners, widest, kept(alone.model_copy(update={"composites": (asked,)}), _TOGETHER)[0])
+        found.append(
+            Proposal(
+                finding=finding,
+                patients=patients,
+                margin=margin,
+                probability=probability,
+                wider=wider,
+                needed=worst.needed[-1],
+                composite=composite,
+            )
+        )
+    return found
 
 
 def _effective(counts: Floats) -> float:

@@ -391,6 +391,7 @@ def test_plan_check_compares_margins_with_label_counts(tmp_path: Path) -> None:
     assert "of 400 patients\n" in whole.stdout
     assert "! Mass: 45 positive patients, so 0.15 is proposed; the plan has 0.03" in whole.stdout
     assert "! Hernia: 3 positive patients, so it cannot be judged" in whole.stdout
+    assert "too few patients: Mass: an equally good model keeps 0.03 in " in whole.stdout
     side = _plan("check", "pccp.yaml", "--truth", str(labels), "--split-test")
     found = re.search(r"of (\d+) patients, the test side", side.stdout)
     assert found

@@ -149,7 +149,8 @@ def rules(project: Path) -> plans.PerformanceEvaluation:
     rules = plans.load(project / "pccp.yaml").performance
     points = rules.operating_points.model_copy(update={"findings": ("Mass", "Hernia"), "min_positive_patients": 100})
     required = tuple(finding for finding in FINDINGS if finding != "Hernia")
-    return rules.model_copy(update={"required_findings": required, "operating_points": points})
+    together = (plans.Composite(name="rare", findings=("Pneumonia", "Fibrosis"), margin=0.05),)
+    return rules.model_copy(update={"required_findings": required, "operating_points": points, "composites": together})
 
 
 def test_every_check_of_the_plan_is_expected(rules: plans.PerformanceEvaluation, labels: tuple) -> None:
@@ -158,10 +159,11 @@ def test_every_check_of_the_plan_is_expected(rules: plans.PerformanceEvaluation,
     alone = power.expect(rules, truth, owners, attributes, power.Assumptions())
     kinds = [check.kind for check in alone.checks]
     assert (kinds.count("floor"), kinds.count("margin")) == (14, 14 + 7)
+    assert (kinds.count("sparse"), kinds.count("composite")) == (13 + 1, 1)
     assert [(c.finding, c.kind) for c in alone.checks[-2:]] == [("Mass", "sensitivity"), ("Mass", "specificity")]
     assert [line.partition(":")[0] for line in alone.not_judged] == ["Hernia"]
     both = power.expect(rules, truth, owners, attributes, power.Assumptions(), others=("champion", "reference"))
-    assert len(both.checks) == len(alone.checks) + 21 + 2
+    assert len(both.checks) == len(alone.checks) + 21 + 15 + 2
     for check in alone.checks:
         assert check in both.checks
     assert both.at_least <= both.all_met <= min(check.probability for check in both.checks) + 0.01
@@ -194,6 +196,40 @@ def test_a_worse_model_meets_less_and_its_true_loss_is_never_shown_away(
     assert macro.needed == (None, None)
 
 
+def test_margins_under_failures_are_expected_as_their_check_has_it(
+    rules: plans.PerformanceEvaluation, labels: tuple
+) -> None:
+    """Probability and patients needed are those of the margin's error, and ask for more than the margin alone."""
+    truth, owners, _ = labels
+    whole = rules.model_copy(update={"subgroups": None, "harm_screen": None})
+    checks = {(c.kind, c.finding): c for c in power.expect(whole, truth, owners, {}, power.Assumptions()).checks}
+    margin, failures = checks["margin", "Pneumonia"], checks["sparse", "Pneumonia"]
+    assert failures.patients == len(np.unique(owners[truth[:, FINDINGS.index("Pneumonia")] == 1]))
+    assert (failures.se, failures.limit) == (pytest.approx(margin.se), margin.limit)
+    assert failures.probability <= margin.probability
+    assert failures.needed[0] >= margin.needed[0]
+
+
+def test_what_a_plan_can_do_is_proposed_where_patients_are_too_few(
+    rules: plans.PerformanceEvaluation, labels: tuple
+) -> None:
+    """A margin too narrow for its patients gets a wider one, a composite and a number; an ample one gets nothing."""
+    truth, owners, _ = labels
+    patients = len(np.unique(owners[truth[:, FINDINGS.index("Fibrosis")] == 1]))
+    narrow = rules.model_copy(
+        update={"finding": rules.finding.model_copy(update={"margin": 0.2, "margins": {"Fibrosis": 0.02}})}
+    )
+    [proposal] = power.propose(narrow, truth, owners, power.Assumptions())
+    assert (proposal.finding, proposal.patients, proposal.margin) == ("Fibrosis", patients, 0.02)
+    assert proposal.probability < 0.95 <= proposal.wider[1]
+    assert proposal.wider[0] in [margin for _, margin in power.TIERS]
+    assert proposal.needed > patients
+    assert "Fibrosis" in proposal.composite[0]
+    assert len(proposal.composite[0]) == 4
+    assert proposal.composite[2] > proposal.probability
+    assert f"with {patients} positive patients" in str(proposal)
+
+
 def test_a_required_finding_without_patients_stops_every_release(
     rules: plans.PerformanceEvaluation, labels: tuple
 ) -> None:
@@ -208,6 +244,9 @@ def test_a_required_finding_without_patients_stops_every_release(
     unsaid = power.expect(rules, truth, owners, {**attributes, "view": [""] * owners.size}, sure)
     assert unsaid.blocked == ("subgroups by view are asked for, and none can be formed",)
     assert (unsaid.all_met, unsaid.at_least) == (0.0, 0.0)
+    hernia = (plans.Composite(name="rare", findings=("Hernia", "Fibrosis"), margin=0.05),)
+    without = power.expect(rules.model_copy(update={"composites": hernia}), truth, owners, attributes, sure)
+    assert without.blocked == ("rare is over Hernia, of which nothing can be estimated",)
     nothing = power.expect(strict, truth[:5], owners[:5], {}, power.Assumptions())
     assert nothing.checks == ()
     assert "no finding can be judged" in nothing.blocked

@@ -214,15 +214,10 @@ def test_the_probability_and_the_patients_needed_are_those_of_simulated_models(p
     figure, seen = _moved(np.random.default_rng(6))
     for alpha in (0.025, 0.005):
         share = passes["equal", alpha][1] / DRAWS
-        assert sparse.probability(MARGIN, seen, figure.df, alpha) == pytest.approx(share, abs=0.12)
-    times = sparse.times_needed(MARGIN, seen, figure.df, 0.005, 0.8)
+        assert sparse.probability(MARGIN, seen.error, HERNIA.size, figure.df, alpha) == pytest.approx(share, abs=0.12)
+    times = sparse.times_needed(MARGIN, seen.error, HERNIA.size, figure.df, 0.005, 0.8)
     assert times is not None
     assert 1.1 < times < 2.5
-    more = seen.model_copy(
-        update={
-            "error": seen.error / math.sqrt(times),
-            "positive": sparse._times(seen.positive, times),
-            "negative": sparse._times(seen.negative, times),
-        }
-    )
-    assert sparse.probability(MARGIN, more, (figure.df + 1) * times - 1, 0.005) == pytest.approx(0.8, abs=0.02)
+    error, more = seen.error / math.sqrt(times), round(HERNIA.size * times)
+    found = sparse.probability(MARGIN, error, more, (figure.df + 1) * times - 1, 0.005)
+    assert found == pytest.approx(0.8, abs=0.02)
