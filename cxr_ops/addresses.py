@@ -47,7 +47,7 @@ def folder(text: str, name: str, below: Path) -> Path:
             path = path.expanduser()
         except RuntimeError as error:
             raise SettingsError(
-                f"nobody's home is {path.parts[0]} on this machine", where=name, fix=f"{name}=/path/of/a/folder"
+                f"this machine has no home folder {path.parts[0]}", where=name, fix=f"{name}=/path/of/a/folder"
             ) from error
     return (below / path).resolve()
 

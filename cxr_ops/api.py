@@ -226,7 +226,7 @@ def pack(
 ) -> Data:
     """Check, divide, decode and pack pictures.
 
-    Each picture is decoded once in another process, whose death is survived and told, before it is decoded in this one.
+    Each picture is decoded in another process first, so that a broken file cannot end this one.
     Those processes import the script that calls: its lines belong under `if __name__ == "__main__":`. The patients are
     divided by a keyed hash of their id, as the platform divides them: data that are added later move nobody.
 
@@ -378,8 +378,8 @@ def train(data: Data, **settings: Any) -> Model:
             `weights`, training starts from ImageNet's, which are downloaded once.
 
     Raises:
-        SettingsError: a setting is unknown or out of range, the weights to start from cannot be had, or the loss is no
-            longer a number.
+        SettingsError: a setting is unknown or out of range, the weights to start from cannot be fetched, or the loss is
+            no longer a number.
         DataError: there is too little to train or to validate on, or the packed files were altered.
         StorageError: a checkpoint or the package cannot be written.
         StoppedError: SIGTERM or SIGINT came; a checkpoint was written first.

@@ -215,7 +215,7 @@ def _check_known(scores: Scores, labels: Truth, known: Truth, before: Truth | No
     test = set(labels.image_ids)
     earlier = set(before.image_ids) if before else set()
     for images, what, fix in (
-        (test & earlier, "stand in the truth and in the validation set", "take them out of one of the two"),
+        (test & earlier, "are in the truth and in the validation set", "take them out of one of the two"),
         (
             set(scores.image_ids) - set(known.image_ids) - earlier,
             "have scores and are not in the truth",

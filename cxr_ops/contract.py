@@ -1,7 +1,7 @@
 """What the DAGs, the command and the stages agree on. Standard library only: DAG files import this at parse time.
 
 A stage is one verb, and the same word is its module in `cxr_ops/stages`, its command, its section in `params.yaml`,
-its stage in `dvc.yaml`, its task in Airflow and the folder that its outputs stand in.
+its stage in `dvc.yaml`, its task in Airflow and the folder of its outputs.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The settings of the science: `params.yaml`, one section a stage, each a frozen class, checked when it is built.
 
-An unknown key is an error that names the nearest known one. Rules of promotion stand in `pccp.yaml`; addresses and
+An unknown key is an error that names the nearest known one. Rules of promotion are in `pccp.yaml`; addresses and
 secrets in the environment; nothing anywhere else.
 """
 
@@ -49,7 +49,7 @@ class Validate(Section):
 
 
 class Split(Section):
-    """Who is trained on and who is tested on, decided by a keyed hash of the patient id.
+    """Which patients are trained on and which are tested on, decided by a keyed hash of the patient id.
 
     The salt is public. Changing it, or a fraction, moves patients, and so starts a new lineage.
     """
@@ -283,7 +283,7 @@ class Params(BaseModel):
 def explain_validation(error: ValidationError, model: type[BaseModel], where: object) -> SettingsError:
     """Say in one error what is wrong with every setting, and name the nearest known key for each unknown one.
 
-    A key that is missing because it was spelled wrongly is told once, by the wrong spelling.
+    A key that is missing because it is misspelt gives one error, which names the wrong spelling.
     """
     lines: list[str] = []
     meant: set[tuple[int | str, ...]] = set()

@@ -188,7 +188,7 @@ class Subgroups(Part):
     """The macro-AUC must not fall in a subgroup either.
 
     Attributes:
-        attributes: what patients or images are told apart by; `sex, view` with a comma is every pair of values.
+        attributes: what patients or images are grouped by; `sex, view` with a comma is every pair of values.
         own_attributes: those of them that no manifest has and a side table brings, such as `scanner`. They are named
             here too, so that a slip of the pen in `attributes` is found.
         age_bands: first years of the second, third, ... band; `[40, 65]` makes 0 to 39, 40 to 64, 65 and over.

@@ -1,6 +1,6 @@
 """The change-control plans that ship with the package, to be copied, edited and owned.
 
-In a checkout they stand in the project's folder; a wheel carries them in `cxr_ops/templates/`.
+In a checkout they are in the project's folder; a wheel carries them in `cxr_ops/templates/`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Final
 from cxr_ops.errors import SettingsError, StorageError
 from cxr_ops.labels import nearest
 
-# Name of each plan, as it stands in the plan -> its file.
+# Name of each plan, as the plan says it -> its file.
 FILES: Final = {
     "nih-production": "pccp.yaml",
     "demonstration": "pccp.demo.yaml",
@@ -50,7 +50,7 @@ def read(name: str) -> str:
     """The text of a template.
 
     Raises:
-        SettingsError, StorageError: as `path`; or the file is empty, as a shell leaves it that was told to write there.
+        SettingsError, StorageError: as `path`; or the file is empty, since a shell that writes to it emptied it.
     """
     place = path(name)
     text = place.read_text(encoding="utf-8")

@@ -7,7 +7,7 @@ that is in neither list stops `make deps` and `make lint`, so that a new module 
 Settings count by their values and not by the bytes of `params.py`. A value counts where it is not the default that the
 setting was introduced with (`defaults/introduced.json`, to which `make deps` adds and from which it takes nothing): a
 setting that is new, and has its default, changes nothing until code reads it, and that code is training's own. DVC sees
-values in params.yaml, but no defaults: those that are no longer as they were introduced stand in
+values in params.yaml, but no defaults: those that are no longer as they were introduced are in
 `defaults/changed.json`, on which the stages depend.
 """
 
@@ -152,7 +152,7 @@ def differing(
 def check_defaults(folder: Path) -> None:
     """Check that a project's `defaults/changed.json` is of its own `params.py`, where that is the installed one.
 
-    DVC takes an earlier training for this one, if a default was changed and it was not told.
+    If a default was changed and DVC does not know, it takes an earlier training for this one.
 
     Raises:
         SettingsError: it is not.

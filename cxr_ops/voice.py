@@ -1,4 +1,4 @@
-"""What people are told while they wait, on standard error: lines with the time, and a bar for work of known length."""
+"""What people see while they wait, on standard error: lines with the time, and a bar for work of known length."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def bar(title: str, console: Console, *, transient: bool = False) -> Iterator[Ca
     """Show a bar with the time left, in a terminal only; yields `show(done, total, text)`.
 
     Args:
-        title: what stands before the bar.
+        title: the text before the bar.
         console: where it is drawn.
         transient: whether the bar is wiped away at the end.
     """

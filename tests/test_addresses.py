@@ -59,7 +59,7 @@ def test_store_is_understood(text: str, found: str, monkeypatch: pytest.MonkeyPa
         ("file://host/srv", "no whole address"),
         ("file:srv", "no whole address"),
         ("file:///srv/a#b", "end the path"),
-        ("~nobody-of-that-name/x", "nobody's home"),
+        ("~nobody-of-that-name/x", "this machine has no home folder"),
         ("/srv/a\nb", "line break"),
     ],
 )

@@ -33,7 +33,7 @@ BEGIN, END = "      # code", "      # end of code"
 
 
 def import_graph(root: Path) -> grimp.ImportGraph:
-    """Read the import graph of the package that stands under a root, whatever is installed."""
+    """Read the import graph of the package under a root, whatever is installed."""
     sys.path.insert(0, str(root))
     try:
         return grimp.build_graph(PACKAGE, exclude_type_checking_imports=True, cache_dir=None)

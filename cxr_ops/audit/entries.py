@@ -122,7 +122,7 @@ class PlanAdopted(Record):
     """From here on this change-control plan is in force.
 
     `by` is who put it there, None where the first look of an installation did. `document` is the whole plan as it was
-    read, so that what a later one changes can be told from the ledger alone.
+    read, so that the ledger alone shows what a later one changes.
     """
 
     name: str

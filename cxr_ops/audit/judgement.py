@@ -1,4 +1,4 @@
-"""Whether a verdict, and the facts that it stands on, are what the record makes of them. Nothing is believed twice.
+"""Whether a verdict, and the facts behind it, follow from the record. Nothing is believed.
 
 `publish` and `promote` execute the rule again, with the installed code, on the evidence: a verdict is a file, and files
 can be edited.

@@ -28,7 +28,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-# Applications whose commands stand beside each other, and those whose commands follow a noun, in the order of `--help`.
+# Applications whose commands follow `cxr-ops` itself, and those whose commands follow a noun, in the order of `--help`.
 VERBS: Final = (retrain.app, compare.app, lineage.app, checkout.app, doctor.app, stages.app)
 NOUNS: Final = {
     "data": data.app,

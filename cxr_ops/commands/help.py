@@ -60,7 +60,7 @@ def group(text: str) -> typer.Typer:
 
 
 def verbs() -> typer.Typer:
-    """Commands that stand beside the others of `cxr-ops`, after no noun."""
+    """Commands that follow `cxr-ops` itself, and no noun."""
     return typer.Typer(rich_markup_mode=None)
 
 

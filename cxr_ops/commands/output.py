@@ -20,7 +20,7 @@ _UNBOUNDED: Final = 4000
 def find_home() -> Home:
     """Find the installation that the environment and the current folder name; see `Home.find` for the errors.
 
-    A variable `CXR_*` that nothing reads is told: who misspells `CXR_HOME` works in another installation.
+    A variable `CXR_*` that nothing reads gives a warning: with a misspelt `CXR_HOME` one works in another installation.
     """
     from cxr_ops.edges.home import Home
     from cxr_ops.settings import unknown

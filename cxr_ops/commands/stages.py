@@ -16,7 +16,7 @@ from cxr_ops.commands.options import OnBad, Overrides, Run, parse_overrides
 from cxr_ops.commands.output import find_home, result_line, say, show
 from cxr_ops.errors import SettingsError
 
-# Without a name of its own: its commands stand beside the others of `cxr-ops`.
+# Without a name of its own: its commands are listed with the others of `cxr-ops`.
 app = verbs()
 stage_app = group("Run one stage of an opened run, supervised.")
 
@@ -28,7 +28,7 @@ def _deterministic(verb: str) -> Callable[[], None]:
         require("stages")
         from cxr_ops.params import Params
 
-        params = Params.load(Path("params.yaml"))  # before the stage's libraries: a wrong key is told at once
+        params = Params.load(Path("params.yaml"))  # before the stage's libraries: a wrong key is an error at once
         import_module(f"cxr_ops.stages.{verb}").run(Path.cwd(), params)
 
     return command

@@ -78,7 +78,7 @@ def _leave_error(folder: Path, verb: str, exit_code: int, error: dict[str, str |
 
 
 def _of_a_fault(error: Exception) -> dict[str, str | None]:
-    """What is told of an error that is nobody's but the program's: its traceback is in the log."""
+    """What is said of an error in the program itself: its traceback is in the log."""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next

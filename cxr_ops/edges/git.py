@@ -55,7 +55,7 @@ def environment(home: Home) -> dict[str, str]:
     config = home.root / "gitconfig"
     if not config.is_file() or config.read_text(encoding="utf-8") != _CONFIG:
         write_atomic(config, _CONFIG.encode())
-    # GIT_DIR, GIT_INDEX_FILE and the like stand in the environment of whatever a git hook starts.
+    # A git hook starts its commands with GIT_DIR, GIT_INDEX_FILE and the like in the environment.
     env = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
     return loopback.environment(env, home.servers) | {
         "GIT_CONFIG_GLOBAL": str(config),

@@ -147,7 +147,7 @@ class Home:
 
         Raises:
             SettingsError: the name is no run's name.
-            RefusedError: a link stands in the place of the run's folder or of its workspace.
+            RefusedError: the run's folder or its workspace is a link.
         """
         if not contract.is_run_name(name):
             raise SettingsError(

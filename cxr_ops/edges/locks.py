@@ -45,7 +45,7 @@ class Lock:
         os.close(self.file)
 
     def try_acquire(self, *, shared: bool = False) -> bool:
-        """Take the lock if nobody stands in the way; whoever holds it may turn one kind into the other."""
+        """Take the lock if nobody else holds it; its holder may turn one kind into the other."""
         try:
             fcntl.flock(self.file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -33,7 +33,7 @@ def begin(home: Home, *, by: str, reason: str) -> PeriodOpened:
         reason: why, for those who read the ledger later.
 
     Returns:
-        The new period, as it stands on the ledger.
+        The new period, as it is on the ledger.
 
     Raises:
         DataError: a look from before there were periods does not say what was scored, and its run is gone.

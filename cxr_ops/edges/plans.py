@@ -32,7 +32,7 @@ def adopt(home: Home, path: Path, *, by: str, reason: str) -> tuple[PlanAdopted,
         reason: why, for those who read the ledger later.
 
     Returns:
-        What stands on the ledger, and whether it stood there before.
+        What is on the ledger, and whether it was there before.
 
     Raises:
         SettingsError: `by` or `reason` is blank, or the plan is wrong.

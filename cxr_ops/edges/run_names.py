@@ -15,7 +15,7 @@ _SHOWN = 5  # of the runs that there are, where none is the one that was asked f
 
 
 def known_runs(home: Home) -> dict[str, str | None]:
-    """The runs that were opened here or stand on the ledger, newest first: name -> Airflow's id of it, or None."""
+    """The runs that were opened here or are on the ledger, newest first: name -> Airflow's id of it, or None."""
     folders = [
         path
         for path in (home.root / "runs").glob("*")

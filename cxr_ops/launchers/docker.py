@@ -1,6 +1,6 @@
 """The `docker` launcher: a stage runs in a container of the image that `docker/` builds.
 
-`CXR_HOME` and the project stand in the container at the paths that they have outside, the first to write, the second to
+`CXR_HOME` and the project have the same paths in the container as outside, the first to write, the second to
 read, so that a path means the same on both sides. Settings, all from the environment of Airflow's workers:
 
     CXR_IMAGE           the image by digest (`name@sha256:...`) or by id (`sha256:...`); never a tag, which can move
@@ -186,7 +186,7 @@ def give_away(folder: Path, user: str) -> None:
     """Let the container write in an attempt's folder, where root has made it for a container without rights.
 
     Args:
-        folder: the attempt's, which stands in `CXR_HOME` in folders of its verb, its run and of all runs.
+        folder: the attempt's, which is in `CXR_HOME` in folders of its verb, its run and of all runs.
         user: user and group of the container, as ids with a colon between.
     """
     if os.getuid() == 0:

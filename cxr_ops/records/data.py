@@ -57,7 +57,7 @@ class DataRevision(Record):
 
 
 class Side(Record):
-    """What stands on one side of a split: images, patients, and positive images of each finding."""
+    """What is on one side of a split: images, patients, and positive images of each finding."""
 
     images: int
     patients: int
@@ -65,7 +65,7 @@ class Side(Record):
 
 
 class Division(Kept):
-    """Who is trained on and who is tested on: `split/split.json`.
+    """Which patients are trained on and which are tested on: `split/split.json`.
 
     `salt`, `validation` and `test` are the settings that divided the patients; `test_digest` names the test set;
     `splits` has the sides train, validation, test and retired (tested in an earlier period), and not-frontal where

@@ -11,7 +11,7 @@ from cxr_ops.records.training import StartingWeights
 
 
 class Undefined(Record):
-    """A number that cannot be had, why, and what would be needed to have it."""
+    """A number that cannot be computed, why, and what would be needed to compute it."""
 
     undefined: Literal[True] = True
     reason: str
@@ -54,7 +54,7 @@ Figure = Estimate | Undefined
 
 
 class Support(Record):
-    """How many images and patients an estimate stands on. A patient with both kinds counts in both."""
+    """How many images and patients an estimate is made from. A patient with both kinds counts in both."""
 
     positives: int
     negatives: int

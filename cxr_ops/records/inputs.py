@@ -165,7 +165,7 @@ class OtherPlan(Record):
 
 
 class RecordedLook(Kept):
-    """The look at the test set that stands on the ledger for a run: `look.json`.
+    """The look at the test set that the ledger records for a run: `look.json`.
 
     `open` writes it empty, the supervisor fills it before `evaluate` scores: the challenger's package and the test set,
     as the ledger's `entry` (its digest) names them. Without a look the test set is not scored.

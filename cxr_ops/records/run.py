@@ -66,7 +66,7 @@ class Identifiers(Record):
 
 
 class Opened(Kept):
-    """What a run was opened with: `runs/<run>/run.json`, which stands beside the workspace and not in it.
+    """What a run was opened with: `runs/<run>/run.json`, which is beside the workspace and not in it.
 
     `overrides` are settings of this run only; `force` says that it goes on though nothing has changed; `no_change` that
     it ended there. `recipe` is the digest of `recipe_parts`, all that the challenger is made from.

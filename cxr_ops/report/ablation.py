@@ -159,7 +159,7 @@ def render(found: Ablation) -> str:
 
 
 def draw(found: Ablation) -> str:
-    """Draw the differences with both intervals, as an SVG that stands in a page."""
+    """Draw the differences with both intervals, as an SVG for a page."""
     return figures.forest(
         "ablation",
         [

@@ -67,7 +67,7 @@ class Row:
 
     Attributes:
         label: what the row is about.
-        support: what it stands on, as text at the right edge.
+        support: its numbers of images or patients, as text at the right edge.
         intervals: one for each series, None where there is no number.
         limit: where the plan's floor or margin stands, None where it asks for nothing.
     """
@@ -109,7 +109,7 @@ def forest(
     limit_label: str,
     undefined: str = "not evaluable",
 ) -> str:
-    """Draw intervals with what they stand on and the limits that they are judged by.
+    """Draw intervals with their numbers of patients and the limits that they are judged by.
 
     Args:
         name: prefix of the figure's ids; letters and hyphens.
@@ -120,7 +120,7 @@ def forest(
         axis: label of the horizontal axis.
         neutral: where a vertical line stands: 0.5 for an AUC, 0 for a difference.
         limit_label: what the legend says of the limits.
-        undefined: what stands in a row without any number.
+        undefined: what a row without any number shows.
 
     Raises:
         ValueError: a row has not one interval for each series.
@@ -408,7 +408,7 @@ def _svg(figure: Figure, name: str, title: str, description: str) -> str:
 
 
 def inline_svg(document: str, name: str, title: str, description: str) -> str:
-    """Make an SVG document of matplotlib's fit to stand in a page; see the module's docstring.
+    """Make an SVG document of matplotlib's fit for a page; see the module's docstring.
 
     Raises:
         ValueError: the name could not be part of an id.

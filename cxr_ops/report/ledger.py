@@ -39,7 +39,7 @@ class Line:
 
 
 def lines(entries: Sequence[Entry]) -> list[Line]:
-    """Put entries into words, in their order; people are named by the names that stand in them."""
+    """Put entries into words, in their order; people are named as the entries name them."""
     approved = {entry.digest(): entry.approval.by for entry in entries if entry.kind == "approval"}
     return [_line(entry, approved) for entry in entries]
 

@@ -1,7 +1,7 @@
 """evaluate: score challenger, champion and reference on the same locked test set, and weigh them against one another.
 
 The test set is scored only where `look.json` names this challenger and this test set: the supervisor of a run writes it
-when the look stands on the ledger. In a checkout the validation set is scored instead, and all figures are of it.
+when the look is on the ledger. In a checkout the validation set is scored instead, and all figures are of it.
 
 Reads `inputs.json`, `look.json`, `champion/`, `reference/`, `validate/manifest.csv`, `validate/attributes.csv` (what
 side tables say of images, for subgroups), `split/`, the shards of `dataset/`, `train/package` and the plan. Writes

@@ -48,7 +48,7 @@ class IngestResult:
     """What an ingestion did.
 
     `already` says that the data set held exactly this batch, and that nothing was changed. `quarantined` counts the
-    rows that were left out, `boxes_left_out` the boxes that were wrong themselves; the reasons stand in `problems`.
+    rows that were left out, `boxes_left_out` the boxes that were wrong themselves; the reasons are in `problems`.
     `findings` counts positive images of the findings that the source labels.
     """
 
@@ -158,7 +158,7 @@ def refused_batches(home: Home) -> list[str]:
 
 
 def _refuse_mixing(source: str, kind: str, folder: Path, batch: str, held: dict[str, Path], home: Home) -> None:
-    """See that people who do not exist and real ones never stand in one data set.
+    """See that generated and real patients are never in one data set.
 
     Raises:
         DataError: they would.

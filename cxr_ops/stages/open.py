@@ -40,7 +40,7 @@ from cxr_ops.records.run import OPENED, Opened
 from cxr_ops.records.training import Start
 from cxr_ops.report import words
 
-# What `open` itself writes stands in a recipe under names of its own.
+# What `open` itself writes has names of its own in a recipe.
 _STATE: Final = (
     contract.DATASET,
     contract.INPUTS,
@@ -132,7 +132,7 @@ def run(
         return _open_checkout(home, data, overrides or {})
     if open_ledger(home).decision(run) is not None:
         raise RefusedError(f"the run {run} is on record with a decision, and is not made again", fix="start a new run")
-    params_of(home.project, overrides or {})  # a wrong setting is told before anything is made
+    params_of(home.project, overrides or {})  # a wrong setting is an error before anything is made
     with supervisor.hold_workspace(home, run):
         opened = home.run(run) / OPENED
         runs.check_workspace(home, run)
@@ -410,7 +410,7 @@ def _outside(governing: plans.ChangePlan, params: Params) -> list[str]:
 
 
 def _check_bounds(governing: plans.ChangePlan, params: Params) -> None:
-    """Settings that the plan does not cover cannot be promoted: told before a training and a look are spent on them."""
+    """Refuse settings that the plan does not cover, before a training and a look are spent on them."""
     if found := _outside(governing, params):
         raise RefusedError(
             f"outside the plan {governing.name}: {' '.join(found)}",

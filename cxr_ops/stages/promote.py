@@ -36,7 +36,7 @@ def run(home: Home, run: str, approvals: Sequence[str | Mapping[str, str]] = ())
     Args:
         home: the installation.
         run: the run's name.
-        approvals: who agreed: a name, or a mapping with `by` and `at` (ISO 8601). Who agreed in an earlier call counts.
+        approvals: people who agreed: names, or mappings with `by` and `at` (ISO 8601). Earlier approvals count.
 
     Returns:
         `model_version`, `promotion` (the ledger's entry), `champion` (whether this is the champion now), `already`
@@ -125,7 +125,7 @@ def _check_reviewed(home: Home, plan: plans.ChangePlan, decision: Decision) -> N
 
 
 def _check_stored(home: Home, run: str, decision: Decision) -> None:
-    """The run commit, its outs and the package must be where they can be had again, whole."""
+    """The run commit, its outs and the package must be where people can fetch them again, whole."""
     if not runs.run_pushed(home, run, decision.run_commit):
         raise RefusedError(
             f"the run commit {decision.run_commit[:12]} or some of its outs are not in the store",

@@ -246,7 +246,7 @@ def finish(home: Home, run: str) -> Result:
     if withheld:
         summary = (root / "report" / "summary.html").read_text(encoding="utf-8")
         page = published.render(summary, entry, promotion, entries)
-        # The folder guards its files. Who it belongs to later is the administrator's to say: it is left as it is.
+        # The folder guards its files. The administrator may give it to others later, so it is left as it is.
         home.restricted.mkdir(mode=0o700, parents=True, exist_ok=True)
         write_atomic(restricted, full.encode())
     place = home.reports / f"{run}.html"

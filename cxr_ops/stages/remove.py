@@ -84,9 +84,7 @@ def run(home: Home, batch: str, *, by: str, reason: str) -> Removal:
         StorageError: the ledger or the store cannot be read or written.
     """
     if not by.strip() or not reason.strip():
-        raise SettingsError(
-            "a batch is taken out by somebody and for a reason", where="data remove", fix="--by NAME --reason TEXT"
-        )
+        raise SettingsError("a removal needs a name and a reason", where="data remove", fix="--by NAME --reason TEXT")
     with Lock(home.locks / "ingest") as lock:
         if not lock.try_acquire():
             raise BusyError("an ingestion is going on", where=lock.path, fix="take the batch out when it has ended")

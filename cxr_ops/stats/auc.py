@@ -82,7 +82,7 @@ class Ranking:
         """The paired difference with another model on the same images.
 
         Raises:
-            ValueError: the two do not stand on the same images.
+            ValueError: the two are not of the same images.
         """
         self.check_same_images(other)
         return Ranking(
@@ -529,8 +529,8 @@ def mean_auc(parts: Sequence[Ranking], level: float) -> Figure:
     """An AUC, or the mean AUC over findings, with its interval, symmetric on the logit scale.
 
     The standard error is the jackknife's over patients, and Student's t has the degrees of freedom of `satterthwaite`.
-    Where the model makes no error at all (AUC 1) no standard error can be had; the bound is then the exact binomial one
-    for as many patients as `effective_patients` without an error.
+    Where the model makes no error at all (AUC 1) there is no standard error; the bound is the exact binomial one for
+    as many patients as `effective_patients` without an error.
 
     Args:
         parts: one ranking, or one for each finding, on the same patients.
@@ -845,7 +845,7 @@ def _same_order(
     if isinstance(ours, Undefined) or isinstance(theirs, Undefined):
         return False
     if not (np.array_equal(ours.low, theirs.low) and np.array_equal(ours.high, theirs.high)):
-        return False  # the positives stand in other places; most pairs end here
+        return False  # the positives are in other places; most pairs end here
     places, other_places = (
         np.unique(scores[name][labelled.rows], return_inverse=True)[1] for name in ("challenger", role)
     )
@@ -924,7 +924,7 @@ def compare(
     """Compare a challenger with the models that it must hold against, or describe it alone, over all findings.
 
     Each finding uses the images where it is labelled. A finding with fewer positive or negative patients than asked
-    for is still estimated where it can be, but is left out of the macro-AUC. A number that cannot be had is
+    for is still estimated where it can be, but is left out of the macro-AUC. A number that cannot be computed is
     `Undefined`, with the reason, and makes the macro-AUC undefined if its finding belongs to it.
 
     Args:

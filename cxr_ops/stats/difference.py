@@ -17,7 +17,7 @@ Sources:
     Zou and Donner, Statistics in Medicine 27 (2008) 1693-1702: two intervals made into one of the difference, where an
     AUC is 0 or 1 and has no logit.
 
-The coverage in each case stands in docs/gate-simulation.md, what else was tried in docs/decisions/0016.
+docs/gate-simulation.md shows the coverage in each case, docs/decisions/0016 what else was tried.
 """
 
 from __future__ import annotations

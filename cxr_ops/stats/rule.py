@@ -3,7 +3,7 @@
 One claim is judged: the challenger is not worse than the champion, nor than the frozen reference, by the plan's margin
 on any check, and each AUC lies above its floor. It is an intersection-union test: every check is one-sided at the level
 of the look (`cxr_ops.stats.levels`) and all must be met, so their number needs no correction (Berger, Technometrics 24
-(1982) 295-300). How a check is made and what its failure says stands in `cxr_ops.stats.checks`.
+(1982) 295-300). How a check is made and what its failure says is in `cxr_ops.stats.checks`.
 
 A check that is not met gives REJECT where it is evidence against the challenger, and INSUFFICIENT EVIDENCE otherwise.
 REJECT goes before INSUFFICIENT EVIDENCE, and that before PROMOTE. What is missing, undefined, contradictory or unknown

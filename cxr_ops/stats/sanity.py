@@ -60,7 +60,7 @@ def constant_scores(findings: Sequence[str], scores: npt.ArrayLike) -> list[str]
 
 
 def permuted_findings(findings: Sequence[str], truth: npt.ArrayLike, scores: npt.ArrayLike) -> dict[str, str]:
-    """Find findings whose scores stand in one another's place.
+    """Find findings whose scores are exchanged.
 
     Each column of scores is held against the labels of every finding, and the best one-to-one assignment is sought. A
     finding with fewer than 20 positive or negative images is left out.

@@ -31,7 +31,7 @@ class Checked:
 
     Attributes:
         source: where the images come from.
-        table: the file that the rows stand in.
+        table: the file of the rows.
         frame: manifest rows that are good, with `line` of the source's table, in the canonical order.
         boxes: boxes of those rows.
         pixels: `image_id` and the digest of the pixels.

@@ -257,7 +257,7 @@ def _source(table: tables.Table, folder: Path) -> str:
     """Where the images come from: `cxr-ops data synth` writes this layout too, under ids of its own.
 
     Raises:
-        DataError: generated and real patients stand in one table, or generated ones have ids that real ones have.
+        DataError: generated and real patients are in one table, or generated ones have ids that real ones have.
     """
     generated = [
         GENERATED_ID in (image_id.lower()[: len(GENERATED_ID)], patient.lower()[: len(GENERATED_ID)])

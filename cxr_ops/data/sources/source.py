@@ -136,10 +136,10 @@ class Listing:
 
     Attributes:
         source: where the images come from, as manifests, plans and models name it.
-        table: name of the file that the rows stand in.
+        table: name of the file of the rows.
         total: rows of that table, those with a problem among them.
         rows: those without a problem.
-        boxes_from: name of the file that the boxes stand in, "" without one.
+        boxes_from: name of the file of the boxes, "" without one.
         boxes_size: side in pixels of the pictures that this list is published for, 0 where it is not known.
         boxes: those without a problem.
         problems: what is wrong, one for each row or file.

@@ -82,7 +82,7 @@ class Entry:
         return f"{GENERATED_ID}{self.patient}"
 
     def row(self) -> str:
-        """The row of `Data_Entry_2017.csv`; several findings stand in the order of the alphabet."""
+        """The row of `Data_Entry_2017.csv`; several findings are in the order of the alphabet."""
         labels = "|".join(sorted(self.findings)) or NO_FINDING
         return f"{self.name},{labels},{self.follow_up},{self.patient_id},{self.age},{self.sex},{self.view},{self.scan}"
 

@@ -101,7 +101,7 @@ def running(home: Home, *, say: Callable[[str], None] = lambda _: None) -> Itera
 
     Args:
         home: the installation.
-        say: told in a sentence what happens.
+        say: gets a sentence on what happens.
 
     Raises:
         BusyError: an Airflow with other settings is in use.

@@ -25,7 +25,7 @@ _TRAINING: Final = "cxr.training"  # tag: digest of what the training was given 
 
 @dataclass(frozen=True, kw_only=True)
 class Dataset:
-    """A data set that a run used: its name, its digest, where it can be had again, and for what it was used."""
+    """A data set that a run used: its name, its digest, where to fetch it again, and for what it was used."""
 
     name: str
     digest: str

@@ -125,7 +125,7 @@ def fetch_champion(home: Home, dest: Path) -> Champion:
 
     Raises:
         StorageError: the champion's version is lost or altered, or the registry knows of a promotion that the ledger
-            does not: a champion that cannot be had is not the same as none.
+            does not: a champion that cannot be read is not the same as none.
     """
     entry = open_ledger(home).champion()
     shutil.rmtree(dest, ignore_errors=True)

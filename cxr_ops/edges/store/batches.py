@@ -143,7 +143,7 @@ def remove_batch(home: Home, batch: str, before: DataRevision, *, by: str, reaso
 def history(home: Home) -> tuple[list[Held], list[Removed]]:
     """The batches of the data set in the order in which they entered, and those that were taken out.
 
-    A batch that was taken out and entered again is held, and its removal is told as well.
+    A batch that was taken out and entered again is held, and its removal is listed too.
     """
     revision = data_revision(home)
     if revision is None:
