@@ -114,8 +114,8 @@ def test_what_retired_patients_rest_on_stays(home: Home) -> None:
     ("batch", "by", "reason", "what"),
     [
         ("tow", "dr_lee", "wrong", r"no batch 'tow'; it has: one, two"),
-        ("two", " ", "wrong", "by somebody and for a reason"),
-        ("two", "dr_lee", "", "by somebody and for a reason"),
+        ("two", " ", "wrong", "needs a name and a reason"),
+        ("two", "dr_lee", "", "needs a name and a reason"),
     ],
 )
 def test_what_is_asked_for_must_make_sense(home: Home, batch: str, by: str, reason: str, what: str) -> None:
