@@ -12,7 +12,7 @@ UV_SYSTEM_CERTS ?= $(if $(wildcard /etc/ssl/certs/* /etc/pki/tls/certs/*),true,f
 export UV_SYSTEM_CERTS
 
 .DEFAULT_GOAL := help
-.PHONY: help setup retrain ui test test-stack bench bench-gate bench-ablation bench-gpu lint deps lock clean
+.PHONY: help setup retrain ui test test-stack bench bench-gate bench-ablation bench-gpu compare-with lint deps lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -67,6 +67,9 @@ bench-ablation: $(READY) ## measure what each choice of the training brings and 
 
 bench-gpu: $(READY) ## measure training on a GPU and write its part of docs/benchmarks.md
 	@$(BIN)/python -m bench.gpu
+
+compare-with: $(READY) ## run REV and this commit on the same data, and say what they write differently (REV=6965aa7)
+	@$(BIN)/python tools/compare_with.py $(REV) $(ARGS)
 
 deps: $(READY) ## write each stage's code into dvc.yaml, and the defaults of settings into defaults/
 	@$(BIN)/python tools/stage_deps.py

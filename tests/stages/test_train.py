@@ -24,7 +24,7 @@ from cxr_ops.contract import EXIT_FAILED, EXIT_STOPPED
 from cxr_ops.data import contrast
 from cxr_ops.errors import DataError, SettingsError, StoppedError
 from cxr_ops.labels import FINDINGS
-from cxr_ops.model import checkpoint, distributed, loss, network, package, pretrained, training
+from cxr_ops.model import checkpoint, distributed, loss, machine, network, package, pretrained, scoring, training
 from cxr_ops.model.step import Data
 from cxr_ops.params import Params
 from cxr_ops.records.base import canonical_json, sha256_bytes, sha256_file, tree_digest
@@ -95,6 +95,38 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     train.run(root, PARAMS)
     (root / "seconds").write_text(str(time.monotonic() - began))
     return root
+
+
+# What version 0.1 made of `PARAMS` before its code was put in order, on the kind of processor and with the torch named.
+BEFORE = {
+    "torch": "2.15.0+cu132",
+    "precision": "bf16",
+    "weights": "10dbec7fd374cba57c9085c6c9466ac148dea66bb8caee8fac123e5dbcb6c028",
+    "history": "2f0975d14c63c82b65230c98a146de60484bdc1f40259362102a95e7060b7a8b",
+    "scores": "20e37b35d0462cfbb85e87454bfd82dab53d4ad8a37d38b4f3ea873547f03407",
+}
+BEFORE_ON = {"amx_bf16", "avx512_bf16", "avx512_fp16", "avx512_vnni"}
+
+
+def test_weights_and_scores_are_those_of_before(finished: Path) -> None:
+    """The same data and settings give, bit for bit, the weights, curves and scores that they gave before the refactor.
+
+    Where a change is meant to move them, it says so first in the changelog, and writes the new digests here.
+    """
+    given = machine.choose_machine(PARAMS.train)
+    if missing := BEFORE_ON - set(machine.processor(given).split()):
+        pytest.skip(f"the digests are of another kind of processor: this one lacks {', '.join(sorted(missing))}")
+    if (torch.__version__, given.precision) != (BEFORE["torch"], BEFORE["precision"]):
+        pytest.skip(f"the digests are of torch {BEFORE['torch']} in {BEFORE['precision']}")
+    with machine.reproducible(given):
+        pixels = list(np.load(finished / "prepare" / "images.npy"))
+        scores = scoring.score(package.load(finished / "train" / "package"), pixels)
+    found = {
+        "weights": sha256_file(finished / "train" / "package" / package.WEIGHTS),
+        "history": sha256_file(finished / "train" / "history.csv"),
+        "scores": sha256_bytes(scores.tobytes()),
+    }
+    assert found == {name: BEFORE[name] for name in found}
 
 
 def test_writes_a_package_that_loads_and_says_what_it_is_from(finished: Path) -> None:
