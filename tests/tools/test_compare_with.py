@@ -45,7 +45,7 @@ def test_every_value_that_differs_is_named(tool: ModuleType) -> None:
 def test_names_that_moved_are_compared_under_the_new_ones(tool: ModuleType) -> None:
     """A renamed file and a renamed key are no difference of values; that the bytes differ is said all the same."""
     old, new = {"one/old.json": b'{"a": {"epoch": 1}}'}, {"one/new.json": b'{"a": {"period": 1}}'}
-    assert found(tool, old, new) == [("one/new.json", "", "other names of keys, or another layout", "")]
+    assert found(tool, old, new) == [("one/new.json", "(layout)", "keys by other names", "or in another order")]
     assert found(tool, old, {"one/new.json": b'{"a": {"period": 2}}'}) == [("one/new.json", "a.period", "1", "2")]
 
 
