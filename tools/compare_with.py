@@ -101,10 +101,22 @@ EXPECTED: tuple[Expected, ...] = (
         why="new keys: which set was scored (0017), the interval of a difference (0016), the models that have no score",
     ),
     Expected(
+        file=r"ledger/look-\d\.json|.*/inputs\.json|.*/verdict\.json",
+        key=r"body\.claim|allowance\..*|spending",
+        why="new keys: what a look may spend, and what it claims to be judged by (0019)",
+    ),
+    Expected(
+        file=r".*/evaluation\.json",
+        key=r"composites|(.*\.)?(reference_)?falls(\..*)?",
+        why="new keys: patients of a rare finding whose rank fell, and composites",
+    ),
+    Expected(
         file=r".*/validation\.json",
-        key=r"suites\.manifest|checks\[\d+\]\.(says|severity)",
+        key=r"suites\.(manifest|labels)|checks\[\d+\]\.(says|severity)",
         why="expectations: an id may end in .jpg, and an image without a view or a sex is a warning",
     ),
+    Expected(file=r".*/validate/(attributes|sides)\.csv", key="", why="new: side tables and a kept split"),
+    Expected(file=r".*/inputs\.json", key=r"data\.batches\..*", why="a batch's record has keys for its side tables"),
     Expected(file=r".*\.html", key="", why="pages for people"),
 )
 
