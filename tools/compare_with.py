@@ -1,11 +1,11 @@
-"""Runs the same two runs by an earlier version and by this commit, and says what they write differently.
+"""Runs the same run by an earlier version and by this commit, and says what they write differently.
 
-    python tools/compare_with.py 6965aa7 [--runs 1] [--folder FOLDER]
+    python tools/compare_with.py 6965aa7 [--runs 2] [--folder FOLDER]
 
 The earlier version draws a small data set. Then each version, in a clone and an installation of its own, ingests it,
-and opens, trains, evaluates, judges, publishes and promotes: once without a champion, and once with another seed
-against the first. The same libraries run both, and one thread computes. The files that stages write, those that `open`
-leaves and the ledger's entries are compared: byte for byte, and where JSON differs, key by key.
+and opens, trains, evaluates, judges, publishes and promotes: once without a champion, and with `--runs 2` once more
+with another seed against the first. The same libraries run both, and one thread computes. The files that stages write,
+those that `open` leaves and the ledger's entries are compared: byte for byte, and where JSON differs, key by key.
 
 Exit 1 where something differs that `EXPECTED` does not name, with its reason. `docs/compatibility.md` is the list for
 people. Files of this folder are read and written: FOLDER is kept, and a second call goes on where the first was ended.
@@ -101,9 +101,9 @@ EXPECTED: tuple[Expected, ...] = (
         why="new keys: which set was scored (0017), the interval of a difference (0016), the models that have no score",
     ),
     Expected(
-        file=r"ledger/look-\d\.json|.*/inputs\.json|.*/verdict\.json",
-        key=r"body\.claim|allowance\..*|spending",
-        why="new keys: what a look may spend, and what it claims to be judged by (0019)",
+        file=r"ledger/.*|.*/inputs\.json|.*/verdict\.json",
+        key=r"body\.(claim|raises)|allowance\..*|spending",
+        why="new keys: what a look may spend, what it claims, and whether a promotion raises the reference (0019)",
     ),
     Expected(
         file=r".*/evaluation\.json",
@@ -278,7 +278,9 @@ def main(arguments: list[str]) -> int:
     """Run both versions, compare, and print what differs."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("revision", help="the earlier version, as git names it")
-    parser.add_argument("--runs", type=int, default=len(RUNS), choices=range(1, len(RUNS) + 1))
+    parser.add_argument(
+        "--runs", type=int, default=1, choices=range(1, len(RUNS) + 1), help="1; 2: one against a champion"
+    )
     parser.add_argument("--folder", type=Path, help="kept, and gone on from; without it, a temporary one")
     given = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory(prefix="cxr-compare-") as aside:
