@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from bench.gate import gaps, page, procedures, run, structure, study
+from bench.gate import gaps, page, procedures, run, shapes, structure, study
 from bench.gate.procedures import MACRO, WHOLE
 from bench.gate.results import Results, Tally
 from bench.gate.scores import AREAS, World
@@ -240,12 +240,12 @@ def test_the_page_says_what_was_found_and_what_was_not(tmp_path, setup):
 def test_intervals_of_differences_can_be_simulated_and_written_alone(tmp_path, setup):
     """Their section says what was held, beside the bounds; the rest of the page stays as it is to the last byte."""
     with pytest.raises(DataError, match="no page yet"):
-        page.rewrite(tmp_path, Results(), 7)
+        page.rewrite(tmp_path, Results(), 7, "differences")
     results = Results(run.describe(setup.world.structure, setup.plan, 3), {name: Tally() for name in study.STUDIES})
     before = page.write(tmp_path, results, 7).read_text()
     for seed in range(20):
         results.studies["differences"].add(study.differences(setup, _rng(seed)))
-    after = page.rewrite(tmp_path, results, 7).read_text()
+    after = page.rewrite(tmp_path, results, 7, "differences").read_text()
     title = "## Intervals of a difference where models differ much"
     assert [part.split(title)[0] for part in (before, after)] == [before.split(title)[0]] * 2
     assert after.split("\n## Drift")[1] == before.split("\n## Drift")[1]
@@ -277,3 +277,26 @@ def test_a_stopped_run_goes_on(tmp_path, monkeypatch):
         found = run.run(project, tmp_path, Path("labels"), 0, 10, 1, deadline=0.0)
         assert found.studies["bootstrap"].blocks == list(range(blocks))
     assert found.count(f"bootstrap/{MACRO}") == 2 * study.STUDIES["bootstrap"].block
+
+
+@pytest.mark.parametrize("shape", ["fails", "fails to any rank", "negatives fail", "bimodal"])
+def test_patients_who_fail_lose_the_margin_in_expectation(shape):
+    """The AUC of a challenger of whom some patients fail is lower by the margin, in many patients."""
+    case = shapes.Case("Hernia", 0.10, shape)
+    area, positives = AREAS[FINDINGS.index("Hernia")], 6000
+    rng = np.random.default_rng(0)
+    owners = np.arange(positives + shapes.NEGATIVES)
+    truth = (owners < positives).astype(float)
+    scores = rng.standard_normal(owners.size) + np.sqrt(2) * stats.norm.ppf(area) * truth
+    failed = shapes._failing(case, scores, owners, positives, rng)
+    before, after = (auc.rank(truth, each, owners).value for each in (scores, failed))
+    few = 1.0 / np.sqrt(shapes.NEGATIVES if shape == "negatives fail" else positives)
+    assert before - after == pytest.approx(case.margin, abs=few)
+
+
+def test_scores_that_are_not_normal_are_counted_with_and_without_the_check(setup):
+    """Each case yields both levels; with the check nothing passes that the margin alone does not pass."""
+    found = dict(shapes.draw(setup, _rng(5)))
+    names = [name for name in found if name.startswith("shape/margin/alone")]
+    assert len(names) == len(shapes.CASES) * len(shapes.LEVELS)
+    assert all(found[name.replace("/alone/", "/both/")] <= found[name] for name in names)
