@@ -12,7 +12,7 @@ from typing import Final, Literal
 from cxr_ops.contract import PROMOTE
 from cxr_ops.records.inputs import Limits
 from cxr_ops.records.verdict import Reason
-from cxr_ops.stats.codes import MEANING, OF_THE_RECORD, Code
+from cxr_ops.stats.codes import GROUNDS, MEANING, NOT_STOPPING, OF_THE_RECORD, Code
 
 NOT_PROMOTED: Final = "NOT PROMOTED"
 Told = Literal["PROMOTE", "REJECT", "INSUFFICIENT EVIDENCE", "NOT PROMOTED"]
@@ -40,8 +40,10 @@ def tells_reasons(limits: Limits | None) -> bool:
 def reasons(given: Iterable[Reason], limits: Limits | None) -> list[Reason]:
     """What each code means, and nothing of the evidence; codes that follow from the test set only where they are told.
 
-    A code of a later version, or one that is damaged, is not told.
+    The grounds of a PROMOTE say no more than it does. A code of a later version, or one that is damaged, is not told.
     """
+    given = list(given)
     codes = dict.fromkeys(Code(reason.code) for reason in given if reason.code in set(Code))
-    told = [code for code in codes if tells_reasons(limits) or code in OF_THE_RECORD]
+    grounds = frozenset() if {reason.code for reason in given} - NOT_STOPPING else GROUNDS
+    told = [code for code in codes if tells_reasons(limits) or code in OF_THE_RECORD | grounds]
     return [Reason(code=code, sentence=MEANING[code]) for code in told]

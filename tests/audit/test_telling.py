@@ -53,3 +53,13 @@ def test_what_the_record_says_needs_no_test_set() -> None:
     """No code that a check, a screen or a score gives is among those of the record."""
     scored = {"WORSE", "MARGIN_NOT_MET", "MARGIN_NOT_SHOWN", "HARM_SIGNAL", "SUSPICIOUS_IMPROVEMENT", "NOT_WORSE"}
     assert not {str(code) for code in OF_THE_RECORD} & scored
+
+
+def test_grounds_are_told_of_a_promotion_alone() -> None:
+    """They say no more than a PROMOTE; where the record forbids one, they would tell what the evidence says."""
+    grounds, signal, dirty = (
+        Reason(code=code, sentence="s") for code in (Code.NOT_WORSE, Code.HARM_SIGNAL, Code.DIRTY_CODE)
+    )
+    held = limits("promotion", RECYCLED)
+    assert [reason.code for reason in telling.reasons([grounds, signal], held)] == ["NOT_WORSE"]
+    assert [reason.code for reason in telling.reasons([dirty, grounds], held)] == ["DIRTY_CODE"]
