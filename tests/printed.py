@@ -109,6 +109,8 @@ def unknown(arguments: list[str]) -> str | None:
     """What is wrong with the words after `cxr-ops`, as the command line itself would say; None where nothing is."""
     if arguments and arguments[-1] in _AT_ONCE:  # these act when they are read, and nothing may follow them
         arguments = arguments[:-1]
+        if is_name(arguments):  # help of a noun: without it the noun alone would be wrong
+            return None
     if not arguments:
         return None
     try:
