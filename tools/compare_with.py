@@ -86,6 +86,11 @@ EXPECTED: tuple[Expected, ...] = (
         key=r"(body\.)?(plan|plan\.sha256|plan_sha256|inputs|evaluation|verdict_digest|decision|report|recipe)",
         why="digests of what names another commit or has new keys, of the plan under its new keys, and of the recipe",
     ),
+    Expected(
+        file=r".*/(inputs|verdict|champion)\.json",
+        key=r"(champion\.)?(entry|recipe)|ledger\.(entries|head)",
+        why="digests and number of the ledger's entries, and the champion's recipe",
+    ),
     Expected(file=r".*\.json", key=r"format", why="records and entries say their format"),
     Expected(
         file=r"ledger/plan-1\.json|.*/look\.json", key="", why="new: the plan in force, and the look on record (0017)"
