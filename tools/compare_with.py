@@ -87,8 +87,8 @@ EXPECTED: tuple[Expected, ...] = (
         why="digests of what names another commit or has new keys, of the plan under its new keys, and of the recipe",
     ),
     Expected(
-        file=r".*/(inputs|verdict|champion)\.json",
-        key=r"(champion\.)?(entry|recipe)|ledger\.(entries|head)",
+        file=r".*/(inputs|verdict|champion|decision-\d|promotion-\d)\.json",
+        key=r"(champion\.)?(entry|recipe)|ledger\.(entries|head)|body\.(champion|replaces)",
         why="digests and number of the ledger's entries, and the champion's recipe",
     ),
     Expected(file=r".*\.json", key=r"format", why="records and entries say their format"),
