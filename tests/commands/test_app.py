@@ -351,7 +351,7 @@ def test_a_plan_is_put_in_force(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert _plan("adopt", "pccp.yaml", *words).stdout.startswith("the plan nih-production is in force, sha256 ")
     assert "was in force already" in _plan("adopt", "pccp.yaml", *words).stdout
     looser = _plan("adopt", "pccp.demo.yaml", *words).stdout
-    assert "until the next test period, earlier plans hold too: 10 looks, 1 must agree, disclosure verdict" in looser
+    assert "until the next test period, earlier plans hold too: 10 looks, 1 must agree, disclosure promotion" in looser
     wrong = tmp_path / "wrong.yaml"
     wrong.write_text(Path("pccp.yaml").read_text().replace("train.epochs", "train.epoch"))
     refused = _plan("adopt", str(wrong), *words)
@@ -409,7 +409,7 @@ def test_plan_check_refuses_a_bound_on_no_setting(project: Path, tmp_path: Path)
 
 
 @pytest.mark.usefixtures("_in_project")
-@pytest.mark.parametrize("key", ["min_test_patients", "macro", "alpha"])
+@pytest.mark.parametrize("key", ["min_test_patients", "macro", "period_alpha"])
 def test_one_wrong_key_of_a_plan_is_one_line(project: Path, tmp_path: Path, key: str) -> None:
     """A key that is spelled wrongly is told once, by name and with the nearest one, and nothing of the plan with it."""
     text = (project / "pccp.yaml").read_text(encoding="utf-8")
