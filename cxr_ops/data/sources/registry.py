@@ -14,12 +14,12 @@ AUTO: Final = "auto"  # the kind that is found out
 # Each with what it takes, for the command's help. A source is imported when it is used: help must answer at once.
 SOURCES: Final = {
     "nih": "a folder in the layout of the NIH's ChestX-ray14 (images/, Data_Entry_2017.csv)",
-    "padchest": "PadChest (PNG of 16 bits, PADCHEST_...csv)",
+    "padchest": "PadChest (PNG of 16 bits, its table of labels)",
     "vindr": "VinDr-CXR (DICOM, train.csv or annotations/, boxes of three readers)",
     "rsna": "the RSNA pneumonia challenge (DICOM, stage_2_train_labels.csv)",
     "dicom": "DICOM files of CR or DX, with a table of labels by SOP Instance UID",
-    "folder": "folders of pictures by class (train/NORMAL, train/PNEUMONIA, ...), as Kermany's or Roboflow's exports",
-    "chexpert": "CheXpert, CheXpert-small or CheXpert Plus (train.csv, train/patient00001/...)",
+    "folder": "folders of pictures by class (train/NORMAL and train/PNEUMONIA), as Kermany's or Roboflow's exports",
+    "chexpert": "CheXpert, CheXpert-small or CheXpert Plus (train.csv, train/patient00001/)",
     "mimic": "MIMIC-CXR-JPG (mimic-cxr-...-metadata.csv, files/p10/...)",
     "csv": "any folder of images with a table, and a mapping file that says which columns are what",
 }
