@@ -20,7 +20,7 @@ SOURCES: Final = {
     "dicom": "DICOM files of CR or DX, with a table of labels by SOP Instance UID",
     "folder": "folders of pictures by class (train/NORMAL and train/PNEUMONIA), as Kermany's or Roboflow's exports",
     "chexpert": "CheXpert, CheXpert-small or CheXpert Plus (train.csv, train/patient00001/)",
-    "mimic": "MIMIC-CXR-JPG (mimic-cxr-...-metadata.csv, files/p10/...)",
+    "mimic": "MIMIC-CXR-JPG (mimic-cxr-2.0.0-metadata.csv, files/p10/)",
     "csv": "any folder of images with a table, and a mapping file that says which columns are what",
 }
 # The options that each takes, which its module says as well: help shows them without importing it.
