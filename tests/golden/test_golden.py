@@ -37,6 +37,7 @@ from cxr_ops.records.explanation import Explanation
 from cxr_ops.records.inputs import Inputs, Period, RecordedLook
 from cxr_ops.records.run import Opened, Result
 from cxr_ops.records.training import Prepared, Trained
+from cxr_ops.records.validation import Validated
 from cxr_ops.records.verdict import Verdict
 from cxr_ops.report import summary
 from cxr_ops.stages import open as opening
@@ -53,6 +54,7 @@ RECORDS: dict[str, type[Record]] = {
     "run.json": Opened,
     "split.json": Division,
     "train.json": Trained,
+    "validation.json": Validated,
     "verdict.json": Verdict,
 }
 FIRST, SECOND = (slug(f"manual__2026-03-0{number}T04:05:06+00:00") for number in (1, 2))
