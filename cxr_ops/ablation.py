@@ -187,7 +187,7 @@ def run(
             continue
         try:
             starts[choice.name] = _start(choice, params, root)
-        except SettingsError as error:  # weights that cannot be had
+        except SettingsError as error:  # weights that are not here and cannot be downloaded
             skipped[choice.name] = error.what
     truth = manifest.label_array(validation).astype(np.float64)
     truth[:, ~learned] = np.nan  # no cell has a score for these

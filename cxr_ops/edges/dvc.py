@@ -1,6 +1,6 @@
 """DVC, by its command line, and `dvc.yaml` as data.
 
-Where the cache and the remote are is a matter of the installation and not of the project: it stands in a
+Where the cache and the remote are is a matter of the installation and not of the project: it is in a
 configuration folder under `$CXR_HOME` that `DVC_GLOBAL_CONFIG_DIR` names, so that no workspace has settings of its own.
 """
 
@@ -334,7 +334,7 @@ def stage_digest(folder: Path, stages: Mapping[str, Stage], name: str) -> str:
     """SHA-256 over all that a stage's outputs depend on: its command, settings, sources and the outs of other stages.
 
     Sources are read. For the outs of another stage, and for the batches of the data set, the digest that DVC recorded
-    stands in: it was taken from the bytes, which can be many gigabytes.
+    is in: it was taken from the bytes, which can be many gigabytes.
 
     Raises:
         DataError: a source is missing, or a stage that must come before has not run.

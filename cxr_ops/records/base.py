@@ -1,7 +1,7 @@
 """What every record is made of: canonical bytes, digests of files, and the frozen class that reads and checks itself.
 
-A record that was read has been checked: an unknown key, a missing one or a wrong type is an error. Numbers that cannot
-be had are values with a reason (`records.evidence.Undefined`), never NaN.
+A record that was read has been checked: an unknown key, a missing one or a wrong type is an error. Numbers that do
+not exist are values with a reason (`records.evidence.Undefined`), never NaN.
 """
 
 from __future__ import annotations

@@ -119,7 +119,7 @@ def run(
     Raises:
         BusyError: the run is being worked on.
         DataError: there is no data set, or what arrives of it is not what was ingested.
-        RefusedError: the run is published, or another folder than a workspace of this run stands in its place; the plan
+        RefusedError: the run is published, or its place holds another folder than a workspace of this run; the plan
             does not cover a setting or the source of a batch, which `force` does not change; or no plan is in force and
             the last decision's is lost.
         SettingsError: an override, `params.yaml` or the plan is wrong, or the plan's reference was never promoted.

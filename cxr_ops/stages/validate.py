@@ -2,7 +2,7 @@
 
 Reads `dataset/`; writes `validate/manifest.csv`, `validate/boxes.csv`, `validate/sides.csv` (patients whose source's
 own split is kept), `validate/attributes.csv` (what side tables say of images), `validate/validation.json` and the page
-`validate/validation.html`. On failure none of these is left: the page stands in `failed/validate/` instead.
+`validate/validation.html`. On failure none of these is left: the page is in `failed/validate/` instead.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ seen. The chance goes up to where the others gain two standard errors. No distri
 nobody falls and the others do not vary it is the exact binomial one, (1 - margin)^patients.
 
 It is asked for beside the margin's own bound, and can only make a pass rarer. What else was tried, and how often each
-passes by mistake, stands in docs/decisions/0020 and docs/gate-simulation.md.
+passes by mistake, is in docs/decisions/0020 and docs/gate-simulation.md.
 
 Sources:
     Clopper and Pearson, Biometrika 26 (1934) 404-413: the exact bound on a share that was not seen.

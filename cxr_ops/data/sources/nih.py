@@ -175,7 +175,7 @@ def _keep_lists(folder: Path, result: Listing, renamed: Mapping[str, str], optio
         for image in tables.read_text(folder / name).split():
             image_id = renamed.get(image, image)
             if side_of.setdefault(image_id, side) != side:
-                raise DataError(f"{image} stands in both lists", where=folder / name, fix="take the lists away")
+                raise DataError(f"{image} is in both lists", where=folder / name, fix="take the lists away")
     keep_split(result, side_of, options, where=folder / "test_list.txt")
 
 

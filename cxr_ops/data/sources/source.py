@@ -244,7 +244,7 @@ def keep_split(listing: Listing, side_of: Mapping[str, str], options: Options, *
         listing: its rows name the patients; `sides` and `notes` are written.
         side_of: the side of each image that the source gives one: train, validation, test or `DEVELOPMENT`.
         options: whether the split is to be kept.
-        where: what the split stands in, for a message.
+        where: the file or folder of the split, for a message.
 
     Raises:
         DataError: it is to be kept, and a patient is on two sides of it.

@@ -30,7 +30,7 @@ _OPEN: Final = 0o755
 
 
 def check_workspace(home: Home, run: str) -> None:
-    """See that what stands in the place of a run's workspace, if anything does, is a workspace of this run.
+    """See that what is in the place of a run's workspace, if anything, is a workspace of this run.
 
     Raises:
         RefusedError: it is something else.

@@ -1,7 +1,7 @@
 """The other side of `parent`: a nursery that has imported torch, and a process of it for each package.
 
 The nursery runs no code of a package: it forks, so that torch is imported once and packages are apart from one another
-too. Before a package's code runs, its process gives up what it does not need. It stands in an empty folder, its
+too. Before a package's code runs, its process gives up what it does not need. It runs in an empty folder, its
 environment holds settings of arithmetic and no secret, and where the kernel has Landlock it reads the libraries and no
 other file. On a GPU it is not confined, because nobody has seen yet what the driver needs.
 
