@@ -137,7 +137,7 @@ def test_the_interval_of_a_difference_is_told_from_the_bound_that_is_judged(file
     assert len(line) <= 80
     assert f"{found['value']:+.3f} [{found['ci'][0]:+.3f},{found['ci'][1]:+.3f}]".replace("0.", ".") in line
     assert f"{check.low:+.3f}".replace("0.", ".") in line
-    assert "bound: what the plan holds against its margin" in " ".join(text.split())
+    assert "bound: what the plan compares with its margin" in " ".join(text.split())
     page = comparison.render(compared)
     assert words.difference_text(row) in page.replace(" <small>", " ").replace("</small>", "")
     assert words.check_text(check) in page
