@@ -478,15 +478,19 @@ def expect(
     whole = covariance(count_pairs(columns, patients), finding[:, None] == finding, assumed, areas)
     weights = np.array([claim.weights for claim in weighted]).reshape(len(weighted), whole.shape[0])
     joint = weights @ whole @ weights.T
-    ses = iter(np.sqrt(np.diag(joint)))
+    errors = [*np.sqrt(np.diag(joint)), *(claim.se for claim in claims[len(weighted) :])]
+
+    def at(spent: float) -> list[tuple[Expectation, float, float]]:
+        return [claim.expect(float(error), spent) for claim, error in zip(claims, errors, strict=True)]
+
     level = levels.first(rules.spending).checks if alpha is None else alpha
-    found = [claim.expect(float(next(ses)) if claim.weights is not None else claim.se, level) for claim in claims]
+    found = at(level)
     missed = sum(1 - check.probability for check, _, _ in found)
     histories = ("",) if rules.looks.method == "equal" else _histories(rules.max_looks)
     looks = []
     for history in () if blocked else histories:
         spent = level if not history and alpha is not None else levels.after([rules.spending], history).checks
-        looks.append(Prospect(history=history, level=spent, all_met=_all_met(found, joint, spent, seed)))
+        looks.append(Prospect(history=history, level=spent, all_met=_all_met(at(spent), joint, spent, seed)))
     return Power(
         checks=tuple(check for check, _, _ in found),
         at_least=0.0 if blocked else max(0.0, 1 - missed),

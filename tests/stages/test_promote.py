@@ -401,7 +401,8 @@ def test_run_judged_at_more_than_the_ledger_leaves_is_refused(published: Home, p
     spend(published, open_ledger(published).state().looks + 1)
     look = Look(model=outputs.package, test_digest=outputs.verdict.test_digest, run=run, claim=inputs.claim)
     open_ledger(published).record_look(look)
-    publish._decide(published, run, outputs, mlflow_run_id="m", version="1", commit="0" * 40)
+    made = {"mlflow_run_id": "m", "model_version": "1", "run_commit": "0" * 40}
+    publish._decide(published, outputs, outputs.identifiers.model_copy(update=made))
     error = refused(published, run, RefusedError, "was judged at .* and the ledger leaves its look")
     assert "retrain --force" in str(error)
 

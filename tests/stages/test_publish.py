@@ -254,7 +254,7 @@ def modes(home: Home, run: str) -> list[int]:
 def test_test_set_is_withheld_while_its_period_is_open(
     published: Home, packages: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """People who tune get the verdict, the validation set and no reason of the test set; when the period ends, all."""
+    """People who tune get verdict, validation and the grounds of a PROMOTE; when the period ends, all."""
     monkeypatch.setattr(publish, "check_not_edited", lambda *_: None)  # the hold is only claimed
     case = Case(name="third", package="b", plan="pccp.yaml", verdict="PROMOTE", holds=("HARM_SIGNAL",), approvals=2)
     run = finish(published, packages, case)
@@ -278,9 +278,8 @@ def test_test_set_is_withheld_while_its_period_is_open(
     assert modes(published, run) == [0o700, 0o700]
     assert re.sub(r'<section class="published".*?</section>', "", full.read_text(), flags=re.DOTALL) == REPORT
     result = Result.read(published.run(run) / "result.json")
-    # The evidence of this run lacks the plan's composites, and a signal of harm follows from the test set: neither is
-    # told to people who tune. Those who approve learn the signal from `holds`.
-    assert result.reasons == []
+    # A signal of harm follows from the test set: those who approve learn it from `holds`.
+    assert [(reason.code, reason.sentence) for reason in result.reasons] == [("FLOORS_MET", MEANING[Code.FLOORS_MET])]
     assert all((reason.finding, reason.numbers) == (None, {}) for reason in result.reasons)
     assert "Mass: somebody must look." not in logged.tags["mlflow.note.content"]
     assert MEANING[Code.HARM_SIGNAL] not in logged.tags["mlflow.note.content"]
