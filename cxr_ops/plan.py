@@ -9,7 +9,7 @@ in every decision.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 
@@ -440,6 +440,8 @@ class PerformanceEvaluation(Part):
             raise ValueError("looks of method recycled have no alpha: their level follows from the ledger")
         if self.period_alpha is None:
             raise ValueError("looks of method recycled need period_alpha, which they spend")
+        if self.period_alpha >= 0.5:
+            raise ValueError("looks of method recycled need a period_alpha below 0.5")
         if self.disclosure == "all":
             raise ValueError(
                 "looks of method recycled need disclosure: promotion or verdict; who sees the whole test set can steal "
@@ -579,6 +581,21 @@ class ChangePlan(Part):
         return self.modification_protocol.update_procedures.require_clean_code
 
 
+class _OneOfEachKey(yaml.SafeLoader):
+    """YAML takes the last of two equal keys, and people read the first: a plan that has a key twice is refused."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen: set[object] = set()
+        for key, _ in node.value:
+            name = self.construct_object(key, deep=True)
+            if key.tag != "tag:yaml.org,2002:merge" and name in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {name!r} is there twice; leave one", key.start_mark
+                )
+            seen.add(name)
+        return super().construct_mapping(node, deep=deep)
+
+
 def load(path: Path) -> ChangePlan:
     """Read a plan and check it.
 
@@ -591,7 +608,7 @@ def load(path: Path) -> ChangePlan:
 def parse(data: bytes, where: object) -> ChangePlan:
     """Check the bytes of a plan; see `load`."""
     try:
-        document: Any = yaml.safe_load(data.decode("utf-8"))
+        document: Any = yaml.load(data.decode("utf-8"), Loader=_OneOfEachKey)  # noqa: S506 - it is a safe loader
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise SettingsError(f"the change-control plan is not YAML: {error}", where=where) from error
     if not isinstance(document, dict):

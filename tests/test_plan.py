@@ -144,6 +144,23 @@ def test_combinations_that_contradict_themselves_are_refused(equal, key, value, 
     assert said in _refusal(equal)
 
 
+def test_a_key_that_is_there_twice_is_refused():
+    """YAML takes the last of two equal keys and people read the first: the plan is refused, and the line is named."""
+    text = (
+        Path("pccp.yaml")
+        .read_text(encoding="utf-8")
+        .replace("    approvals: 1\n", "    approvals: 1\n    approvals: 0\n")
+    )
+    with pytest.raises(SettingsError, match=r"'approvals' is there twice(.|\n)*line \d+"):
+        plans.parse(text.encode(), "pccp.yaml")
+
+
+def test_recycled_looks_cannot_spend_half(document):
+    """No check is judged at an error of a half: a plan that would have it is a settings error."""
+    document["modification_protocol"]["performance_evaluation"]["period_alpha"] = 0.9
+    assert "need a period_alpha below 0.5" in _refusal(document)
+
+
 def test_the_old_name_of_a_key_is_told_the_new_one(document):
     """A plan of this format that says epoch_alpha is told period_alpha; one of format 2 means it."""
     rules = document["modification_protocol"]["performance_evaluation"]

@@ -86,6 +86,24 @@ def check_record(entries: list[Entry], entry: Entry, inputs: Inputs, plan: Chang
         )
 
     _check_level(entries, entry, inputs, plan, found)
+    _check_nothing_was_learned_since(entries, entry, limits, found)
+
+
+def _check_nothing_was_learned_since(entries: list[Entry], entry: Entry, limits: Limits, place: int) -> None:
+    """Where error is recycled, a promotion gives back what its look spent: not if later looks were taken meanwhile.
+
+    What people learned of those looks may have chosen the next model, and each outcome that was told would need a
+    branch of its own (`cxr_ops.stats.levels`).
+    """
+    decision = entry.decision
+    later = taken_looks(entries, decision.period)[place + 1 :]
+    if later and any(terms.method == "recycled" for terms in limits.spending):
+        raise RefusedError(
+            f"{len(later)} look{'s were' if len(later) > 1 else ' was'} taken while {decision.run} waited to be "
+            "promoted, and the error of the test period is recycled: a promotion now would give back what was spent",
+            where=f"entry {entry.seq} of the ledger",
+            fix="judge it again in a look of its own, and promote before the next one: cxr-ops retrain --force",
+        )
 
 
 def _check_level(entries: list[Entry], entry: Entry, inputs: Inputs, plan: ChangePlan, place: int) -> None:

@@ -46,7 +46,9 @@ def run_stage(home: Home, run: str, stage: str) -> dict[str, Any]:
     elif stage == "gate":
         verdict = Verdict.read(workspace / "gate" / "verdict.json")
         limits = Inputs.read(workspace / INPUTS).limits
-        result |= {"verdict": telling.verdict(verdict.verdict, limits), "approvals": verdict.approvals}
+        told = telling.verdict(verdict.verdict, limits)
+        # A hold asks for more people: of a run that waits for nobody their number would tell of it.
+        result |= {"verdict": told, "approvals": verdict.approvals if told != telling.NOT_PROMOTED else 0}
     return result
 
 

@@ -266,7 +266,8 @@ def finish(home: Home, run: str) -> Result:
         **decision.identifiers.model_dump(),
         verdict=told,
         reasons=_told(verdict, limits, withheld=withheld),
-        approvals=decision.approvals,
+        # A hold asks for more people: of a run that waits for nobody their number would tell of it.
+        approvals=decision.approvals if told != telling.NOT_PROMOTED else 0,
         limited_findings=list(decision.limited_findings),
         # They follow from the test set: of a run that waits for nobody they would tell more than its verdict does.
         holds=list(decision.holds) if not withheld or telling.tells_reasons(limits) or told == PROMOTE else [],

@@ -11,6 +11,7 @@ from cxr_ops import plan as plans
 from cxr_ops.audit import rules
 from cxr_ops.audit.entries import Decision, Entry, Look, PeriodOpened, PlanAdopted, Promotion, make
 from cxr_ops.audit.state import allowance, period_limits, plan_in_force, reference_after, strictest
+from cxr_ops.errors import RefusedError
 from cxr_ops.records.inputs import Limits, Spending, claim_of
 
 LOOSE = Limits(max_looks=1000, approvals=0, disclosure="all", require_clean_code=False)
@@ -132,6 +133,18 @@ def test_a_claim_against_another_champion_is_another_look() -> None:
     found = allowance(home.entries, home.limits, 1)
     assert [level.checks for level in found.taken] == pytest.approx([0.04, 0.008, 0.032])
     assert len(set(found.claims)) == 2
+
+
+def test_a_promotion_that_waited_while_looks_were_taken_gives_nothing_back() -> None:
+    """Where error is recycled, a later look shuts the promotion of the one that waits; equal looks have no such rule."""
+    home = Installation(RECYCLED)
+    home.look("a")
+    decision = home.decide("a")
+    rules._check_nothing_was_learned_since(home.entries, decision, home.limits, 0)
+    home.look("b")
+    with pytest.raises(RefusedError, match="1 look was taken while run-a waited"):
+        rules._check_nothing_was_learned_since(home.entries, decision, home.limits, 0)
+    rules._check_nothing_was_learned_since(home.entries, decision, home.limits.model_copy(update={"spending": ()}), 0)
 
 
 def test_looks_of_an_earlier_version_count_for_any_claim() -> None:
