@@ -86,17 +86,18 @@ def check_record(entries: list[Entry], entry: Entry, inputs: Inputs, plan: Chang
         )
 
     _check_level(entries, entry, inputs, plan, found)
-    _check_nothing_was_learned_since(entries, entry, limits, found)
+    _check_nothing_was_learned_since(entries, entry, limits)
 
 
-def _check_nothing_was_learned_since(entries: list[Entry], entry: Entry, limits: Limits, place: int) -> None:
+def _check_nothing_was_learned_since(entries: list[Entry], entry: Entry, limits: Limits) -> None:
     """Where error is recycled, a promotion gives back what its look spent: not if later looks were taken meanwhile.
 
     What people learned of those looks may have chosen the next model, and each outcome that was told would need a
     branch of its own (`cxr_ops.stats.levels`).
     """
     decision = entry.decision
-    later = taken_looks(entries, decision.period)[place + 1 :]
+    before = len(taken_looks(entries[: entry.seq], decision.period))
+    later = taken_looks(entries, decision.period)[before:]
     if later and any(terms.method == "recycled" for terms in limits.spending):
         raise RefusedError(
             f"{len(later)} look{'s were' if len(later) > 1 else ' was'} taken while {decision.run} waited to be "

@@ -136,15 +136,15 @@ def test_a_claim_against_another_champion_is_another_look() -> None:
 
 
 def test_a_promotion_that_waited_while_looks_were_taken_gives_nothing_back() -> None:
-    """Where error is recycled, a later look shuts the promotion of the one that waits; equal looks have no such rule."""
+    """Where error is recycled, a later look shuts the promotion that waits; equal looks have no such rule."""
     home = Installation(RECYCLED)
     home.look("a")
     decision = home.decide("a")
-    rules._check_nothing_was_learned_since(home.entries, decision, home.limits, 0)
+    rules._check_nothing_was_learned_since(home.entries, decision, home.limits)
     home.look("b")
     with pytest.raises(RefusedError, match="1 look was taken while run-a waited"):
-        rules._check_nothing_was_learned_since(home.entries, decision, home.limits, 0)
-    rules._check_nothing_was_learned_since(home.entries, decision, home.limits.model_copy(update={"spending": ()}), 0)
+        rules._check_nothing_was_learned_since(home.entries, decision, home.limits)
+    rules._check_nothing_was_learned_since(home.entries, decision, home.limits.model_copy(update={"spending": ()}))
 
 
 def test_looks_of_an_earlier_version_count_for_any_claim() -> None:
