@@ -304,7 +304,8 @@ def explain_validation(error: ValidationError, model: type[BaseModel], where: ob
             found = repr(problem["input"])
             shown = found if len(found) <= _SHOWN else f"{found[:_SHOWN]}..."
             lines.append(f"{_dotted(problem['loc']) or 'the file'}: {problem['msg']} (found {shown})")
-    return SettingsError("; ".join(lines), where=where, fix=f"edit {where}")
+    fix = f"give {where} another value" if str(where).startswith("-") else f"edit {where}"
+    return SettingsError("; ".join(lines), where=where, fix=fix)
 
 
 def _dotted(loc: tuple[int | str, ...]) -> str:

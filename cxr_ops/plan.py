@@ -680,5 +680,7 @@ def read_bytes(path: Path) -> bytes:
         return path.read_bytes()
     except FileNotFoundError as error:
         raise SettingsError(
-            "the change-control plan is missing", where=path, fix="name an existing plan in params.yaml, gate.plan"
+            "the change-control plan is missing",
+            where=path,
+            fix="name the file of a plan; a run's is gate.plan in params.yaml",
         ) from error

@@ -187,7 +187,7 @@ def test_a_command_that_needs_an_extra_says_which(
     """With the base install, a command that needs more ends with exit code 11 and what to type, and no traceback."""
     done = _cxr(base, *arguments, cwd=tmp_path)
     assert done.returncode == contract.EXIT_SETTINGS, done.stderr
-    assert f'pip install "cxr-ops[{extras}]"' in done.stderr
+    assert f'pip install ".[{extras}]"' in done.stderr
     assert "Traceback" not in done.stderr
 
 

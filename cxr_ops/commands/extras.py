@@ -45,5 +45,5 @@ def require(*extras: Extra) -> None:
         raise SettingsError(
             f"this command needs {first}, which is not installed",
             where="the base install has only what compare, plan, ledger and lineage need",
-            fix=f'pip install "cxr-ops[{",".join(lacking)}]"',
+            fix=f'in the project\'s folder: pip install ".[{",".join(lacking)}]"',
         )

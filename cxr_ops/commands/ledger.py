@@ -26,7 +26,7 @@ def _ledger(folder: Path | None) -> Ledger:
     """The ledger that was named, or the installation's own.
 
     Raises:
-        StorageError: no folder stands where one was named; an empty ledger would be read there otherwise.
+        StorageError: what was named is no folder, or holds no entry; an empty ledger would be read there otherwise.
     """
     from cxr_ops.edges import ledger
 
@@ -34,6 +34,12 @@ def _ledger(folder: Path | None) -> Ledger:
         return ledger.open_ledger(find_home())
     if not folder.is_dir():
         raise StorageError("there is no such folder", where=folder, fix="name the folder that holds 00000001.json")
+    if not (folder / "00000001.json").is_file():
+        raise StorageError(
+            "the folder holds no first entry, so it is no copy of a ledger",
+            where=folder,
+            fix="name the folder that holds 00000001.json",
+        )
     return ledger.Ledger(ledger.Folder(folder))
 
 

@@ -159,7 +159,7 @@ def _need(module: str, extra: str) -> None:
         raise StorageError(
             f"{module} is not installed",
             where=sys.executable,
-            fix=f'pip install "cxr-ops[{extra}]", or make setup in a checkout',
+            fix=f'in the project\'s folder: make setup, or pip install ".[{extra}]"',
         )
 
 

@@ -123,6 +123,13 @@ def _alias(entries: list[Entry], wanted: str) -> Entry | None:
 def _undecided(home: Home, entries: list[Entry], wanted: str) -> Lineage:
     """The lineage of a run without a decision."""
     names = [name for name, airflow_run_id in known_runs(home).items() if wanted in (name, airflow_run_id)]
+    if not names and wanted in (CHAMPION, REFERENCE, CHALLENGER):
+        raise DataError(
+            f"there is no {wanted} yet: "
+            + ("no run was decided on" if wanted == CHALLENGER else "no model was promoted"),
+            where=home.ledger,
+            fix="train one: cxr-ops retrain; see what there is: cxr-ops ledger show",
+        )
     if not names:
         raise DataError(
             f"no run has the identifier {wanted!r}",

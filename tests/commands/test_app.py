@@ -24,7 +24,7 @@ from cxr_ops.edges import plans as in_force
 from cxr_ops.edges.home import Home
 from cxr_ops.edges.ledger import open_ledger
 from cxr_ops.edges.lineage import trace
-from cxr_ops.errors import CxrError, SettingsError
+from cxr_ops.errors import CxrError, SettingsError, StorageError
 
 HEAVY = {
     "torch",
@@ -123,6 +123,14 @@ def test_the_shell_completes_commands_and_runs(project: Path, tmp_path: Path) ->
             text=True,
         )
         assert done.stdout.split() == expected
+
+
+@pytest.mark.parametrize("what", ["verify", "show"])
+def test_an_empty_folder_is_no_copy_of_a_ledger(tmp_path: Path, what: str) -> None:
+    """A folder without a first entry, named in error, is not told to be a whole chain of none."""
+    refused = CliRunner().invoke(command.app, ["ledger", what, "--folder", str(tmp_path)])
+    assert isinstance(refused.exception, StorageError)
+    assert "no copy of a ledger" in str(refused.exception)
 
 
 def test_the_command_of_earlier_versions_is_told_the_new_one() -> None:
@@ -286,7 +294,7 @@ def test_the_ledger_is_a_table_for_people_and_json_for_machines(project: Path, t
             (
                 "plan",
                 "nih-production",
-                "10 looks, 1 must agree, disclosure verdict, committed code; reviewed",
+                "10 looks, 1 must agree, disclosure promotion, committed code; reviewed",
                 "dr_ito",
             ),
         ),

@@ -41,7 +41,7 @@ def test_every_identifier_leads_to_every_other(champion: Home) -> None:
         body.run_commit,
         body.run_commit[:7],
         "1",
-        "1",
+        f"{MODEL_NAME}/1",
         f"models:/{MODEL_NAME}/1",
         "champion",
         "reference",
@@ -52,6 +52,17 @@ def test_every_identifier_leads_to_every_other(champion: Home) -> None:
         promotion.digest()[:20],
     ):
         assert trace(champion, identifier) == found
+
+
+@pytest.mark.parametrize(
+    ("alias", "said"),
+    [("champion", "no model was promoted"), ("reference", "no model was"), ("challenger", "no run was decided on")],
+)
+def test_an_alias_that_no_model_has_yet_is_told_as_such(home: Home, alias: str, said: str) -> None:
+    """Before the first release the next step is a training, and not the same command again."""
+    with pytest.raises(DataError, match=f"there is no {alias} yet: {said}") as caught:
+        trace(home, alias)
+    assert "lineage champion" not in str(caught.value.fix)
 
 
 def test_other_run_is_not_the_champion(champion: Home) -> None:
@@ -116,9 +127,7 @@ def test_beginning_of_several_digests_is_asked_for_more(published: Home) -> None
         trace(published, "abcdef0")
 
 
-@pytest.mark.parametrize(
-    "identifier", ["nobody-knows-this", "", "d" * 6, f"{MODEL_NAME}/99", RUN["third"], "reference"]
-)
+@pytest.mark.parametrize("identifier", ["nobody-knows-this", "", "d" * 6, f"{MODEL_NAME}/99", RUN["third"]])
 def test_unknown_identifier_is_said_so(published: Home, identifier: str) -> None:
     """What belongs to no published run, or is too short to tell, is a DataError with a next step."""
     with pytest.raises(DataError, match="no run has the identifier") as caught:
