@@ -28,6 +28,7 @@ PARSED = {
     "README.md: git clone ... && cd cxr-ops": "tests/e2e/test_fresh_clone.py runs these three, for minutes",
     "README.md: cxr-ops ingest nih FOLDER --batch NAME": "the same command of docs/your-data.md is run",
     "CONTRIBUTING.md: make test": "this is what runs this test, and what takes hours",
+    "docs/compatibility.md: make compare-with REV=6965aa7": "two whole runs; tests/tools compares small ones",
     "docs/change-control.md: cxr-ops plan check pccp.yaml --truth Data_Entry_2017_v2020.csv --split-test": (
         "the release's labels are not part of this project"
     ),

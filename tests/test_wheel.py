@@ -126,7 +126,7 @@ def test_plans_are_worked_on_with_the_base_install_alone(base: Path, tmp_path: P
     for arguments, said in (
         (("template",), "nih-sample-demo"),
         (("check", "pccp.yaml"), "nih-production, not for clinical use"),
-        (("explain", "pccp.yaml"), "Hernia may lose at most 0.10"),
+        (("explain", "pccp.yaml"), "Hernia may lose at most 0.15"),
         (("diff", "pccp.yaml", "pccp.yaml"), "the plans say the same"),
         (("power", "pccp.yaml", "--patients", "60"), "stops every release: 60 test patients"),
     ):
@@ -151,7 +151,7 @@ def test_a_copy_of_a_ledger_is_read_with_the_base_install_alone(base: Path, tmp_
 
 
 def test_lineage_and_looks_are_read_with_the_base_install_alone(base: Path, tmp_path: Path) -> None:
-    """In a project's folder `lineage` and `epoch show` read its ledger, though no stage could run there."""
+    """In a project's folder `lineage` and `period show` read its ledger, though no stage could run there."""
     for name in ("params.yaml", "dvc.yaml", "pccp.demo.yaml"):
         shutil.copy(PROJECT / name, tmp_path)
     look = Look(model="c" * 64, test_digest="a" * 64, run="run-1")
@@ -160,7 +160,7 @@ def test_lineage_and_looks_are_read_with_the_base_install_alone(base: Path, tmp_
     traced = _cxr(base, "lineage", "run-1", cwd=tmp_path)
     assert (traced.returncode, traced.stdout) == (contract.EXIT_DATA, "")
     assert "the run run-1 has not ended, or failed" in traced.stderr
-    assert "1 of 1000 spent" in _cxr(base, "epoch", "show", cwd=tmp_path).stdout
+    assert "1 of 1000 spent" in _cxr(base, "period", "show", cwd=tmp_path).stdout
 
 
 @pytest.mark.parametrize(

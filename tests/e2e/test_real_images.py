@@ -67,11 +67,11 @@ def test_the_honest_verdict_is_that_the_evidence_does_not_suffice(honest: Path) 
 
 
 def test_the_plan_made_for_it_gives_a_champion_and_is_marked(home: Home, honest: Path, first: Path) -> None:
-    """Under a plan that asks for better than chance, the same model is promoted, without a second look."""
+    """Under a plan that asks for better than chance the same model is promoted, as another claim in another look."""
     result = Result.read(first / "result.json")
     assert result.verdict == "PROMOTE"
     assert result.package == Result.read(honest / "result.json").package
-    assert open_ledger(home).state().looks == 1
+    assert open_ledger(home).state().looks == 2
     report = Path(result.report).read_text()
     assert "nih-sample-demo" in report
     assert "not for clinical use" in report.lower()

@@ -62,10 +62,12 @@ def nursery() -> Iterator[Nursery]:
     """
     with tempfile.TemporaryDirectory(prefix="cxr-apart-", ignore_cleanup_errors=True) as folder:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        # Isolated, it does not read what the environment says of byte code.
+        python = [sys.executable, "-I", *(["-B"] if sys.dont_write_bytecode else []), "-X", "utf8"]
         path = [os.path.abspath(entry) for entry in sys.path]  # noqa: PTH100 - a Path would resolve what is linked
         with ours, theirs:
             process = subprocess.Popen(
-                [sys.executable, "-I", "-X", "utf8", "-c", _START, str(theirs.fileno()), *path],
+                [*python, "-c", _START, str(theirs.fileno()), *path],
                 cwd=folder,
                 env=_environment(folder),
                 stdin=subprocess.DEVNULL,
