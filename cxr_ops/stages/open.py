@@ -34,7 +34,7 @@ from cxr_ops.errors import DataError, RefusedError, SettingsError
 from cxr_ops.labels import nearest
 from cxr_ops.params import Params
 from cxr_ops.records.base import canonical_json, write_atomic
-from cxr_ops.records.data import Batch, DataRevision
+from cxr_ops.records.data import GENERATED, Batch, DataRevision
 from cxr_ops.records.inputs import Champion, Code, Inputs, OtherPlan, RecordedLook
 from cxr_ops.records.run import OPENED, Opened
 from cxr_ops.records.training import Start
@@ -155,7 +155,7 @@ def run(
             governing = plans.load(workspace / params.gate.plan)
             _check_bounds(governing, params)
             runs.pull(home, workspace, data)
-            _check_sources(governing, workspace, data)
+            _check_sources(governing, {name: workspace / contract.DATASET / name for name in data.batches})
             inputs = _write_inputs(home, workspace, params, code, data, recorded=True)
             champion = inputs.champion
             limits = inputs.limits
@@ -196,7 +196,7 @@ def plan(home: Home, overrides: Mapping[str, Any] | None = None, *, force: bool 
     """Say what a retraining would do now and why, without doing any of it; with `force`, also where nothing changed.
 
     Raises:
-        RefusedError: the plan does not cover a setting, and a retraining would be refused.
+        RefusedError: the plan does not cover a setting, or where the data come from: a retraining would be refused.
         SettingsError: an override, `params.yaml` or the plan is wrong.
         StorageError: the ledger is damaged.
     """
@@ -206,6 +206,12 @@ def plan(home: Home, overrides: Mapping[str, Any] | None = None, *, force: bool 
     governing = plans.load(home.project / params.gate.plan)
     if data is None:
         _check_bounds(governing, params)
+        if found := governing.description_of_modifications.bounds.foreign([GENERATED]):
+            raise RefusedError(
+                f"there is no data set, and the plan {governing.name} does not cover generated data: {' '.join(found)}",
+                where=params.gate.plan,
+                fix="ingest a batch: cxr-ops ingest auto FOLDER --batch NAME",
+            )
         return Forecast(data=None, champion=champion, no_change=False, reasons=("no data set has been ingested yet",))
     parts = recipe_parts(home.project, params, data, home.image)
     if champion.package is None:
@@ -216,6 +222,8 @@ def plan(home: Home, overrides: Mapping[str, Any] | None = None, *, force: bool 
         reasons = tuple(explain_change(old, parts, recipes.introduced(home.project)))
     if reasons or force:  # what ends NO_CHANGE trains nothing
         _check_bounds(governing, params)
+        if governing.description_of_modifications.bounds.sources != "any":
+            _check_sources(governing, batches.batch_files(home, (batches.BATCH,), data))
     return Forecast(data=data, champion=champion, no_change=not reasons, reasons=reasons)
 
 
@@ -420,9 +428,9 @@ def _check_bounds(governing: plans.ChangePlan, params: Params) -> None:
         )
 
 
-def _check_sources(governing: plans.ChangePlan, workspace: Path, data: DataRevision) -> None:
-    """The same of where the batches come from."""
-    sources = {name: Batch.read(workspace / contract.DATASET / name / "batch.json").source for name in data.batches}
+def _check_sources(governing: plans.ChangePlan, folders: Mapping[str, Path]) -> None:
+    """The same of where the batches come from; `folders` are theirs."""
+    sources = {name: Batch.read(folder / batches.BATCH).source for name, folder in folders.items()}
     if found := governing.description_of_modifications.bounds.foreign(sources.values()):
         raise RefusedError(
             f"outside the plan {governing.name}: {' '.join(found)}",

@@ -390,6 +390,17 @@ def test_data_from_elsewhere_are_refused_before_a_training(home: Home) -> None:
         stage.run(home, run=RUN)
     assert caught.value.where == "batches one (test)"
     assert not (home.run(RUN) / "run.json").exists()
+    with pytest.raises(RefusedError, match=r"Data come from test; the plan allows nih\."):
+        stage.plan(home)
+
+
+def test_generated_data_are_not_drawn_for_a_plan_that_does_not_cover_them(empty: Home) -> None:
+    """Without a data set a dry run under a plan for real data says to ingest them; nothing would be drawn."""
+    plan = empty.project / "pccp.demo.yaml"
+    plan.write_text(plan.read_text().replace("sources: any", "sources: [nih]"))
+    with pytest.raises(RefusedError, match="does not cover generated data") as caught:
+        stage.plan(empty)
+    assert "cxr-ops ingest auto" in str(caught.value.fix)
 
 
 def test_settings_of_a_checkout_are_edited_not_overridden(home: Home) -> None:
