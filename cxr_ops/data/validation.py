@@ -25,6 +25,7 @@ from cxr_ops.records.validation import Checked, Group, Labels, Validated
 
 Severity = Literal["critical", "warning"]
 
+_SIZE: Final = "size"  # the suite of the checks of how many there are
 _NAMED: Final = 20  # rows that an error or the page names; the rest is a count
 _DECADES: Final = ((0, 19), (20, 39), (40, 59), (60, 79), (80, 120))
 
@@ -119,10 +120,14 @@ def failure(validation: Validation, frame: pd.DataFrame, *, page: Path | None) -
         if len(check.rows) > _NAMED:
             lines.append(f"    and {len(check.rows) - _NAMED:,} more")
     count = len(validation.failures)
+    few = any(check.suite == _SIZE for check in validation.failures)
+    steps = ["ingest more, or lower validate.min_images and validate.min_patients in params.yaml"] if few else []
+    if any(check.suite != _SIZE for check in validation.failures):
+        steps.append("correct the rows (batch:line of the manifest) and ingest them under a new batch name")
     return DataError(
         f"the data failed {count} check{'s' if count > 1 else ''}\n  " + "\n  ".join(lines),
         where=page,
-        fix="correct the rows (batch:line of the manifest) and ingest them under a new batch name",
+        fix="; ".join(steps),
     )
 
 
@@ -219,7 +224,7 @@ def _size_checks(frame: pd.DataFrame, min_images: int, min_patients: int) -> lis
     counts = (("images", len(frame), min_images), ("patients", int(frame["patient_id"].nunique()), min_patients))
     return [
         Check(
-            suite="size",
+            suite=_SIZE,
             says=f"There are at least {least:,} {what}.",
             severity="critical",
             passed=count >= least,

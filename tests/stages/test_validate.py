@@ -74,8 +74,10 @@ def test_a_failing_batch_leaves_a_page_and_no_output(workspace: Path, small_para
 def test_too_few_images_fail(workspace: Path) -> None:
     """The least number of images is a setting, and it is kept."""
     params = Params.check({"validate": {"min_images": 61, "min_patients": 10}}, "test")
-    with pytest.raises(DataError, match=r"at least 61 images\. Not so: 60 images"):
+    with pytest.raises(DataError, match=r"at least 61 images\. Not so: 60 images") as caught:
         validate.run(workspace, params)
+    assert str(caught.value.fix).startswith("ingest more, or lower validate.min_images")  # no row is wrong
+    assert "correct the rows" not in str(caught.value.fix)
 
 
 def test_images_and_rows_must_match(workspace: Path, small_params: Params) -> None:
