@@ -12,6 +12,7 @@ from cxr_ops import plan as plans
 from cxr_ops.audit import telling
 from cxr_ops.audit.entries import Look, Role
 from cxr_ops.audit.package import digest as package_digest
+from cxr_ops.audit.state import period_limits, strictest
 from cxr_ops.contract import CHAMPION, INPUTS, LOOK, NO_CHANGE, PACKAGE
 from cxr_ops.edges import plans as in_force
 from cxr_ops.edges.home import Home
@@ -44,12 +45,19 @@ def run_stage(home: Home, run: str, stage: str) -> dict[str, Any]:
             record_no_change(home, run)
         result |= {"package": package, "no_change": no_change}
     elif stage == "gate":
-        verdict = Verdict.read(workspace / "gate" / "verdict.json")
-        limits = Inputs.read(workspace / INPUTS).limits
-        told = telling.verdict(verdict.verdict, limits)
-        # A hold asks for more people: of a run that waits for nobody their number would tell of it.
-        result |= {"verdict": told, "approvals": verdict.approvals if told != telling.NOT_PROMOTED else 0}
+        result |= _told(home, run)
     return result
+
+
+def _told(home: Home, run: str) -> dict[str, Any]:
+    """What the gate decided, as far as people who tune may know it now."""
+    workspace = home.workspace(run)
+    verdict, inputs = Verdict.read(workspace / "gate" / "verdict.json"), Inputs.read(workspace / INPUTS)
+    # A stricter plan may have come into force since the run was opened.
+    limits = strictest([inputs.limits, period_limits(open_ledger(home).entries(), inputs.period.number)])
+    told = telling.verdict(verdict.verdict, limits)
+    # A hold asks for more people: of a run that waits for nobody their number would tell of it.
+    return {"verdict": told, "approvals": verdict.approvals if told != telling.NOT_PROMOTED else 0}
 
 
 def record_no_change(home: Home, run: str) -> None:

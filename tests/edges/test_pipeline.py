@@ -12,6 +12,7 @@ from cxr_ops import plan as plans
 from cxr_ops.audit.entries import PeriodOpened
 from cxr_ops.contract import PACKAGE_FILES
 from cxr_ops.edges import pipeline
+from cxr_ops.edges import plans as in_force
 from cxr_ops.edges.home import Home
 from cxr_ops.edges.ledger import open_ledger
 from cxr_ops.errors import DataError, RefusedError
@@ -19,6 +20,7 @@ from cxr_ops.records.base import tree_digest
 from cxr_ops.records.data import DataRevision, Division
 from cxr_ops.records.inputs import Champion, Code, Inputs, Period, RecordedLook, Reference
 from cxr_ops.records.run import Result
+from cxr_ops.records.verdict import Verdict
 
 RUN = "run-1"
 STAGES = """
@@ -168,3 +170,15 @@ def test_evaluate_without_a_package_or_a_split_spends_no_look(home: Home) -> Non
         pipeline.challenger_digest(home.workspace(RUN))
 
     assert len(open_ledger(home).entries()) == 1
+
+
+def test_what_the_gate_decided_is_told_by_the_plans_of_now(home: Home) -> None:
+    """A plan that tells less holds from when it is in force on; the number of approvals tells nothing either."""
+    golden, workspace = Path(__file__).parents[1] / "golden" / "next", home.workspace(RUN)
+    rejected = {"verdict": "REJECT", "approvals": 2}
+    Verdict.read(golden / "verdict.json").model_copy(update=rejected).write(workspace / "gate" / "verdict.json")
+    Inputs.read(golden / "inputs.json").write(workspace / "inputs.json")
+    assert pipeline._told(home, RUN) == rejected
+    plan = Path(__file__).parents[2] / "pccp.yaml"
+    in_force.adopt(home, plan, by="dr_lee", reason="reviewed")
+    assert pipeline._told(home, RUN) == {"verdict": "NOT PROMOTED", "approvals": 0}
