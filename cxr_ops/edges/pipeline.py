@@ -22,6 +22,7 @@ from cxr_ops.records.data import Division
 from cxr_ops.records.inputs import Champion, Inputs, RecordedLook
 from cxr_ops.records.run import OPENED, Opened, Result
 from cxr_ops.records.verdict import Verdict
+from cxr_ops.stats import rule
 
 
 def run_stage(home: Home, run: str, stage: str) -> dict[str, Any]:
@@ -113,8 +114,9 @@ def _look(home: Home, run: str) -> None:
                 limits=plan.limits,
                 claim=inputs.claim if role == "challenger" else None,
             )
-            allowed = inputs.allowance if role == "challenger" else None
-            entry = open_ledger(home).record_look(look, level=allowed.next.checks if allowed else None)
+            bound = role == "challenger" and inputs.allowance is not None
+            level = rule.level_of(inputs, plan, model, test_digest).checks if bound else None
+            entry = open_ledger(home).record_look(look, level=level)
             if role == "challenger":
                 taken = RecordedLook(package=model, test_digest=test_digest, entry=entry.digest())
     taken.write(workspace / LOOK)

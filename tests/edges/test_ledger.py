@@ -233,7 +233,10 @@ def test_look_that_the_ledger_leaves_less_is_not_taken(home: Home) -> None:
     assert "retrain" in raised.value.fix
     assert open_ledger(home).record_look(first, level=0.04) == taken
     assert open_ledger(home).state().looks == 1
-    open_ledger(home).record_look(second, level=0.008)
+    repeated = open_ledger(home).record_look(second, level=0.008)
+    with pytest.raises(RefusedError, match=r"as number 2 of the test period: it may spend 0\.8 %, .* to spend 4 %"):
+        open_ledger(home).record_look(second.model_copy(update={"run": "c"}), level=0.04)
+    assert open_ledger(home).record_look(second, level=0.008) == repeated
 
 
 def test_champion_and_reference_are_recorded_and_spend_nothing(home: Home) -> None:

@@ -24,12 +24,14 @@ from cxr_ops.audit.entries import BODIES, Entry, Kind, Look, make, seal
 from cxr_ops.audit.state import (
     allowance,
     find_decision,
+    find_look,
     last_promotion,
     open_period,
     period_limits,
     same_scoring,
     state_after,
     strictest,
+    taken_looks,
 )
 from cxr_ops.errors import ConflictError, RefusedError, StorageError
 from cxr_ops.records.base import NEWER, NEWER_FIX, Record
@@ -171,7 +173,7 @@ class Ledger:
 
         Args:
             look: what is about to be scored.
-            level: what the run was opened to spend on a look that is new; the ledger must still leave it that.
+            level: what the run was opened to spend on this look; the ledger must still leave it that.
 
         Raises:
             RefusedError: the look's period is closed: the test set of now may hold its patients. Or another look was
@@ -181,6 +183,7 @@ class Ledger:
         def decide(entries: list[Entry]) -> Look | Entry:
             for entry in entries:
                 if entry.kind == "look" and same_scoring(entry.look, look):
+                    self._check_repeated(entries, look, level)
                     return entry
             if look.period != (now := open_period(entries).number):
                 raise RefusedError(
@@ -201,6 +204,21 @@ class Ledger:
             return look
 
         return self.append_if("look", decide)
+
+    def _check_repeated(self, entries: list[Entry], look: Look, level: float | None) -> None:
+        """A look that another run took meanwhile may spend what its own place leaves, and no more."""
+        limits = strictest([look.limits, period_limits(entries, look.period)])
+        place = find_look(taken_looks(entries, look.period), look.model, look.test_digest, look.claim)
+        if level is None or place is None or limits is None or not limits.spending:
+            return
+        left = allowance(entries, limits, look.period).taken[place].checks
+        if left < level:
+            raise RefusedError(
+                f"another run took the look of {look.run} since it was opened, as number {place + 1} of the test "
+                f"period: it may spend {100 * left:.3g} %, and the run was opened to spend {100 * level:.3g} %",
+                where=self.storage.place(),
+                fix="retrain in a new run; it is opened with what the ledger leaves then",
+            )
 
     def _check(self, name: str, data: bytes, before: list[Entry]) -> Entry:
         try:
