@@ -216,7 +216,7 @@ def decision_section(study: Study) -> str:
             champion="champion",
             problems=problems,
         )
-        return rule.judge(evaluation, plan).evidence_says
+        return rule.judge(evaluation, plan.of_scores()).evidence_says
 
     rows = seconds({"`evidence.assess` and `rule.judge`": timed(decide)}, repeats=REPEATS)
     note = (

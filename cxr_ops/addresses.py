@@ -185,6 +185,17 @@ def folder_address(path: Path) -> str:
     return str(path) if _PLAIN.fullmatch(str(path)) else path.as_uri()
 
 
+def folder_of(address: str) -> Path | None:
+    """The folder that `folder_address` gave an address of, None for the address of a bucket or a server.
+
+    >>> folder_of(folder_address(Path("/srv/50% #"))), folder_of("/srv/cxr"), folder_of("s3://bucket/a")
+    (PosixPath('/srv/50% #'), PosixPath('/srv/cxr'), None)
+    """
+    if address.startswith("file:"):
+        return Path(unquote(urlsplit(address).path))
+    return Path(address) if address.startswith("/") else None
+
+
 def without_password(text: str) -> str:
     """A text in which the addresses name no user and no password."""
     return re.sub(r"://[^/@\s]*@", "://", text)

@@ -128,6 +128,23 @@ class Model:
         """
         return self._score([str(path) for path in pictures], lambda path: _read(Path(path)), batch_size, device)
 
+    def maps(self, pictures: Sequence[str | Path]) -> np.ndarray[Any, np.dtype[np.float32]]:
+        """Draw Grad-CAM heat maps of PNG, JPEG or DICOM files, on the processor.
+
+        Args:
+            pictures: paths.
+
+        Returns:
+            (pictures, 14, h, w) in logits, the findings in the order of `cxr_ops.labels.FINDINGS`, and h x w the cells
+            that the network has: 3 x 3 of 96 pixels, 7 x 7 of 224. A cell is no finer than that, however it is drawn.
+
+        Raises:
+            DataError: a file is missing, or is no picture that is read; or the network is not one that has such maps.
+        """
+        from cxr_ops.model import cam
+
+        return cam.grad_cam(self.loaded, _pixels([str(path) for path in pictures], lambda path: _read(Path(path)))).maps
+
     def evaluate(
         self, data: Data, *, level: float = 0.95, min_patients: int = 20, batch_size: int = 64, device: Device = "auto"
     ) -> pd.DataFrame:
@@ -183,17 +200,14 @@ class Model:
         from cxr_ops.model import scoring
         from cxr_ops.model.machine import choose_machine
 
-        def pixels() -> Iterator[np.ndarray[Any, np.dtype[np.uint8]]]:
-            for name in names:
-                try:
-                    yield pictures.decode_any(read(name))
-                except DataError as error:
-                    raise DataError(error.what, where=error.where or name, fix=error.fix) from error
-
         where = choose_machine(Train(device=device)).device
         with steps("scoring") as show:
             scores = scoring.score(
-                self.loaded, pixels(), batch_size=batch_size, device=where, progress=lambda n: show(n, len(names))
+                self.loaded,
+                _pixels(names, read),
+                batch_size=batch_size,
+                device=where,
+                progress=lambda n: show(n, len(names)),
             )
         return pd.DataFrame(scores, index=pd.Index(names, name="image"), columns=list(FINDINGS))
 
@@ -209,6 +223,14 @@ class Model:
                 where=data.folder / _TEST,
                 fix="evaluate it on data that were split with the salt and the fractions of its training",
             )
+
+
+def _pixels(names: Sequence[str], read: Callable[[str], bytes]) -> Iterator[np.ndarray[Any, np.dtype[np.uint8]]]:
+    for name in names:
+        try:
+            yield pictures.decode_any(read(name))
+        except DataError as error:
+            raise DataError(error.what, where=error.where or name, fix=error.fix) from error
 
 
 # -------------------------------------------------------------------------------------------------- data
@@ -273,12 +295,9 @@ def pack(
         folder.mkdir(parents=True, exist_ok=True)
         for name in (_RECORD, _TEST):  # the record is written last: without it there are no data
             (folder / name).unlink(missing_ok=True)
-        prepare.pack(
-            folder / "prepare",
-            frame[~tested].reset_index(drop=True),
-            lambda image_id: _read(source / image_id),
-            packed.prepare,
-        )
+        trained = frame[~tested].reset_index(drop=True)
+        paths = [source / image_id for image_id in trained["image_id"]]
+        prepare.pack(folder / "prepare", trained, paths, _read, packed.prepare)
         write_atomic(folder / _TEST, manifest.to_csv(frame[tested], _TEST_COLUMNS))
         packed.write(folder / _RECORD)
     except OSError as error:

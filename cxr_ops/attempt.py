@@ -3,8 +3,11 @@
 Each attempt has a folder of its own, which its launcher makes and names to the command (`--attempt FOLDER`):
 
     $CXR_HOME/airflow/stages/<run>/<verb>/<number>/
+      started.json     what the launcher wanted: the recipe, and whose wish it serves
       stdout, stderr   what the command said, where the launcher starts it as a process
       result.json      how it ended: exit code, and what came out or the error
+      exit_code        how it ended, as whoever waited for it saw
+      stop             somebody has asked it to stop, and not to go on
 
 The command writes `result.json` aside and renames it once the end is known, so that the file is there whole or not at
 all. What was killed leaves none. Standard library only: launchers import this when a DAG file is read.
@@ -12,9 +15,13 @@ all. What was killed leaves none. Standard library only: launchers import this w
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import secrets
 import stat
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from itertools import count
 from pathlib import Path
@@ -25,6 +32,9 @@ from cxr_ops.errors import CxrError, DataError, StorageError
 
 FORMAT: Final = 1
 RESULT: Final = "result.json"
+STARTED: Final = "started.json"
+EXIT_CODE: Final = "exit_code"
+STOP: Final = "stop"
 STDOUT: Final = "stdout"
 STDERR: Final = "stderr"
 # A result holds identifiers and digests. An error may quote many rows.
@@ -115,17 +125,27 @@ def make_folder(home: Path, run: str, verb: str, number: int) -> Path:
     Raises:
         OSError: it cannot be made.
     """
+    return _first_free(home, run, verb, number, lambda path: path.mkdir())
+
+
+def go_on(home: Path, run: str, verb: str, number: int, folder: Path) -> Path:
+    """Let an attempt have the folder of an earlier one that it goes on with: its own is a link there.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    return _first_free(home, run, verb, number, lambda path: path.symlink_to(folder.name))
+
+
+def _first_free(home: Path, run: str, verb: str, number: int, make: Callable[[Path], None]) -> Path:
     above = home / "airflow" / "stages" / run / verb
     above.mkdir(parents=True, exist_ok=True)
-    again = 1
-    while True:
-        folder = above / _name(number, again)
-        try:
-            folder.mkdir()
-        except FileExistsError:
-            again += 1
-        else:
-            return folder
+    for again in count(1):
+        path = above / _name(number, again)
+        with suppress(FileExistsError):
+            make(path)
+            return path
+    raise AssertionError("numbers do not end")
 
 
 def last_folder(home: Path, run: str, verb: str, number: int) -> Path | None:
@@ -142,6 +162,99 @@ def last_folder(home: Path, run: str, verb: str, number: int) -> Path | None:
 
 def _name(number: int, again: int) -> str:
     return str(number) if again == 1 else f"{number}-{again}"
+
+
+# ------------------------------------------------------------------- what a launcher keeps, to find it after its death
+
+
+def installation(home: Path) -> str:
+    """The id by which an installation knows what it started, among all that a machine or an engine runs.
+
+    It is made of the folder's path and of a random word in it: two folders have two ids, whatever stands in them.
+
+    Args:
+        home: `$CXR_HOME`.
+
+    Raises:
+        OSError: the word can neither be read nor written.
+    """
+    path = home / "airflow" / "installation"
+    while True:
+        try:
+            word = _read_regular(path)
+            break
+        except FileNotFoundError:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            aside = path.with_name(f".installation-{secrets.token_hex(8)}")
+            _write_new(aside, secrets.token_hex(16).encode())
+            with suppress(FileExistsError):  # another process was faster, and its word holds
+                os.link(aside, path)
+            aside.unlink()
+    return hashlib.sha256(os.fsencode(home.resolve()) + b"\0" + word).hexdigest()[:12]
+
+
+def begin(folder: Path, mark: Mapping[str, str]) -> None:
+    """Keep what an attempt is of: `recipe`, and the `wish` that it serves. The launcher does so before it starts it.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    _write_aside(folder / STARTED, json.dumps(dict(mark), sort_keys=True).encode() + b"\n")
+
+
+def end(folder: Path, exit_code: int) -> None:
+    """Keep with which exit code an attempt ended. Whoever saw it end does so, before anybody acts on it.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    _write_aside(folder / EXIT_CODE, f"{exit_code}\n".encode())
+
+
+def exit_code(folder: Path) -> int | None:
+    """The exit code that `end` kept; None where nobody saw the attempt end."""
+    try:
+        return int(_read_regular(folder / EXIT_CODE))
+    except (OSError, ValueError):
+        return None
+
+
+def mark_of(folder: Path) -> dict[str, str]:
+    """What `begin` kept; empty where it kept nothing that can be read."""
+    try:
+        told = json.loads(_read_regular(folder / STARTED))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return {str(key): str(value) for key, value in told.items()} if isinstance(told, dict) else {}
+
+
+def finished(home: Path, run: str, verb: str, mark: Mapping[str, str]) -> Path | None:
+    """The folder of an attempt of the same mark that ended well and left its result; None where there is none.
+
+    Its task may have died between the end and the report of it to Airflow.
+    """
+    above = home / "airflow" / "stages" / run / verb
+    for folder in sorted(above.iterdir() if above.is_dir() else (), reverse=True):
+        if mark_of(folder) == dict(mark) and exit_code(folder) == 0:
+            with suppress(CxrError):
+                if read(folder, verb).exit_code == 0:
+                    return folder
+    return None
+
+
+def _write_aside(path: Path, data: bytes) -> None:
+    aside = path.with_name(f".{path.name}-{secrets.token_hex(8)}")
+    _write_new(aside, data)
+    aside.replace(path)
+
+
+def _write_new(path: Path, data: bytes) -> None:
+    """Write a file that was not there, and have it on the disk; no link is followed."""
+    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+    with os.fdopen(file, "wb") as opened:
+        opened.write(data)
+        opened.flush()
+        os.fsync(file)
 
 
 # ------------------------------------------------------------------------------------------------------- the file

@@ -120,11 +120,12 @@ def run(
         plan=change_plan,
         plan_sha256=sha256_bytes(wanted),
         evaluation=evaluation,
-        judgement=rule.judge(evaluation, change_plan),
+        judgement=rule.judge(evaluation, change_plan.of_scores()),
         level=LEVEL,
         curves=_curves(test),
         missing=tuple(missing),
-        notes=(*NOTES, *chosen, *_notes(truth, labels, files, before, validation)),
+        warnings=tuple(_same(files)),
+        notes=(*NOTES, *chosen, *_unseen(change_plan), *_notes(truth, labels, files, before, validation)),
     )
 
 
@@ -165,7 +166,8 @@ def as_json(compared: Compared) -> dict[str, Any]:
             for group in evaluation.subgroups
         },
         "missing": list(compared.missing),
-        "notes": [*compared.missing, *compared.notes],
+        "warnings": list(compared.warnings),
+        "notes": [*compared.missing, *compared.warnings, *compared.notes],
     }
 
 
@@ -334,6 +336,17 @@ def _missing_findings(kept: Truth, files: Mapping[str, Scores]) -> list[str]:
     return found
 
 
+def _same(files: Mapping[str, Scores]) -> list[str]:
+    """A sentence where both files hold the same scores: no difference between them can be found."""
+    if CHAMPION not in files:
+        return []
+    first, second = (one.scores[np.argsort(np.array(one.image_ids))] for one in (files[CHALLENGER], files[CHAMPION]))
+    if not np.array_equal(first, second, equal_nan=True):
+        return []
+    names = " and ".join(dict.fromkeys(str(one.path) for one in files.values()))
+    return [f"both models have the same scores for every image ({names}), so that this compares a model with itself."]
+
+
 def _whose(files: Mapping[str, Scores]) -> str:
     named = [one.path.name for one in files.values() if one.patients is not None]
     if not named:
@@ -342,6 +355,21 @@ def _whose(files: Mapping[str, Scores]) -> str:
         f"The truth does not say whose images these are. What {named[0]} says was taken, which whoever made the scores "
         "could have invented."
     )
+
+
+def _unseen(plan: plans.ChangePlan) -> list[str]:
+    """What the plan asks that scores cannot tell."""
+    rules = plan.performance
+    asked = {
+        "What the scores rest on (reliance)": rules.reliance,
+        "Where heat maps lie (map_places)": rules.map_places,
+        "Whether heat maps can be relied on (heat_maps)": rules.heat_maps,
+    }
+    return [
+        f"{what} was not looked at: the plan asks it, and it takes the pictures."
+        for what, part in asked.items()
+        if part is not None
+    ]
 
 
 def _notes(

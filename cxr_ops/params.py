@@ -43,9 +43,29 @@ class Section(BaseModel):
 class Validate(Section):
     """What the data must be like. The expectations themselves are files, so that they can be read and reviewed."""
 
-    suites: tuple[str, ...] = ("expectations/manifest.json", "expectations/labels.json")
+    suites: tuple[str, ...] = (
+        "expectations/table.json",
+        "expectations/labels.json",
+        "expectations/images.json",
+        "expectations/dataset.json",
+    )
     min_images: int = Field(100, ge=1)
     min_patients: int = Field(50, ge=3)
+
+
+class Ingest(Section):
+    """When a new batch enters the data set.
+
+    max_quarantined: with `--on-bad quarantine`, the largest share of a batch's rows that may be left out; a batch with
+        more bad rows is refused.
+    drift: what it means that shares of findings, views, sexes or ages in a batch are not those of the data set:
+        `warning` lets it enter and says so, `failure` refuses it.
+    drift_alpha: probability of such a finding, of any share at all, in a batch of patients like those of the data set.
+    """
+
+    max_quarantined: float = Field(0.2, ge=0, lt=1)
+    drift: Literal["warning", "failure"] = "warning"
+    drift_alpha: float = Field(0.01, gt=0, lt=1)
 
 
 class Split(Section):
@@ -219,11 +239,24 @@ class Evaluate(Section):
     batch_size: int = Field(64, ge=1)
 
 
+MapMethod = Literal["grad_cam", "hires_cam", "grad_cam_plus_plus"]
+
+
 class Explain(Section):
-    """Which cases get a heat map: for each finding, the surest correct, missed and false ones."""
+    """Which cases get a heat map, and how it is drawn. The evidence is of Grad-CAM at the model's own size in any case.
+
+    cases_per_finding: of each kind, the surest ones.
+    alpha: opacity of the hottest places.
+    method: `grad_cam` (Selvaraju et al. 2017), `hires_cam` (Draelos and Carin 2020; behind global average pooling the
+        same numbers) or `grad_cam_plus_plus` (Chattopadhay et al. 2018).
+    resolution: side in pixels of the input that maps are computed on: a larger one gives a finer grid of the same
+        weights; None for the size that the model was trained on. A cell is 32 pixels of it wide.
+    """
 
     cases_per_finding: int = Field(1, ge=1, le=20)
     alpha: float = Field(0.45, ge=0, le=1)
+    method: MapMethod = "grad_cam"
+    resolution: int | None = Field(None, ge=64, le=2048)
 
 
 class Gate(Section):
@@ -233,9 +266,14 @@ class Gate(Section):
 
 
 class Report(Section):
-    """What the report shows."""
+    """What the report shows.
+
+    title: its heading.
+    prevalences: shares of images with a finding at which predictive values are given, besides that of the test set.
+    """
 
     title: str = "Chest X-ray retraining"
+    prevalences: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = (0.01, 0.1)
 
 
 class Params(BaseModel):
@@ -243,6 +281,7 @@ class Params(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    ingest: Ingest = Field(default_factory=Ingest)
     validate_: Validate = Field(default_factory=Validate, alias="validate")
     split: Split = Field(default_factory=Split)
     prepare: Prepare = Field(default_factory=Prepare)

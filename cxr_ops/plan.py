@@ -19,7 +19,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from cxr_ops.errors import SettingsError
 from cxr_ops.labels import FINDINGS, nearest
 from cxr_ops.params import explain_validation
-from cxr_ops.records.base import sha256_bytes
+from cxr_ops.records.base import NEWER_FIX, sha256_bytes
 from cxr_ops.records.inputs import Limits, Plan, Spending
 
 
@@ -34,6 +34,10 @@ def _finding(name: str) -> str:
 ATTRIBUTES: Final = ("sex", "age", "view", "source")
 _OWN: Final = r"[a-z][a-z0-9_]{0,31}"  # a column of a side table; see `cxr_ops.data.side_table`
 
+
+# Thresholds of the intersection over union at which boxes of heat maps are held against annotated ones, as Wang et al.
+# (CVPR 2017) have them.
+OVERLAPS: Final = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
 
 FindingName = Annotated[str, AfterValidator(_finding)]
 Scalar = bool | int | float | str
@@ -303,6 +307,139 @@ class OperatingPoints(Part):
         return self
 
 
+class HarmfulFlips(Part):
+    """A limit on the images that the champion calls rightly and the challenger does not, each at its own threshold.
+
+    Two models that are equally good flip some images too, so that a limit of hardly more than 0 is met by none.
+
+    Attributes:
+        findings: those that are checked; figures are reported for all.
+        missed: of the images with the finding, the share that the champion calls and the challenger does not must be
+            shown to lie below this; null asks for nothing.
+        alarmed: the same of the images without the finding, called by the challenger alone.
+        min_positive_patients: a finding with fewer is not checked, and said not to be.
+    """
+
+    findings: tuple[FindingName, ...] = Field(min_length=1)
+    missed: float | None = Field(None, gt=0, lt=1)
+    alarmed: float | None = Field(None, gt=0, lt=1)
+    min_positive_patients: int = Field(100, ge=2)
+
+    @model_validator(mode="after")
+    def _limits_something(self) -> Self:
+        if self.missed is None and self.alarmed is None:
+            raise ValueError("give missed, alarmed or both a limit, or write harmful_flips: null")
+        return self
+
+
+class Reliance(Part):
+    """Limits on what a model's scores may rest on outside of the thorax; see `cxr_ops.stats.reliance`.
+
+    Each limit is of every finding that is judged. It is passed unless the test set shows the contrary: a challenger is
+    accused where the figure lies beyond the limit, and beyond the champion's own, after Holm's correction over all
+    findings and limits.
+
+    Attributes:
+        corners: AUC that may be lost with the corners blurred; null asks for nothing.
+        outside: AUC that may be lost with all blurred that is outside the thorax.
+        remains: AUC that may be left with the thorax blurred.
+        error: chance that a model which keeps the limits is accused, over all findings and limits.
+    """
+
+    corners: float | None = Field(None, gt=0, lt=0.5)
+    outside: float | None = Field(None, gt=0, lt=0.5)
+    remains: float | None = Field(None, gt=0.5, lt=1)
+    error: float = Field(0.05, gt=0, lt=0.5)
+
+    @model_validator(mode="after")
+    def _limits_something(self) -> Self:
+        if not self.limits:
+            raise ValueError("give corners, outside or remains a limit, or write reliance: null")
+        return self
+
+    @property
+    def limits(self) -> dict[str, float]:
+        """Region -> its limit, of those that have one."""
+        given = {"corners": self.corners, "outside": self.outside, "inside": self.remains}
+        return {region: limit for region, limit in given.items() if limit is not None}
+
+
+class MapPlaces(Part):
+    """Limits on where heat maps lie against annotated boxes; see `cxr_ops.stats.localization`.
+
+    Each limit is of every finding that is judged and of whose test images enough patients have boxes. It is passed
+    unless the test set shows the contrary: a challenger is accused where the figure is shown to lie below the limit,
+    after Holm's correction over all findings and limits.
+
+    Attributes:
+        pointing_margin: by so much the share of images whose map has its peak in a box may lie below the champion's;
+            null asks for nothing.
+        pointing_floor: the same share itself may not lie below this.
+        energy_margin, energy_floor: of the mean share of a map's sum that lies in the boxes.
+        overlap_margin, overlap_floor: of the share of images whose map's box overlaps an annotated one by `overlap_at`.
+        overlap_at: intersection over union, one of `OVERLAPS`.
+        min_patients: a finding of which fewer patients have boxes is not judged, and said not to be.
+        error: chance that a model which keeps the limits is accused, over all findings and limits.
+    """
+
+    pointing_margin: float | None = Field(None, gt=0, lt=1)
+    pointing_floor: float | None = Field(None, gt=0, lt=1)
+    energy_margin: float | None = Field(None, gt=0, lt=1)
+    energy_floor: float | None = Field(None, gt=0, lt=1)
+    overlap_margin: float | None = Field(None, gt=0, lt=1)
+    overlap_floor: float | None = Field(None, gt=0, lt=1)
+    overlap_at: float = OVERLAPS[0]
+    min_patients: int = Field(20, ge=2)
+    error: float = Field(0.05, gt=0, lt=0.5)
+
+    @model_validator(mode="after")
+    def _limits_something(self) -> Self:
+        if not self.margins and not self.floors:
+            raise ValueError("give one of pointing, energy and overlap a margin or a floor, or write map_places: null")
+        if self.overlap_at not in OVERLAPS:
+            raise ValueError(f"overlap_at must be one of {', '.join(map(str, OVERLAPS))}")
+        return self
+
+    @property
+    def margins(self) -> dict[str, float]:
+        """Measure -> its margin against the champion, of those that have one."""
+        given = {"pointing": self.pointing_margin, "energy": self.energy_margin, "overlap": self.overlap_margin}
+        return {measure: limit for measure, limit in given.items() if limit is not None}
+
+    @property
+    def floors(self) -> dict[str, float]:
+        """Measure -> its floor, of those that have one."""
+        given = {"pointing": self.pointing_floor, "energy": self.energy_floor, "overlap": self.overlap_floor}
+        return {measure: limit for measure, limit in given.items() if limit is not None}
+
+
+class HeatMaps(Part):
+    """Limits on how heat maps depend on the weights, and on small changes of an image; see `cxr_ops.stats.heat_maps`.
+
+    Both are mean rank correlations of maps over their cells, of a sample of the scored images. A challenger is accused
+    where a figure is shown to lie beyond its limit, after Holm's correction over all of them.
+
+    Attributes:
+        random: the most that maps may be alike with those of a network with random weights; null asks for nothing.
+        steady: the least that maps of the same image may be alike after a small move or change of contrast.
+        images: of the sample, one a patient.
+        draws: of random weights.
+        error: chance that a model which keeps the limits is accused, over all figures.
+    """
+
+    random: float | None = Field(None, gt=0, lt=1)
+    steady: float | None = Field(None, gt=0, lt=1)
+    images: int = Field(32, ge=2, le=1000)
+    draws: int = Field(2, ge=1, le=10)
+    error: float = Field(0.05, gt=0, lt=0.5)
+
+    @model_validator(mode="after")
+    def _limits_something(self) -> Self:
+        if self.random is None and self.steady is None:
+            raise ValueError("give random, steady or both a limit, or write heat_maps: null")
+        return self
+
+
 class Calibration(Part):
     """Probabilities, after recalibration on the validation set.
 
@@ -387,7 +524,8 @@ class PerformanceEvaluation(Part):
         finding: checks of each finding that can be judged.
         sparse_failures: the findings whose margins must hold even if a few patients fail; null asks for none.
         composites: groups of rare findings with a margin of their own.
-        subgroups, harm_screen, suspicious_gain, operating_points, calibration: further checks; null asks for none.
+        subgroups, harm_screen, suspicious_gain, operating_points, harmful_flips, reliance, map_places,
+            heat_maps, calibration: further checks; null asks for none.
     """
 
     summary: Text
@@ -410,6 +548,10 @@ class PerformanceEvaluation(Part):
     harm_screen: HarmScreen | None
     suspicious_gain: SuspiciousGain | None
     operating_points: OperatingPoints | None
+    harmful_flips: HarmfulFlips | None = None
+    reliance: Reliance | None = None
+    map_places: MapPlaces | None = None
+    heat_maps: HeatMaps | None = None
     calibration: Calibration | None
 
     @property
@@ -473,12 +615,30 @@ class PerformanceEvaluation(Part):
             raise ValueError("harm_screen needs subgroups")
         return self
 
+    @model_validator(mode="after")
+    def _flips_are_of_operating_points(self) -> Self:
+        if self.harmful_flips is not None and self.operating_points is None:
+            raise ValueError("harmful_flips needs operating_points, which say when a finding is called")
+        return self
+
 
 class Monitoring(Part):
     """What is watched after a release, and when the plan itself is read again."""
 
     summary: Text
     review_after_days: int = Field(ge=1)
+
+
+class Serving(Part):
+    """What a model must show before its promotion where it will be served: in fresh processes, and in the image.
+
+    Attributes:
+        tolerance: no probability of the golden pictures may differ by more from what the evaluation's own way gives.
+        seconds: the longest that `cxr-ops serve` may take for one of them, asked one at a time, at the median.
+    """
+
+    tolerance: float = Field(1e-5, gt=0, le=0.01)
+    seconds: float = Field(gt=0, le=60)
 
 
 class UpdateProcedures(Part):
@@ -489,12 +649,14 @@ class UpdateProcedures(Part):
         require_clean_code: whether only committed code may be promoted.
         code_source: where that code must have been committed, `REPOSITORY#BRANCH`; null leaves it to the installation's
             CXR_CODE_SOURCE.
+        serving: what the model must show first where it will be served; null asks for nothing.
     """
 
     summary: Text
     approvals: int = Field(ge=0, le=9)
     require_clean_code: bool
     code_source: Annotated[str, Field(pattern=r"^[^#\s][^#]*#[^#\s]+$")] | None = None
+    serving: Serving | None = None
     monitoring: Monitoring
 
 
@@ -520,6 +682,9 @@ class ImpactAssessment(Part):
     summary: Text
     benefits: tuple[Text, ...] = Field(min_length=1)
     risks: tuple[Risk, ...] = Field(min_length=1)
+
+
+NEWEST: Final = 3  # format of a plan
 
 
 class ChangePlan(Part):
@@ -554,10 +719,24 @@ class ChangePlan(Part):
         """The checks."""
         return self.modification_protocol.performance_evaluation
 
+    def of_scores(self) -> Self:
+        """The same plan without what only pictures can tell, for those who have scores alone."""
+        protocol = self.modification_protocol
+        nothing = {"reliance": None, "map_places": None, "heat_maps": None}
+        evaluation = protocol.performance_evaluation.model_copy(update=nothing)
+        return self.model_copy(
+            update={"modification_protocol": protocol.model_copy(update={"performance_evaluation": evaluation})}
+        )
+
     @property
     def approvals(self) -> int:
         """How many people must agree besides the gate."""
         return self.modification_protocol.update_procedures.approvals
+
+    @property
+    def serving(self) -> Serving | None:
+        """What a model must show before its promotion where it will be served."""
+        return self.modification_protocol.update_procedures.serving
 
     @property
     def limits(self) -> Limits:
@@ -622,6 +801,13 @@ def from_document(document: dict[str, Any], where: object) -> ChangePlan:
     Raises:
         SettingsError: a key is unknown, missing, of the wrong type or out of range.
     """
+    number = document.get("format")
+    if isinstance(number, int) and number > NEWEST:
+        raise SettingsError(
+            f"the plan has format {number}, and this version of cxr-ops reads formats up to {NEWEST}",
+            where=where,
+            fix=NEWER_FIX,
+        )
     try:
         return ChangePlan.model_validate(_with_names_of_now(document, where))
     except ValidationError as error:

@@ -19,11 +19,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from cxr_ops import attempt, contract, voice
+from cxr_ops.edges import deliveries
 from cxr_ops.edges.airflow import client, processes
 from cxr_ops.edges.home import Home
-from cxr_ops.edges.locks import Lock
 from cxr_ops.edges.signals import stoppable
 from cxr_ops.errors import BusyError, CxrError, DataError, StoppedError
+from cxr_ops.locks import Lock
 from cxr_ops.records.data import GENERATED_ID
 from cxr_ops.records.task import TaskState
 from cxr_ops.report import watch
@@ -101,11 +102,17 @@ def _refuse_to_replace(home: Home) -> None:
     """See that no data are drawn where somebody tried to bring their own.
 
     Raises:
-        DataError: the first batch was refused.
+        DataError: the first batch was refused, or its ingestion was cut off.
     """
-    from cxr_ops.stages import ingest
-
-    refused = [batch for batch in ingest.refused_batches(home) if batch != BATCH]
+    cut = [batch for batch in deliveries.cut_off(home) if batch != BATCH]
+    if cut:
+        record = deliveries.unfinished(home, cut[0])
+        raise DataError(
+            f"there is no data set: the ingestion of {cut[0]} was cut off, and no generated data replace it",
+            where=record,
+            fix=f"type its command again; or, to use generated radiographs after all, rm {shlex.quote(str(record))}",
+        )
+    refused = [batch for batch in deliveries.refused(home) if batch != BATCH]
     if refused:
         folder = home.quarantine / refused[0]
         raise DataError(
@@ -262,6 +269,8 @@ def _forecast_lines(forecast: Any, *, force: bool) -> list[str]:
     if forecast.data is None:
         first = f"would draw {IMAGES} radiographs, ingest them as {BATCH}, and train on them"
     elif forecast.no_change and not force:
+        if forecast.repeats:
+            return [f"would end {contract.NO_CHANGE}: {forecast.repeats}; --force repeats it"]
         champion = forecast.champion.version or forecast.champion.package
         return [f"would end {contract.NO_CHANGE}: nothing has changed since version {champion} was trained"]
     else:

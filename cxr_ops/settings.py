@@ -25,6 +25,7 @@ from cxr_ops.errors import SettingsError
 BETWEEN: Final = {
     "CXR_CHECKPOINTS": "where a training keeps its checkpoints; the supervisor sets it",
     "CXR_EXIT_FILE": "where a stage says how it ended; the supervisor sets it",
+    "CXR_PACKED": "where `prepare` keeps rows that it packed, for later runs; the supervisor sets it",
     "CXR_PARTS": "the least number of parts that a training cuts a batch into, after memory was too small for fewer",
     "CXR_PROGRESS": "where a stage says how far it is; the supervisor sets it",
     "CXR_SUPERVISED": "marks the processes of a supervised stage",
@@ -59,6 +60,14 @@ def _folder(text: str, name: str) -> Path:
     return addresses.folder(text, name, Path.cwd())
 
 
+def _folders(text: str, name: str) -> tuple[Path, ...]:
+    return tuple(_folder(part, name) for part in _names(text, name))
+
+
+def _store(text: str, name: str) -> str:
+    return str(addresses.store(text, name, Path.cwd()))
+
+
 def _one_of(*words: str) -> _Read:
     def read(text: str, name: str) -> str:
         if text not in words:
@@ -71,16 +80,23 @@ def _one_of(*words: str) -> _Read:
     return read
 
 
-def _seconds(text: str, name: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = math.nan
-    if not 0 <= seconds < math.inf:
-        raise SettingsError(
-            f"{name} must be a number of seconds, not {text!r}", where="the environment", fix=f"{name}=120"
-        )
-    return seconds
+def _number_of(unit: str, example: int) -> _Read:
+    def read(text: str, name: str) -> float:
+        try:
+            number = float(text)
+        except ValueError:
+            number = math.nan
+        if not 0 <= number < math.inf:
+            raise SettingsError(
+                f"{name} must be a number of {unit}, not {text!r}", where="the environment", fix=f"{name}={example}"
+            )
+        return number
+
+    return read
+
+
+_seconds = _number_of("seconds", 120)
+_days = _number_of("days", 30)
 
 
 def _count(least: int) -> _Read:
@@ -178,11 +194,104 @@ class Settings:
             group=PLACES,
         ),
     ] = None
+    ledger: Annotated[
+        str | None,
+        Variable(
+            name="CXR_LEDGER",
+            meaning="the ledger: a folder, or `s3://bucket/path`; a relative folder starts from the project",
+            without="`ledger` in `CXR_HOME`",
+            read=_text,
+            group=PLACES,
+        ),
+    ] = None
+    ledger_lock_days: Annotated[
+        int,
+        Variable(
+            name="CXR_LEDGER_LOCK_DAYS",
+            meaning="for how many days an entry of the ledger cannot be removed, in a bucket with object lock",
+            without="3650",
+            read=_count(1),
+            group=PLACES,
+        ),
+    ] = 3650
+    anchor: Annotated[
+        str | None,
+        Variable(
+            name="CXR_ANCHOR",
+            meaning="where the ledger's head is kept once more, after each decision and promotion: a folder outside "
+            "`CXR_HOME`, or `s3://bucket/path`, best of another owner",
+            without="nowhere: that the ledger's end was cut off cannot be proven",
+            read=_text,
+            group=PLACES,
+        ),
+    ] = None
+    signing_key: Annotated[
+        Path | None,
+        Variable(
+            name="CXR_SIGNING_KEY",
+            meaning="the private key, a PEM file outside the project, that models are signed with: `cxr-ops keys make "
+            "FILE`",
+            without="a key of the installation, which proves little",
+            read=_folder,
+            group=PLACES,
+        ),
+    ] = None
+    trusted_keys: Annotated[
+        tuple[Path, ...],
+        Variable(
+            name="CXR_TRUSTED_KEYS",
+            meaning="public keys, PEM files separated by commas, whose signatures of models are believed",
+            without="the public half of `CXR_SIGNING_KEY` and of the installation's key",
+            read=_folders,
+            group=PLACES,
+        ),
+    ] = ()
+    receipts: Annotated[
+        Path | None,
+        Variable(
+            name="CXR_RECEIPTS",
+            meaning="a file to which a served model adds a receipt of each prediction, for `cxr-ops receipts verify`",
+            without="none: receipts stand in the answers alone",
+            read=_folder,
+            group=PLACES,
+        ),
+    ] = None
+    backup: Annotated[
+        Path | None,
+        Variable(
+            name="CXR_BACKUP",
+            meaning="the folder of backups that `cxr_maintenance` writes to every day, best on another disk",
+            without="no backup is made by itself",
+            read=_folder,
+            group=PLACES,
+        ),
+    ] = None
+    incoming: Annotated[
+        str | None,
+        Variable(
+            name="CXR_INCOMING",
+            meaning="where batches arrive, which `cxr_arrivals` watches: a folder, or `s3://bucket/prefix`",
+            without="nothing is watched",
+            read=_store,
+            group=PLACES,
+        ),
+    ] = None
+    incoming_queue: Annotated[
+        str | None,
+        Variable(
+            name="CXR_INCOMING_QUEUE",
+            meaning="URL of a queue of SQS that the bucket of `CXR_INCOMING` tells of new objects: a message makes "
+            "`cxr_arrivals` look at once",
+            without="it looks every `CXR_INCOMING_SECONDS` alone",
+            read=_text,
+            group=PLACES,
+        ),
+    ] = None
     airflow_url: Annotated[
         str | None,
         Variable(
             name="CXR_AIRFLOW_URL",
-            meaning="your own Airflow, to which `cxr-ops ingest` reports new data",
+            meaning="your own Airflow: `cxr-ops ingest` tells it of new data, and stages write a note beside the run",
             without="the embedded one, if it runs",
             read=addresses.server,
             group=PLACES,
@@ -229,6 +338,46 @@ class Settings:
             group=RUNNING,
         ),
     ] = 120.0
+    keep_workspaces: Annotated[
+        float,
+        Variable(
+            name="CXR_KEEP_WORKSPACES",
+            meaning="days for which the workspace of a run that has ended stays; `cxr-ops data gc` removes older ones",
+            without="30",
+            read=_days,
+            group=RUNNING,
+        ),
+    ] = 30.0
+    keep_attempts: Annotated[
+        float,
+        Variable(
+            name="CXR_KEEP_ATTEMPTS",
+            meaning="days for which records of attempts, checkpoints and packed rows stay that nothing goes on from",
+            without="30",
+            read=_days,
+            group=RUNNING,
+        ),
+    ] = 30.0
+    keep_quarantine: Annotated[
+        float,
+        Variable(
+            name="CXR_KEEP_QUARANTINE",
+            meaning="days for which the quarantine of a batch stays; `cxr-ops data gc` removes older ones",
+            without="90",
+            read=_days,
+            group=RUNNING,
+        ),
+    ] = 90.0
+    incoming_seconds: Annotated[
+        float,
+        Variable(
+            name="CXR_INCOMING_SECONDS",
+            meaning="seconds between two looks at `CXR_INCOMING`",
+            without="30",
+            read=_seconds,
+            group=RUNNING,
+        ),
+    ] = 30.0
     schedule: Annotated[
         str | None,
         Variable(
@@ -243,7 +392,8 @@ class Settings:
         int,
         Variable(
             name="CXR_MAX_ACTIVE_RUNS",
-            meaning="how many runs of the DAG may be active at a time",
+            meaning="how many runs of the DAG may be active at a time; where a plan recycles the error of a test "
+            "period, only the last look can end in a promotion",
             without="1",
             read=_count(1),
             group=RUNNING,
@@ -253,8 +403,39 @@ class Settings:
         tuple[str, ...],
         Variable(
             name="CXR_APPROVERS",
-            meaning="people who may approve: Airflow's user ids, separated by commas",
+            meaning="who may approve, separated by commas: Airflow's user ids, or `id:name` where these differ",
             without="everybody who may edit the DAG",
+            read=_names,
+            group=RUNNING,
+        ),
+    ] = ()
+    notify: Annotated[
+        tuple[str, ...],
+        Variable(
+            name="CXR_NOTIFY",
+            meaning="connections of Airflow by which people are told of verdicts, promotions, failed runs and refused "
+            "batches: ids, separated by commas",
+            without="nobody is told",
+            read=_names,
+            group=RUNNING,
+        ),
+    ] = ()
+    notify_approvers: Annotated[
+        tuple[str, ...],
+        Variable(
+            name="CXR_NOTIFY_APPROVERS",
+            meaning="connections by which approvers alone are told that a run waits for them",
+            without="those of `CXR_NOTIFY`, where the plan withholds nothing",
+            read=_names,
+            group=RUNNING,
+        ),
+    ] = ()
+    notify_no_change: Annotated[
+        tuple[str, ...],
+        Variable(
+            name="CXR_NOTIFY_NO_CHANGE",
+            meaning="connections by which people are told of runs that ended NO_CHANGE, as most weekly ones do",
+            without="nobody is told",
             read=_names,
             group=RUNNING,
         ),
@@ -275,6 +456,17 @@ class Settings:
             name="CXR_IMAGE",
             meaning="the image, as `name@sha256:...` or `sha256:...`; never a tag",
             without="none",
+            read=_text,
+            group=CONTAINERS,
+        ),
+    ] = None
+    serve_image: Annotated[
+        str | None,
+        Variable(
+            name="CXR_SERVE_IMAGE",
+            meaning="the image of `docker/serve`, in which a plan's `serving` has a model asked before its promotion; "
+            "needs `docker` where `cxr-ops promote` runs",
+            without="the model is asked in fresh processes alone",
             read=_text,
             group=CONTAINERS,
         ),
@@ -309,6 +501,26 @@ class Settings:
             group=CONTAINERS,
         ),
     ] = 8 * 2**30
+    memory_bytes: Annotated[
+        int | None,
+        Variable(
+            name="CXR_MEMORY_BYTES",
+            meaning="the most memory that a container may use, in bytes; it gets no swap beside it",
+            without="all that the engine has",
+            read=_count(1),
+            group=CONTAINERS,
+        ),
+    ] = None
+    cpus: Annotated[
+        float | None,
+        Variable(
+            name="CXR_CPUS",
+            meaning="the most processors that a container may use, as `4` or `2.5`",
+            without="all that the engine has",
+            read=_number_of("processors", 4),
+            group=CONTAINERS,
+        ),
+    ] = None
     given: frozenset[str] = frozenset()
 
     @classmethod
@@ -334,7 +546,7 @@ class Settings:
         if variable.secret:
             return "(set)"
         value = getattr(self, key)
-        return addresses.without_password(",".join(value) if isinstance(value, tuple) else str(value))
+        return addresses.without_password(",".join(map(str, value)) if isinstance(value, tuple) else str(value))
 
 
 # By the attribute that each fills, in the order of the tables.

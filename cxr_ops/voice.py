@@ -18,6 +18,24 @@ def console(*, quiet: bool = False) -> Console:
     return Console(stderr=True, quiet=quiet)
 
 
+def count(number: int, one: str, many: str | None = None) -> str:
+    """A number of things in words.
+
+    >>> count(1, "image"), count(1200, "image"), count(0, "box", "boxes")
+    ('1 image', '1,200 images', '0 boxes')
+    """
+    return f"{number:,} {one if number == 1 else many or one + 's'}"
+
+
+def part(number: int, total: int, one: str, verb: str, verbs: str, many: str | None = None) -> str:
+    """A number out of a total in words, with the verb that follows.
+
+    >>> part(1, 3, "box", "is", "are", "boxes"), part(2, 2000, "age", "was", "were"), part(1, 1, "image", "is", "are")
+    ('1 of 3 boxes is', '2 of 2,000 ages were', '1 of 1 image is')
+    """
+    return f"{number:,} of {count(total, one, many)} {verb if number == 1 else verbs}"
+
+
 class Speaker:
     """Says what happens, with the time since the start."""
 

@@ -7,10 +7,12 @@ loop by `make retrain`.
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import multiprocessing
 import os
 import shutil
+import signal
 import sys
 import threading
 import time
@@ -33,7 +35,7 @@ project, verb, attempt = pathlib.Path(os.environ["CXR_PROJECT"]), sys.argv[2], p
 assert sys.argv.pop() == "--attempt"
 told = json.loads((project / "scenario.json").read_text()).get(verb, {})
 earlier = [json.loads(line)["verb"] for line in (project / "calls.jsonl").read_text().splitlines()]
-secrets = [name for name in os.environ if name.startswith("AIRFLOW__")]
+secrets = [name for name in os.environ if name.startswith(("AIRFLOW__", "AIRFLOW_CONN_"))]
 with (project / "calls.jsonl").open("a") as file:
     call = {"verb": verb, "arguments": sys.argv[3:], "pid": os.getpid(), "secrets": secrets}
     file.write(json.dumps(call | {"home": os.environ["CXR_HOME"]}) + "\\n")
@@ -65,7 +67,8 @@ result = {"open": {"no_change": False}, "train": {"no_change": False}}.get(verb,
 if verb == "publish":
     result = {"verdict": "PROMOTE", "approvals": 0, "model_version": "1", "mlflow_run_id": "ab12", "report": "r.html"}
     result |= {"run": sys.argv[4], "withheld": False, "holds": {}, "limited_findings": []}
-result |= told.get("result", {})
+    result |= {"next": "approve" if told.get("result", {}).get("approvals") else "promote"}
+result |= told.get("result") or {}
 if verb == "open" and result["no_change"]:
     run = sys.argv[4]
     folder = pathlib.Path(os.environ["CXR_HOME"], "runs", run)
@@ -79,7 +82,7 @@ leave(0, result)
 
 def make_project(folder: Path) -> Path:
     """Make a project with the DAGs as they are, in which the command is the stand-in."""
-    for name in ("cxr_ops", "dags"):
+    for name in ("cxr_ops", "dags", "plugins"):
         shutil.copytree(PROJECT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("params.yaml", "dvc.yaml", "pccp.demo.yaml"):
         shutil.copy(PROJECT / name, folder / name)
@@ -158,6 +161,7 @@ class Runs(Apart):
             "CXR_HOME": str(self.home),
             "AIRFLOW_HOME": str(root / "airflow"),
             "AIRFLOW__CORE__DAGS_FOLDER": str(self.project / "dags"),
+            "AIRFLOW__CORE__PLUGINS_FOLDER": str(self.project / "plugins"),
             "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
             "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS": ",".join(f"{user}:op" for user in USERS),
             "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(root / "passwords.json"),
@@ -175,13 +179,20 @@ class Runs(Apart):
         *,
         run_type: str = "manual",
         all_admins: bool = False,
-        answer: tuple[str, str] | None = None,
+        answer: tuple[str, str] | list[tuple[str, str, str]] | None = None,
+        environ: dict[str, str] | None = None,
+        also: dict[str, Any] | None = None,
         **scenario: Any,
     ) -> Outcome:
-        """Run a DAG to its end; `answer` is who answers the question for an approval, and how."""
-        script(self.project, scenario)
+        """Run a DAG to its end; `environ` is set.
+
+        `answer` is who answers the question for an approval, and how; or, for questions one after the other, who
+        answers each, how and with which reason. `also` is of the scenario: verbs that are no names of arguments.
+        """
+        script(self.project, scenario | (also or {}))
         try:
-            told = self._pool.submit(_run, dag_id, conf or {}, run_type, all_admins, answer).result(timeout=RUN_SECONDS)
+            asked = (dag_id, conf or {}, run_type, all_admins, answer)
+            told = self._pool.submit(_run_with, environ or {}, *asked).result(timeout=RUN_SECONDS)
         except TimeoutError:
             self._start_again()  # a run that waits for ever must not take the tests after it along
             raise
@@ -194,12 +205,15 @@ class Runs(Apart):
     def _start_again(self) -> None:
         for process in multiprocessing.active_children():
             if process.pid in self._pool._processes:
+                os.kill(process.pid, signal.SIGUSR1)  # it says where each of its threads is
+                time.sleep(1)
                 process.kill()
         self._pool.shutdown(wait=True)
         self._pool = self._new_pool()
 
 
 def _set_up(environment: dict[str, str], database: bool) -> None:
+    faulthandler.register(signal.SIGUSR1)
     os.environ.update(environment)
     if "CXR_PROJECT" in environment:
         sys.path.insert(0, environment["CXR_PROJECT"])
@@ -248,9 +262,15 @@ def _facts(dag: Any) -> dict[str, Any]:
         "max_active_runs": dag.max_active_runs,
         "params": {name: dict(dag.params.get_param(name).schema) for name in dag.params},
         "cron": timetable.timetable.expression if hasattr(timetable, "timetable") else None,
-        "waits_for": [asset.uri for asset in condition.objects] if condition else [],
+        "waits_for": [asset.uri for asset in _assets(condition)],
+        "watches": [one.trigger.where for asset in _assets(condition) for one in asset.watchers],
         "tasks": {task.task_id: _task_facts(task) for task in dag.tasks},
     }
+
+
+def _assets(condition: Any) -> list[Any]:
+    """The assets of a schedule."""
+    return list(condition.objects) if condition else []
 
 
 def _task_facts(task: Any) -> dict[str, Any]:
@@ -259,6 +279,7 @@ def _task_facts(task: Any) -> dict[str, Any]:
         "owner": task.owner,
         "retries": task.retries,
         "pool": task.pool,
+        "group": task.task_group.group_id if task.task_group else None,
         "updates": [asset.uri for asset in task.outlets],
         "limits": [limit.total_seconds() for limit in limits if limit],
         "default_answer": getattr(task, "defaults", None),
@@ -271,9 +292,14 @@ def _task_facts(task: Any) -> dict[str, Any]:
     }
 
 
-def _run(
-    dag_id: str, conf: dict[str, Any], run_type: str, all_admins: bool, answer: tuple[str, str] | None
-) -> dict[str, Any]:
+def _run_with(environ: dict[str, str], *asked: Any) -> dict[str, Any]:
+    from unittest.mock import patch
+
+    with patch.dict(os.environ, environ):
+        return _run(*asked)
+
+
+def _run(dag_id: str, conf: dict[str, Any], run_type: str, all_admins: bool, answer: Any) -> dict[str, Any]:
     from datetime import timedelta
 
     from airflow.models.asset import AssetEvent
@@ -289,8 +315,10 @@ def _run(
         task.retry_delay = timedelta(0)
     over = threading.Event()
     if answer:
-        client = _logged_in(answer[0])  # here, because a thread must not import Airflow while the run does
-        threading.Thread(target=_answer, args=(client, dag_id, answer[1], over), daemon=True).start()
+        given = answer if isinstance(answer, list) else [(*answer, None)]
+        # Here, because a thread must not import Airflow while the run does.
+        answers = [(_logged_in(user), option, reason) for user, option, reason in given]
+        threading.Thread(target=_answer, args=(answers, dag_id, over), daemon=True).start()
 
     def set_type(_mapper: Any, _connection: Any, run: Any) -> None:
         run.run_type = run_type
@@ -330,20 +358,57 @@ def _logged_in(user: str) -> Any:
     return client
 
 
-def _answer(client: Any, dag_id: str, option: str, over: threading.Event) -> None:
-    """Answer what is asked until the run is over, as a person does; again where the server was busy."""
+def visit(asked: list[tuple[str | None, str]], environ: dict[str, str]) -> list[tuple[int, dict[str, str], str]]:
+    """What Airflow's web server answers to users, None being nobody: status, headers and text of each."""
+    from unittest.mock import patch
+
+    from airflow.api_fastapi.app import create_app
+    from fastapi.testclient import TestClient
+
+    answers = []
+    with patch.dict(os.environ, environ):
+        client = TestClient(create_app(apps="core"), base_url="http://localhost", raise_server_exceptions=False)
+        for user, path in asked:
+            client.cookies.clear()
+            if user is not None:
+                told = client.post("/auth/token", json={"username": user, "password": USERS.get(user, "")})
+                token = told.json()["access_token"] if told.is_success else f"{user}'s invention"
+                client.cookies.set("_token", token)  # as a browser has it
+            said = client.get(path)
+            answers.append((said.status_code, dict(said.headers), said.text))
+    return answers
+
+
+def _answer(answers: list[tuple[Any, str, str | None]], dag_id: str, over: threading.Event) -> None:
+    """Answer what is asked until the run is over, as people do one after the other; again where the server was busy."""
     from httpx import HTTPStatusError
 
+    given = 0
     while not over.wait(0.5):
+        client, option, reason = answers[min(given, len(answers) - 1)]
         try:
             waiting = client.get(f"/api/v2/dags/{dag_id}/dagRuns/~/hitlDetails?response_received=false")
             for detail in waiting.raise_for_status().json()["hitl_details"]:
                 task = detail["task_instance"]
+                if task["state"] != "awaiting_input":  # an answer before the task waits is lost, and it waits for ever
+                    continue
                 place = f"/api/v2/dags/{dag_id}/dagRuns/{task['dag_run_id']}/taskInstances/{task['task_id']}/-1"
-                chosen = {"chosen_options": [option], "params_input": {}}
+                params = {} if reason is None else {"reason": reason}
+                chosen = {"chosen_options": [option], "params_input": params}
                 client.patch(f"{place}/hitlDetails", json=chosen).raise_for_status()
+                given += 1
         except HTTPStatusError as error:  # SQLite has one writer, which is the run for most of the time
             print(f"not answered yet: {error}: {error.response.text}", file=sys.stderr, flush=True)
+
+
+def conf_of(run_id: str) -> dict[str, Any] | None:
+    """With what a run was triggered that waits to be run; None where there is no such run."""
+    from airflow.models.dagrun import DagRun
+    from airflow.utils.session import create_session
+
+    with create_session() as session:
+        run = session.query(DagRun).filter_by(run_id=run_id).first()
+        return dict(run.conf) if run else None
 
 
 def check_params(dag_id: str, conf: dict[str, Any]) -> None:
@@ -353,18 +418,28 @@ def check_params(dag_id: str, conf: dict[str, Any]) -> None:
     params.validate()
 
 
-def execute_process(environ: dict[str, str], run_id: str, try_number: int, operator: Any = None) -> dict[str, Any]:
+def execute_process(
+    environ: dict[str, str], run_id: str, try_number: int, operator: Any = None, day: int = 1
+) -> dict[str, Any]:
     """Run `train` by the process launcher as a worker does, without a database: its result, and what it logged."""
-    from types import SimpleNamespace
     from unittest.mock import patch
 
     from structlog.testing import capture_logs
 
     operator = operator or process_operator()
     with patch.dict(os.environ, environ), capture_logs() as lines:
-        ti = SimpleNamespace(try_number=try_number)
-        result = operator.execute({"run_id": run_id, "ti": ti, "outlet_events": {}})
+        result = operator.execute(context_of(run_id, try_number, "train", day))
     return {"result": result, "log": [str(line["event"]) for line in lines]}
+
+
+def context_of(run_id: str, try_number: int, verb: str, day: int = 1) -> Any:
+    """What a task is told of a run that was started on a day of March."""
+    from datetime import UTC, datetime
+    from types import SimpleNamespace
+
+    ti = SimpleNamespace(try_number=try_number, max_tries=2, dag_id="cxr_retrain", task_id=verb)
+    run = SimpleNamespace(start_date=datetime(2026, 3, day, tzinfo=UTC))
+    return {"run_id": run_id, "ti": ti, "dag_run": run, "outlet_events": {}}
 
 
 def process_operator() -> Any:
@@ -387,6 +462,17 @@ def stop_process(environ: dict[str, str], run_id: str, try_number: int) -> dict[
     return execute_process(environ, run_id, try_number, operator)
 
 
+def send_notice(environ: dict[str, str], name: str) -> None:
+    """Send a notice by a connection that the environment names; nothing is paused for."""
+    from unittest.mock import patch
+
+    from cxr_ops.launchers import notices
+
+    notice = notices.Notice(event="verdict", text="cxr-ops: REJECT (run r-1)", run="manual__1", url="http://a/dags/d")
+    with patch.dict(os.environ, environ), patch.object(notices, "PAUSES", (0.0, 0.0)):
+        notices.send(name, notice)
+
+
 def result_with_note(verb: str, exit_code: int, folder: Path, said: str, note: str) -> dict[str, Any]:
     from cxr_ops.launchers.protocol import result_of
 
@@ -395,11 +481,10 @@ def result_with_note(verb: str, exit_code: int, folder: Path, said: str, note: s
 
 def execute_docker(environ: dict[str, str], run_id: str, verb: str, arguments: list[str]) -> dict[str, Any]:
     """Run a stage by the docker launcher as a worker does, without a database."""
-    from types import SimpleNamespace
     from unittest.mock import patch
 
     from cxr_ops.launchers.docker import docker_stage
 
     with patch.dict(os.environ, environ):
-        operator = docker_stage(verb, arguments=arguments, gpu=False, reads=None)
-        return operator.execute({"run_id": run_id, "ti": SimpleNamespace(try_number=1), "outlet_events": {}})
+        operator = docker_stage(verb, task_id=verb, arguments=arguments, gpu=False, reads=())
+        return operator.execute(context_of(run_id, 1, verb))

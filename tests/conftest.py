@@ -12,7 +12,7 @@ import pytest
 
 from cxr_ops.labels import FINDINGS, format_labels
 
-pytest_plugins = ["finished", "projects", "services"]
+pytest_plugins = ["finished", "projects", "scored_runs", "services"]
 
 PROJECT = Path(__file__).resolve().parents[1]
 
@@ -28,7 +28,7 @@ os.environ.update(
 if "PYTEST_XDIST_WORKER" in os.environ:  # tests run beside each other: two threads for each would wait for one another
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 for name in [name for name in os.environ if name.startswith(("CXR_", "AIRFLOW_", "MLFLOW_TRACKING"))]:
-    if name != "CXR_SHARED":
+    if name not in ("CXR_SHARED", "CXR_SCREENSHOTS"):
         del os.environ[name]
 
 

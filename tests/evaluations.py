@@ -13,11 +13,22 @@ from cxr_ops.labels import FINDINGS
 from cxr_ops.params import NOT_OF_THE_MODEL, Params, Prepare, Train
 from cxr_ops.plan import ChangePlan
 from cxr_ops.records.data import DataRevision
-from cxr_ops.records.evidence import Estimate, Evaluation, Facts, Paired, Performance
+from cxr_ops.records.evidence import (
+    Alike,
+    Blurred,
+    Estimate,
+    Evaluation,
+    Facts,
+    Localization,
+    MapChecks,
+    Paired,
+    Performance,
+    Reliance,
+)
 from cxr_ops.records.inputs import Champion, Code, Inputs, LedgerState, Period, Reference
 from cxr_ops.records.run import Opened
 from cxr_ops.records.training import StartingWeights, Trained
-from cxr_ops.stats import evidence
+from cxr_ops.stats import evidence, heat_maps
 
 PROJECT = Path(__file__).resolve().parents[1]
 CHALLENGER, CHAMPION, REFERENCE, TEST = "a" * 64, "b" * 64, "c" * 64, "t" * 64
@@ -93,6 +104,63 @@ def performance_of(row, *, roles=("champion", "reference"), loss=0.0, slope=1.0,
     )
 
 
+def resting(findings, plan, **less: float) -> list[Reliance]:
+    """What scores of rows of evidence rest on: the thorax, or regions without which the challenger loses so much."""
+    asked = plan.performance.reliance
+    found = []
+    for row in findings if asked is not None else ():
+        whole = {role: at for role in ("challenger", "champion") if (at := getattr(row, role)) is not None}
+        regions = {}
+        for region in ("corners", "outside", "inside"):
+            lost = dict.fromkeys(whole, 0.3 if region == "inside" else 0.0)
+            lost["challenger"] = less.get(region, lost["challenger"])
+            regions[region] = Blurred(
+                auc={role: estimate(at.value - lost[role], 0.002) for role, at in whole.items()},
+                loss={role: estimate(value, 0.002) for role, value in lost.items()},
+                excess=estimate(lost["challenger"] - lost["champion"], 0.002) if "champion" in whole else None,
+            )
+        found.append(Reliance(finding=row.finding, regions=regions))
+    return found
+
+
+def lying(findings, plan, *, images=40, patients=31, **gain: float) -> list[Localization]:
+    """Where maps of rows of evidence lie: as the champion's do, or better by so much in a measure."""
+    found = []
+    for row in findings if plan.performance.map_places is not None else ():
+
+        def paired(measure: str, of=row) -> Paired:
+            apart = gain.get(measure, 0.0)
+            there = {"challenger": estimate(0.6 + apart, 0.02)}
+            for role, name in (("champion", "difference"), ("reference", "reference_difference")):
+                if getattr(of, role) is not None:
+                    there |= {role: estimate(0.6, 0.02), name: estimate(apart, 0.02)}
+            return Paired(**there)
+
+        measures = {name: paired(name) for name in ("pointing", "energy", "overlap")}
+        overlap = dict.fromkeys(map(str, plans.OVERLAPS), measures.pop("overlap"))
+        counts = {"images": images, "patients": patients, "area": 0.1, "chance": 0.1}
+        found.append(Localization(finding=row.finding, **counts, **measures, overlap=overlap))
+    return found
+
+
+def behaving(plan, patients: int, *, first=False, random=0.05, steady=0.95) -> MapChecks | None:
+    """How alike heat maps are where the plan asks it: so much with random weights, and after small changes."""
+    asked = plan.performance.heat_maps
+    if asked is None:
+        return None
+    roles = ("challenger",) if first else ("challenger", "champion")
+
+    def alike(value: float) -> dict[str, Alike]:
+        return {role: Alike(overall=estimate(value, 0.02), findings={"Mass": estimate(value, 0.02)}) for role in roles}
+
+    return MapChecks(
+        images=min(asked.images, patients),
+        draws=asked.draws,
+        random={step: alike(random) for step in heat_maps.STEPS},
+        steady={change: alike(steady) for change in heat_maps.CHANGES},
+    )
+
+
 def evaluation_of(study, plan, *, first=False, reference=None, uncertain=None, **changes) -> Evaluation:
     """What evaluate would write for a simulated study, with a subgroup for each sex and view.
 
@@ -111,6 +179,7 @@ def evaluation_of(study, plan, *, first=False, reference=None, uncertain=None, *
         level=0.95,
     )
     roles = [role for role in ("champion", "reference") if role in scores]
+    judged = [row for row in found.evidence.findings if row.finding in found.evidence.macro_over]
     known: dict[str, Any] = dict(found.evidence) | {
         "subgroups": [group.model_copy(update={"performance": []}) for group in found.subgroups],
         "missing_groups": found.missing_groups,
@@ -118,6 +187,9 @@ def evaluation_of(study, plan, *, first=False, reference=None, uncertain=None, *
         "performance": [performance_of(row, roles=roles) for row in found.evidence.findings],
         "uncertain": found.uncertain,
         "scenarios": found.scenarios,
+        "reliance": resting(judged, plan),
+        "localization": lying(judged, plan),
+        "heat_maps": behaving(plan, len(np.unique(study.patients)), first=first),
         "test_digest": TEST,
         "test_images": len(study.patients),
         "test_patients": len(np.unique(study.patients)),

@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 import subprocess
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,10 +19,10 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from evaluations import FACTS, estimate, opened, performance_of, trained
+from evaluations import FACTS, behaving, estimate, lying, opened, performance_of, resting, trained
 
 from cxr_ops import plan as plans
-from cxr_ops.audit.entries import Look
+from cxr_ops.audit.entries import Look, PeriodOpened
 from cxr_ops.audit.package import patient_key
 from cxr_ops.audit.state import allowance, period_limits, strictest
 from cxr_ops.contract import slug
@@ -36,6 +37,7 @@ from cxr_ops.records.base import sha256_bytes, tree_digest
 from cxr_ops.records.data import Batch, DataRevision
 from cxr_ops.records.evidence import Composite, Evaluation, Falls, FindingEvidence, Side, Subgroup, Support
 from cxr_ops.records.inputs import Allowance, Champion, Code, Inputs, Reference
+from cxr_ops.records.validation import Validated
 from cxr_ops.records.verdict import Reason
 from cxr_ops.stats import rule
 
@@ -47,7 +49,10 @@ TEST_DIGEST = sha256_bytes(b"test set")
 NAMES = ("first", "second", "third", "fourth")
 AIRFLOW = {name: f"manual__2026-03-0{i}T04:05:06+00:00" for i, name in enumerate(NAMES, 1)}
 RUN = {name: slug(run_id) for name, run_id in AIRFLOW.items()}
-SUMMARY = '<!DOCTYPE html><html lang="en"><body><!-- cxr:published -->\n<h1>Summary</h1></body></html>\n'
+SUMMARY = (
+    '<!DOCTYPE html><html lang="en"><body><!-- cxr:published -->\n<h1>Summary</h1>'
+    '<section id="verdict"><!-- cxr:told --></section></body></html>\n'
+)
 REPORT = '<!DOCTYPE html><html lang="en"><body><!-- cxr:published -->\n<h1>Report & more</h1></body></html>\n'
 # The settings that the evidence's facts name.
 PARAMS = Params(
@@ -63,9 +68,29 @@ stages:
       - train/package
       - report/report.html
       - report/summary.html
+      - report/report.json
+      - report/summary.json
+      - report/report.md
+      - report/summary.md
       - evaluate/evaluation.json: {cache: false}
       - gate/verdict.json: {cache: false}
 """
+# What the pipeline of a run with scores makes besides.
+SCORED = (
+    "      - report/summary.md\n",
+    "      - report/summary.md\n"
+    + "".join(
+        f"      - {name}\n"
+        for name in (
+            "evaluate/scores.csv",
+            "evaluate/validation_scores.csv",
+            "split/split.csv",
+            "train/train.json",
+            "validate/manifest.csv",
+            "validate/validation.json",
+        )
+    ),
+)
 
 
 @dataclass(frozen=True)
@@ -89,6 +114,7 @@ class Case:
     gains: bool = False  # the challenger beats the other models by 0.2
     auc: float = 0.9  # the challenger's, of every finding
     claimed: bool = False  # the verdict is written whatever the rule says
+    new_period: bool = False  # in a test period of its own: of runs under `pccp.demo.yaml` all was told
 
     @property
     def honest(self) -> bool:
@@ -126,25 +152,40 @@ def make_home(root: Path, **changes: Any) -> Home:
     return replace(Home.find(environ), **changes)
 
 
-def finish(home: Home, packages: dict[str, Path], case: Case, *, tracked: bool = True, **rules: Any) -> str:
+def finish(
+    home: Home,
+    packages: dict[str, Path],
+    case: Case,
+    *,
+    tracked: bool = True,
+    scored: Callable[[Path, plans.ChangePlan], dict[str, Any]] | None = None,
+    **rules: Any,
+) -> str:
     """Make the workspace of a run whose stages have ended; returns the run's name.
 
     Without `tracked` it is a folder of files only, no repository and no DVC project, which takes no time. `rules` are
-    keys of the plan that have another value in this run.
+    keys of the plan that have another value in this run. `scored` writes scores and manifest into the workspace, and
+    gives what of the evidence follows from them.
     """
     root = home.workspace(case.run)
     shutil.rmtree(home.run(case.run), ignore_errors=True)
     root.mkdir(parents=True)
+    if case.new_period:
+        number = open_ledger(home).period().number + 1
+        opening = PeriodOpened(number=number, closed_batches=[], by="dr_lee", reason="patients of its own")
+        open_ledger(home).append("period", opening)
     state = open_ledger(home).state()
     for name in ("pccp.yaml", "pccp.demo.yaml"):
-        shutil.copyfile(PROJECT / name, root / name)
+        # To serve a model takes as long as all else here: what is about that asks for it.
+        asked = (PROJECT / name).read_text()
+        (root / name).write_text(re.sub(r"\bserving: \{.*", "serving: null", asked))
     write_text(root / "params.yaml", yaml.safe_dump(PARAMS.model_dump(mode="json", by_alias=True)))
     for key, value in rules.items():
         text, count = re.subn(rf"\b{key}: .*", f"{key}: {json.dumps(value)}", (root / case.plan).read_text())
         assert count == 1, f"{key} stands {count} times in {case.plan}"
         (root / case.plan).write_text(text)
     plan = plans.load(root / case.plan)
-    (root / "dvc.yaml").write_text(PIPELINE)
+    (root / "dvc.yaml").write_text(PIPELINE if scored is None else PIPELINE.replace(*SCORED))
     commit = _code(home, root, case.run) if tracked else "c" * 40
     write(
         root / "dataset/batch-1/batch.json",
@@ -164,7 +205,9 @@ def finish(home: Home, packages: dict[str, Path], case: Case, *, tracked: bool =
     shutil.copytree(packages[case.package], root / "train/package", copy_function=_link_large)
     digest = tree_digest(root / "train/package")
     reference = case.reference.package if case.reference else None
-    evaluation = make_evaluation(case, plan, digest, reference)
+    evaluation = make_evaluation(case, plan, digest, reference, period=inputs.period.number)
+    if scored is not None:
+        evaluation = evaluation.model_copy(update=scored(root, plan))
     write(root / "evaluate/evaluation.json", evaluation)
     write(
         root / "train/train.json",
@@ -185,14 +228,19 @@ def finish(home: Home, packages: dict[str, Path], case: Case, *, tracked: bool =
     write(root / "gate/verdict.json", verdict)
     write_text(root / "report/report.html", REPORT)
     write_text(root / "report/summary.html", SUMMARY)
+    for name in ("report", "summary"):
+        write_text(root / f"report/{name}.json", f'{{"of": "{name}"}}\n')
+        write_text(root / f"report/{name}.md", f"## The {name}\n")
     write_text(root / "train/history.csv", "epoch,train_loss,validation_auc\n1,0.5,\n2,0.25,0.75\n")
     write_text(root / "validate/validation.html", "<p>valid</p>")
+    read = Validated(passed=True, suites={}, images=4, patients=4, checks=[], groups=[], data=inputs.data.digests())
+    write(root / "validate/validation.json", read)
     (root / "explain").mkdir()
     (root / "explain/case-1.png").write_bytes(png(np.zeros((8, 8), np.uint8)))
     if case.recorded_look:
         period = inputs.period.number
-        look = Look(model=digest, test_digest=TEST_DIGEST, run=case.run, period=period, batches=("batch-1",))
-        open_ledger(home).record_look(look)
+        about = {"period": period, "batches": ("batch-1",), "claim": inputs.claim, "limits": plan.limits}
+        open_ledger(home).record_look(Look(model=digest, test_digest=TEST_DIGEST, run=case.run, **about))
     opened(
         case.run,
         airflow_run_id=case.airflow_run_id or AIRFLOW[case.name],
@@ -212,7 +260,9 @@ def _allowance(home: Home, plan: plans.ChangePlan) -> Allowance:
     return allowance(entries, strictest([plan.limits, period_limits(entries, period)]), period)
 
 
-def make_evaluation(case: Case, plan: plans.ChangePlan, challenger: str, reference: str | None) -> Evaluation:
+def make_evaluation(
+    case: Case, plan: plans.ChangePlan, challenger: str, reference: str | None, *, period: int = 1
+) -> Evaluation:
     """Evidence that the plan promotes: every finding, each group of the plan, against those that there are."""
     others = (["champion"] if case.champion.package else []) + (
         ["reference"] if reference and reference != case.champion.package else []
@@ -255,7 +305,11 @@ def make_evaluation(case: Case, plan: plans.ChangePlan, challenger: str, referen
             for one in plan.performance.composites
         ],
         performance=performance,
+        reliance=resting(whole["findings"], plan),
+        localization=lying(whole["findings"], plan),
+        heat_maps=behaving(plan, 6000, first=case.champion.package is None),
         facts=FACTS,
+        period=period,
         validation_macro={"challenger": 0.71},
     )
 
@@ -323,7 +377,7 @@ def _code(home: Home, root: Path, run: str) -> str:
     git.git(home, root, "remote", "add", "origin", str(home.store))
     (root / ".dvc").mkdir()
     (root / ".dvc/config").touch()
-    write_text(root / ".gitignore", "/train\n/explain\n/validate\n/report\n/dataset\n")
+    write_text(root / ".gitignore", "/train\n/explain\n/validate\n/split\n/report\n/dataset\n")
     git.git(
         home, root, "add", "--", "pccp.yaml", "pccp.demo.yaml", "params.yaml", "dvc.yaml", ".gitignore", ".dvc/config"
     )
@@ -383,3 +437,33 @@ def published(installation: Home, _published_copy: Path) -> Home:
 def champion(installation: Home, _champion_copy: Path) -> Home:
     """The same after `first` was promoted."""
     return restore(installation, _champion_copy)
+
+
+def judged_against_now(home: Home, packages: dict[str, Path], name: str, package: str) -> str:
+    """A published run that was judged against the champion and the reference of now."""
+    from cxr_ops.stages import publish
+
+    now = open_ledger(home).champion()
+    promotion = now.promotion
+    against = Champion(
+        package=promotion.package, version=promotion.model_version, entry=now.digest(), recipe=promotion.recipe
+    )
+    reference = Reference(package=promotion.reference, version="1")
+    run = finish(home, packages, Case(name=name, package=package, champion=against, reference=reference))
+    publish.run(home, run)
+    return run
+
+
+@pytest.fixture(scope="session")
+def _replaced_copy(installation: Home, _champion_copy: Path, packages: dict[str, Path]) -> Path:
+    from cxr_ops.stages import promote
+
+    restore(installation, _champion_copy)
+    promote.run(installation, judged_against_now(installation, packages, "third", "b"))
+    return keep(installation, "replaced")
+
+
+@pytest.fixture
+def replaced(installation: Home, _replaced_copy: Path) -> Home:
+    """The same after version 2, of the run `third`, replaced version 1."""
+    return restore(installation, _replaced_copy)

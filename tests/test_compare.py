@@ -11,6 +11,7 @@ import re
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,9 +21,11 @@ from scipy.special import ndtr
 from sklearn.metrics import roc_auc_score
 
 from cxr_ops import compare
+from cxr_ops import plan as plans
 from cxr_ops.commands import app as command
 from cxr_ops.errors import DataError
 from cxr_ops.labels import FINDINGS
+from cxr_ops.records.verdict import Reason
 from cxr_ops.report import comparison, words
 from cxr_ops.stats import bootstrap
 
@@ -116,6 +119,53 @@ def test_the_same_file_twice_differs_by_nothing(files):
     found = compare.as_json(compare.run(files.paths[0], files.paths[1], files.paths[1], plan=DEMO))
     for row in [found["macro"], *found["findings"].values()]:
         assert (row["difference"]["value"], row["difference"]["ci"]) == (0.0, [0.0, 0.0])
+
+
+def test_a_model_compared_with_itself_is_warned_of(files, tmp_path):
+    """Where both files hold the same scores, in whatever order, terminal, page and JSON say so before the reasons."""
+    turned = tmp_path / "turned.csv"
+    head, *rows = files.paths[1].read_text().splitlines()
+    turned.write_text("\n".join([head, *rows[::-1]]) + "\n")
+    for other in (files.paths[1], turned):
+        compared = compare.run(files.paths[0], files.paths[1], other, plan=DEMO)
+        [warning] = compare.as_json(compared)["warnings"]
+        assert "the same scores for every image" in warning
+        assert _printed(compared).startswith("warning: both models have the same scores")
+        assert comparison.render(compared).index("same scores for every image") < comparison.render(compared).index(
+            'id="reasons"'
+        )
+    assert compare.run(*files.paths, plan=DEMO).warnings == compare.run(*files.paths[:2], plan=DEMO).warnings == ()
+
+
+def test_what_decides_is_printed_before_signals_and_each_code_a_few_times(files):
+    """A model that is worse everywhere is said to be WORSE first; its many signals are folded, and JSON has all."""
+    files.write_scores(files.paths[1], 0.2 * files.a + 0.8 * np.random.default_rng(2).random((600, 14)))
+    compared = compare.run(*files.paths, plan=DEMO)
+    signals = sum(reason.code == "HARM_SIGNAL" for reason in compared.judgement.reasons)
+    assert signals > 20
+    text = _printed(compared)
+    assert text.index("WORSE  ") < text.index("HARM_SIGNAL  ")
+    assert text.count("HARM_SIGNAL  ") == 14
+    assert f"{signals - 14} HARM_SIGNAL" in text
+    assert sum(reason["code"] == "HARM_SIGNAL" for reason in compare.as_json(compared)["reasons"]) == signals
+
+
+def test_names_in_the_output_are_explained(files):
+    """The findings that the mean is over, and each composite that a reason names, have a line."""
+    found = compare.run(*files.paths, plan=PROJECT / "pccp.yaml")
+    [rare] = found.plan.performance.composites
+    about = [Reason(code="MARGIN_NOT_SHOWN", finding=name, sentence="s") for name in (rare.name, "Hernia")]
+    found = replace(found, judgement=replace(found.judgement, reasons=about))
+    assert f"rare: a composite of the plan, the mean AUC of {', '.join(rare.findings)}" in comparison._legend(found)
+    high = plans.load(DEMO)
+    rules = high.performance.model_copy(update={"min_positive_patients": 10_000})
+    protocol = high.modification_protocol.model_copy(update={"performance_evaluation": rules})
+    none = compare.run(*files.paths, plan=DEMO)
+    empty = none.evaluation.model_copy(update={"macro_over": []})
+    plan = high.model_copy(update={"modification_protocol": protocol})
+    lines = comparison._legend(replace(none, plan=plan, evaluation=empty))
+    assert "mean of 0: of the findings that have scores in all files and at least 10000 positive" in lines[2]
+    assert lines[2].endswith("; none has")
 
 
 def test_the_interval_of_a_difference_is_told_from_the_bound_that_is_judged(files):

@@ -56,7 +56,8 @@ def test_stages_are_those_of_the_contract() -> None:
         assert name in stage.params
         assert all(out == name or out.startswith(f"{name}/") for out in stage.outs)
         assert {"image.json", "requirements/image.lock"} <= set(stage.deps)
-    assert list(yaml.safe_load((PROJECT / "params.yaml").read_text())) == list(contract.DETERMINISTIC)
+    sections = list(yaml.safe_load((PROJECT / "params.yaml").read_text()))
+    assert sections == ["ingest", *contract.DETERMINISTIC]
 
 
 def test_every_stage_can_be_restored_from_the_run_cache() -> None:
@@ -145,6 +146,10 @@ def checkout(tmp_path: Path) -> Home:
     return make_home(home.root, tmp_path / "project")
 
 
+# What split reads of validate.
+_VALIDATED = ("validate/manifest.csv", "validate/sides.csv", "validate/withdrawn.csv")
+
+
 def test_edited_import_makes_its_stages_stale(checkout: Home) -> None:
     """After an edit of a module that a stage imports, DVC wants to run it again; other edits change nothing."""
     project = checkout.project
@@ -152,8 +157,7 @@ def test_edited_import_makes_its_stages_stale(checkout: Home) -> None:
         "dataset/one",
         "test-period.json",
         "image.json",
-        "validate/manifest.csv",
-        "validate/sides.csv",
+        *_VALIDATED,
         "split/split.csv",
     ):
         (project / path).parent.mkdir(exist_ok=True)
@@ -173,7 +177,7 @@ def test_edited_import_makes_its_stages_stale(checkout: Home) -> None:
 def test_another_default_makes_stages_stale(checkout: Home) -> None:
     """After a default was changed and `make deps` wrote it down, DVC wants to run the stages up to train again."""
     project = checkout.project
-    for path in ("test-period.json", "image.json", "validate/manifest.csv", "validate/sides.csv", "split/split.csv"):
+    for path in ("test-period.json", "image.json", *_VALIDATED, "split/split.csv"):
         (project / path).parent.mkdir(exist_ok=True)
         (project / path).write_text("x\n")
     dvc.dvc(checkout, project, "commit", "--force", "split")
@@ -187,7 +191,8 @@ def test_another_default_makes_stages_stale(checkout: Home) -> None:
     assert (refused.returncode, "defaults/changed.json" in refused.stderr) == (1, True)
     subprocess.run(tool, cwd=project, check=True)
 
-    assert json.loads((project / "defaults" / "changed.json").read_bytes()) == {"split": {"validation": 0.15}}
+    before = json.loads((PROJECT / "defaults" / "changed.json").read_bytes())
+    assert json.loads((project / "defaults" / "changed.json").read_bytes()) == {**before, "split": {"validation": 0.15}}
     stale = json.loads(dvc.dvc(checkout, project, "status", "--json", "split"))
     assert stale == {"split": [{"changed deps": {"defaults/changed.json": "modified"}}]}
 
@@ -320,4 +325,6 @@ def test_whole_pipeline_by_dvc_alone(checkout: Home, tmp_path: Path) -> None:
     assert "ROC curves" in page
     assert "vegaEmbed" in page
     assert not re.findall(r"<(?:script|link)[^>]+(?:src|href)=", page)
-    assert {path.name for path in (project / "report").iterdir()} == {"report.html", "summary.html"}
+    assert {path.name for path in (project / "report").iterdir()} == {
+        f"{kind}.{suffix}" for kind in ("report", "summary") for suffix in ("html", "json", "md")
+    }

@@ -73,7 +73,7 @@ def test_the_demonstrations_floors_are_the_stated_ones(project):
 def test_the_production_margins_are_the_tiers_of_the_releases_counts(project):
     """The margins and limited findings of the production template follow the positive patients on its own test side.
 
-    The counts were taken from the release's labels (see docs/change-control.md), which are not part of this project.
+    The counts were taken from the release's labels (see docs/plan.md), which are not part of this project.
     """
     counts = (1231, 375, 1079, 1989, 689, 885, 253, 383, 538, 276, 275, 306, 513, 31)
     rules = plans.load(project / "pccp.yaml").performance

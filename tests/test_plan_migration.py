@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -47,3 +48,37 @@ def test_what_cannot_be_migrated_is_said(project: Path) -> None:
     twisted = OLD.read_text().replace("    alpha:", "    'alpha':")
     with pytest.raises(SettingsError, match="stands 0 times"):
         migrate(twisted, "old.yaml")
+
+
+PROSE = """\
+    summary: |
+      How models are judged, in lines that look like keys:
+      looks: these are prose, and so is
+      alpha: 0.005
+"""
+
+
+def test_a_sentence_that_looks_like_a_key_is_left_as_it_is() -> None:
+    """Lines of a block of text are no keys, whatever they begin with; the plan still gets its looks."""
+    text = re.sub(r"(performance_evaluation:\n)    summary: .*\n(?:      .*\n)*", rf"\1{PROSE}", OLD.read_text())
+    assert PROSE in text
+    for recycled in (False, True):
+        new, _ = migrate(text, "old.yaml", recycled=recycled)
+        rules = plans.parse(new.encode(), "new").performance
+        assert rules.summary == plans.parse(text.encode(), "old").performance.summary
+        assert rules.looks.method == ("recycled" if recycled else "equal")
+        assert PROSE in new
+        assert migrate(new, "new.yaml", recycled=recycled) == (new, [])
+
+
+def test_a_plan_that_would_be_cut_is_refused() -> None:
+    """Where a line of a sentence looks like the key to be changed, nothing is written, and the key is named."""
+    text = OLD.read_text().replace("    disclosure: verdict\n", "    'disclosure': verdict\n")
+    prose = "  summary: |\n    What may change, with\n    disclosure: all\n    of it.\n"
+    text = re.sub(r"(description_of_modifications:\n)  summary: .*\n(?:    .*\n)*(?=  may)", rf"\1{prose}", text)
+    assert prose in text
+    assert plans.parse(text.encode(), "old").performance.disclosure == "verdict"
+    with pytest.raises(SettingsError, match="without another change of") as raised:
+        migrate(text, "old.yaml", recycled=True)
+    assert "description_of_modifications.summary" in str(raised.value)
+    assert "modification_protocol.performance_evaluation.disclosure" in str(raised.value)

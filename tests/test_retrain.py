@@ -22,6 +22,7 @@ from cxr_ops.edges.home import Home
 from cxr_ops.edges.loopback import opener
 from cxr_ops.edges.store import batches
 from cxr_ops.errors import DataError, SettingsError, as_record
+from cxr_ops.records.run import Result
 from cxr_ops.records.task import TaskState
 from cxr_ops.report.watch import Reports
 from cxr_ops.retrain import _left_by
@@ -161,6 +162,20 @@ def test_new_data_start_a_run(home: Home, api: client.Api) -> None:
     until(lambda: not api.unfinished_runs(contract.DAG_ID))
 
 
+def test_a_run_carries_its_verdict_as_a_note(home: Home, api: client.Api) -> None:
+    """What came of a run stands beside it in the Airflow that ran it, and in the log of the task that knows it."""
+    script(home.project, NOTHING_NEW)
+    run_id = api.trigger(contract.DAG_ID, {})
+    until(lambda: not api.unfinished_runs(contract.DAG_ID))
+    run = contract.slug(run_id)
+    (home.run(run) / "result.json").unlink()  # the stand-in's
+    assert announce.note_verdict(home, run) == []
+    Result(run=run, airflow_run_id=run_id, verdict="REJECT", run_commit="2c" * 20).write(home.run(run) / "result.json")
+    told = announce.note_verdict(home, run)
+    assert told[0] == "**REJECT**: the champion stays"
+    assert api._call("GET", client._run_path(contract.DAG_ID, run_id))["note"].splitlines() == told
+
+
 def test_wrong_params_are_refused(api: client.Api) -> None:
     """A run is not made from params that its form would not take."""
     with pytest.raises(SettingsError, match="epochs"):
@@ -201,6 +216,8 @@ def test_nobody_is_told_where_no_airflow_runs(tmp_path: Path) -> None:
     """Without an Airflow, the announcement says so and what to do next."""
     home = make_home(tmp_path / "home", make_project(tmp_path / "project"))
     assert "make retrain" in announce.announce_dataset(home, "1f")
+    Result(run="r-1", airflow_run_id="manual__1", verdict="REJECT").write(home.run("r-1") / "result.json")
+    assert "CXR_AIRFLOW_URL" in announce.note_verdict(home, "r-1")[-1]
 
 
 def test_a_killed_command_is_taken_over_and_stopped_in_order(tmp_path: Path) -> None:
@@ -252,14 +269,27 @@ def test_the_secret_is_nobody_elses(tmp_path: Path) -> None:
 
 
 def test_other_airflows_settings_are_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the caller's environment says of an Airflow of their own does not reach the embedded one."""
+    """What the caller says of an Airflow of their own does not reach the embedded one, but for notices."""
     monkeypatch.setenv("AIRFLOW__DATABASE__SQL_ALCHEMY_CONN", "postgresql://production")
     monkeypatch.setenv("AIRFLOW_CONN_PRODUCTION", "secret")
-    home = make_home(tmp_path / "home", PROJECT)
-    home.airflow.mkdir()
+    monkeypatch.setenv("AIRFLOW_CONN_CXR_CHAT", "http://chat.example")
+    home = Home.find({"CXR_HOME": str(tmp_path / "home"), "CXR_PROJECT": str(PROJECT), "CXR_NOTIFY": "cxr_chat"})
+    home.airflow.mkdir(parents=True)
     env = processes.environment(home, 8080)
     assert env["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"] == f"sqlite:///{home.airflow}/airflow.db"
     assert "AIRFLOW_CONN_PRODUCTION" not in env
+    assert env["AIRFLOW_CONN_CXR_CHAT"] == "http://chat.example"
+
+
+def test_another_connection_asks_for_no_other_airflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An Airflow that runs is the one to use until a connection changes that notices go by; others do not matter."""
+    home = Home.find({"CXR_HOME": str(tmp_path / "home"), "CXR_PROJECT": str(PROJECT), "CXR_NOTIFY": "cxr_chat"})
+    monkeypatch.setenv("AIRFLOW_CONN_CXR_CHAT", "http://chat.example")
+    before = processes._settings(home)
+    monkeypatch.setenv("AIRFLOW_CONN_PRODUCTION", "secret")
+    assert processes._settings(home) == before
+    monkeypatch.setenv("AIRFLOW_CONN_CXR_CHAT", "http://another.example")
+    assert processes._settings(home) != before
 
 
 def test_progress_is_read_by_whole_lines(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ PROJECT = Path(__file__).resolve().parents[1]
 KNOWN = {one.name for one in VARIABLES.values()}
 # Files that read variables themselves; why, is said in cxr_ops/settings.py.
 WHERE_AIRFLOW_RUNS = ("launchers/", "contract.py")  # contract.py: progress, of the standard library alone
-TOLD_BY_ANOTHER_PROCESS = ("edges/supervisor.py", "stages/__main__.py", "stages/train.py")
+TOLD_BY_ANOTHER_PROCESS = ("edges/supervisor.py", "stages/__main__.py", "stages/prepare.py", "stages/train.py")
 
 
 def test_page_is_what_the_class_says() -> None:

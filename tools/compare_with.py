@@ -116,11 +116,22 @@ EXPECTED: tuple[Expected, ...] = (
         why="new keys: patients of a rare finding whose rank fell, and composites",
     ),
     Expected(
+        file=r".*/evaluation\.json",
+        key=r"localization|heat_maps|(.*\.)?flips(\..*)?",
+        why="new keys: images that champion and challenger call differently, and heat maps against boxes",
+    ),
+    Expected(
+        file=r".*/explain/.*",
+        key=r".*",
+        why="format 2: cases at the operating points; maps are numbers, and pictures the radiographs alone",
+    ),
+    Expected(
         file=r".*/validation\.json",
-        key=r"suites\.(manifest|labels)|checks\[\d+\]\.(says|severity)",
-        why="expectations: an id may end in .jpg, and an image without a view or a sex is a warning",
+        key=r"suites\..*|checks.*",
+        why="expectations: a suite for each level; an id may end in .jpg; no view or sex is a warning",
     ),
     Expected(file=r".*/validate/(attributes|sides)\.csv", key="", why="new: side tables and a kept split"),
+    Expected(file=r".*/validate/failures\.csv", key="", why="new: every row that failed a check and was let pass"),
     Expected(file=r".*/inputs\.json", key=r"data\.batches\..*", why="a batch's record has keys for its side tables"),
     Expected(file=r".*\.html", key="", why="pages for people"),
 )

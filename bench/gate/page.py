@@ -124,7 +124,7 @@ class Target:
         if value - 2 * error > self.high or value + 2 * error < self.low:
             return "not met"
         inside = self.low <= value <= self.high
-        sure = self.low <= value - 2 * error and value + 2 * error <= self.high
+        sure = self.low <= max(value - 2 * error, 0.0) and min(value + 2 * error, 100.0) <= self.high
         return "met" if sure or (inside and results.count(name) >= FULL) else "not decided"
 
 

@@ -277,7 +277,7 @@ def agreement(setup: Setup, rng: np.random.Generator) -> Named:
         composites=found.composites,
         performance=found.performance,
     )
-    judgement = rule.judge(evaluation, plan, Level(checks=alpha, superiority=alpha))
+    judgement = rule.judge(evaluation, plan.of_scores(), Level(checks=alpha, superiority=alpha))
     judged = {
         _BEGINS.get(check.kind, "") + (check.finding or check.subgroup or MACRO): check.outcome
         for check in judgement.checks

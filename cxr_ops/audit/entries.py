@@ -6,17 +6,17 @@ SHA-256 of the entry's other fields: it betrays a damaged last entry, which noth
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, ClassVar, Final, Literal
 
-from pydantic import AliasChoices, Field, SerializerFunctionWrapHandler, model_serializer
+from pydantic import AliasChoices, Field, SerializerFunctionWrapHandler, ValidationError, model_serializer
 
-from cxr_ops.records.base import Kept, Record, canonical_json, sha256_bytes
+from cxr_ops.records.base import NEWER, Kept, Record, canonical_json, sha256_bytes
 from cxr_ops.records.inputs import Limits
 from cxr_ops.records.run import Identifiers
 
-Kind = Literal["look", "decision", "approval", "promotion", "period", "plan"]
+Kind = Literal["look", "decision", "approval", "rejection", "promotion", "period", "plan", "incident", "purge"]
 
 
 # An entry of a format before 3 calls a test period an epoch.
@@ -52,7 +52,8 @@ class Decision(Identifiers):
     `champion` is the ledger's entry that the challenger was judged against, None where there was no champion;
     `reference` the digest of the reference's package. `report` is the digest of `report/report.html`, the part of the
     report that can be made again. `requested_by` is who started the run, where that is known. `holds` are the codes
-    for which more people than usual must agree.
+    for which more people than usual must agree. `directory` is the digest of the whole model directory in the registry
+    (`audit.signature`); None in entries of an earlier version.
     """
 
     mlflow_run_id: str
@@ -78,15 +79,41 @@ class Decision(Identifiers):
     period: int = Field(1, validation_alias=_PERIOD)
     limited_findings: tuple[str, ...] = ()
     holds: tuple[str, ...] = ()
+    directory: str | None = None
 
 
 class Approval(Record):
-    """A person's consent to promote what one decision is about; `at` is when that person answered."""
+    """A person's consent to promote what one decision is about; `at` is when that person answered.
+
+    `reason` is that person's own; None where none was asked for, as by an earlier version.
+    """
 
     run: str
     decision: str
     by: str
     at: str
+    reason: str | None = None
+
+
+class Rejection(Record):
+    """A person's refusal to promote what one decision is about. Approvals of it from before count no more.
+
+    `by` is None where nobody answered in time.
+    """
+
+    run: str
+    decision: str
+    by: str | None
+    at: str
+    reason: str
+
+
+class Rollback(Record):
+    """That a promotion brings an earlier champion back: to which promotion entry, who did it, and why."""
+
+    to: str
+    by: str
+    reason: str
 
 
 class Promotion(Record):
@@ -94,7 +121,9 @@ class Promotion(Record):
 
     `replaces` is the promotion entry that stood before, None at first. `reference` is the package of the reference
     from here on; an entry from before there was one names none. `raises` says that this package becomes the reference
-    when the next test period opens: within one, only promotions may tell what the test set has shown.
+    when the next test period opens: within one, only promotions may tell what the test set has shown. With `rollback`
+    the package was champion before: all else is what the promotion said that it goes back to, but for `replaces` and
+    `reference`.
     """
 
     run: str
@@ -107,6 +136,7 @@ class Promotion(Record):
     replaces: str | None
     reference: str | None = None
     raises: bool = False
+    rollback: Rollback | None = None
 
 
 class PeriodOpened(Record):
@@ -133,14 +163,41 @@ class PlanAdopted(Record):
     document: dict[str, Any]
 
 
+class Incident(Record):
+    """What in the registry was not as the ledger says: `found`, a clause each, and what of it was `repaired`."""
+
+    found: list[str]
+    repaired: list[str]
+
+
+class PatientPurged(Record):
+    """A patient was removed from every version of the data set.
+
+    `patient` is the name that packages give the patient (`audit.package.patient_key`): it tells which models were
+    trained on the patient, and hides nobody whose id can be guessed. `replaced` maps the digest of each batch or event
+    that held the patient to that of what stands in its place, None where nothing is left. `models` are the registered
+    versions that were trained on the patient, `by` who decided it.
+    """
+
+    patient: str
+    images: int
+    replaced: dict[str, str | None]
+    models: list[str]
+    by: str
+    reason: str
+
+
 BODIES: Final[Mapping[str, type[Record]]] = {
     "look": Look,
     "decision": Decision,
     "approval": Approval,
+    "rejection": Rejection,
     "promotion": Promotion,
     "period": PeriodOpened,
     "epoch": PeriodOpened,
     "plan": PlanAdopted,
+    "incident": Incident,
+    "purge": PatientPurged,
 }
 
 
@@ -176,6 +233,11 @@ class Entry(Kept):
         return Approval.model_validate(self.body)
 
     @property
+    def rejection(self) -> Rejection:
+        """The body of a `rejection`."""
+        return Rejection.model_validate(self.body)
+
+    @property
     def promotion(self) -> Promotion:
         """The body of a `promotion`."""
         return Promotion.model_validate(self.body)
@@ -194,6 +256,16 @@ class Entry(Kept):
     def plan(self) -> PlanAdopted:
         """The body of a `plan`."""
         return PlanAdopted.model_validate(self.body)
+
+    @property
+    def incident(self) -> Incident:
+        """The body of an `incident`."""
+        return Incident.model_validate(self.body)
+
+    @property
+    def purge(self) -> PatientPurged:
+        """The body of a `purge`."""
+        return PatientPurged.model_validate(self.body)
 
     @model_serializer(mode="wrap")
     def _as_written(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -217,6 +289,51 @@ def make(kind: Kind, body: Record | Mapping[str, Any], before: list[Entry]) -> E
         seal="",
     )
     return entry.model_copy(update={"seal": seal(entry)})
+
+
+class NoEntryError(ValueError):
+    """Bytes are not the entry that follows others; `newer` says that a later version wrote them."""
+
+    def __init__(self, why: str, *, newer: bool = False) -> None:
+        super().__init__(why)
+        self.newer = newer
+
+
+def follow(data: bytes, before: Sequence[Entry]) -> Entry:
+    """Read the bytes of the entry that follows others, and check it against the last of them.
+
+    Raises:
+        NoEntryError: they are damaged or altered, or do not follow.
+    """
+    try:
+        entry = Entry.model_validate_json(data)
+        BODIES[entry.kind].model_validate(entry.body)
+    except ValidationError as error:
+        first = error.errors()[0]
+        if newer := [one["msg"] for one in error.errors() if one["type"] == NEWER]:
+            raise NoEntryError(newer[0], newer=True) from error
+        place = ".".join(str(part) for part in first["loc"])
+        raise NoEntryError(f"it is not an entry: {place + ': ' if place else ''}{first['msg']}") from error
+    if entry.to_bytes() != data:
+        raise NoEntryError("its bytes are not those that were written")
+    if entry.seq != len(before) + 1:
+        raise NoEntryError(f"it says that it is entry {entry.seq}")
+    if entry.seal != seal(entry):
+        raise NoEntryError("its seal does not fit what it says: it was altered")
+    if entry.prev != (before[-1].digest() if before else None):
+        raise NoEntryError("it does not follow the entry before it: one of the two was altered")
+    return entry
+
+
+class Anchor(Kept):
+    """Where a ledger stood: `entries` of them, of which the `first` and the last (`head`) have these digests."""
+
+    newest: ClassVar[int] = 1
+
+    format: int = newest
+    entries: int
+    head: str
+    first: str
 
 
 def seal(entry: Entry) -> str:

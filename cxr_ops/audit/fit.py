@@ -6,8 +6,8 @@ bytes on disk: a record that an earlier version wrote has other bytes when it is
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from cxr_ops.audit.entries import Decision
@@ -16,6 +16,7 @@ from cxr_ops.records.base import sha256_file
 from cxr_ops.records.evidence import Evaluation
 from cxr_ops.records.inputs import Inputs, Reference
 from cxr_ops.records.training import Trained
+from cxr_ops.records.validation import Validated
 from cxr_ops.records.verdict import Verdict
 
 
@@ -25,6 +26,8 @@ class Made:
 
     evaluation_sha256, inputs_sha256: of the files. package: digest of `train/package`. trained: the package that
     `train/train.json` names. explained: the package that `explain/explain.json` is about; None where nobody asks.
+    validated: the batches and events that `validate` read, by the digests of their records; a run of an earlier version
+    names none.
     """
 
     inputs: Inputs
@@ -35,6 +38,7 @@ class Made:
     trained: str
     package: str | None = None
     explained: str | None = None
+    validated: Mapping[str, str] = field(default_factory=dict)
 
 
 def read_made(root: Path, *, package: str | None = None, explained: str | None = None) -> Made:
@@ -44,6 +48,7 @@ def read_made(root: Path, *, package: str | None = None, explained: str | None =
         DataError: a file is missing or damaged.
     """
     evaluation, inputs = root / "evaluate" / "evaluation.json", root / INPUTS
+    validation = root / "validate" / "validation.json"  # that it is there and as it was, `dvc.lock` shows
     return Made(
         inputs=Inputs.read(inputs),
         inputs_sha256=sha256_file(inputs),
@@ -53,6 +58,7 @@ def read_made(root: Path, *, package: str | None = None, explained: str | None =
         trained=Trained.read(root / "train" / "train.json").package,
         package=package,
         explained=explained,
+        validated=Validated.read(validation).data if validation.is_file() else {},
     )
 
 
@@ -81,6 +87,9 @@ def misfits(made: Made) -> list[str]:
         table.append(
             ("explain/explain.json is about another package than train/train.json", made.explained, made.trained)
         )
+    if made.validated:
+        others = sorted(dict(made.validated.items() ^ inputs.data.digests().items()))
+        table.append((f"validate read another {' and '.join(others[:3])} than inputs.json names", others, []))
     return [sentence for sentence, said, found in table if said != found]
 
 

@@ -26,10 +26,14 @@ def misjudged(verdict: Verdict, evaluation: Evaluation, inputs: Inputs, plan: Ch
 
     Sentences are left out of the comparison: a later version may say the same in other words.
     """
+    return contradictions(verdict, rule.decide(evaluation, inputs, plan))
+
+
+def contradictions(verdict: Verdict, again: Verdict) -> list[str]:
+    """Say, a sentence each, in what a verdict differs from the one that the rule has made anew; see `misjudged`."""
     wrong = []
     if verdict.verdict == PROMOTE and (stopping := sorted({reason.code for reason in verdict.reasons} - NOT_STOPPING)):
         wrong.append(f"the verdict is PROMOTE, and it carries {', '.join(stopping)}, which forbid that")
-    again = rule.decide(evaluation, inputs, plan)
     said, found = _core(verdict), _core(again)
     wrong += [
         f"{key} is {said[key]} in the verdict, and the rule makes {found[key]} of the evidence"

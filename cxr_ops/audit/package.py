@@ -21,13 +21,17 @@ from typing import Any, Final
 from cxr_ops.contract import PACKAGE_FILES
 from cxr_ops.errors import DataError
 from cxr_ops.labels import FINDINGS
-from cxr_ops.records.base import canonical_json, sha256_bytes, tree_digest
+from cxr_ops.records.base import NEWER_FIX, canonical_json, sha256_bytes, tree_digest
 
 WEIGHTS: Final = "weights.safetensors"
 CONTRACT: Final = "model.json"
 NETWORK: Final = "network.py"
 PATIENTS: Final = "patients.txt"
 
+MLMODEL: Final = "MLmodel"
+POINTS: Final = "points"  # in MLmodel: finding -> probability from which it is called
+
+NEWEST: Final = 2  # format of a contract
 PATIENT_DIGITS: Final = 16  # hexadecimal: 64 bits keep a hundred thousand patients apart
 
 
@@ -119,7 +123,14 @@ def _read_contract(data: bytes, folder: Path) -> dict[str, Any]:
         terms = json.loads(data)
     except ValueError as error:
         raise DataError(f"{CONTRACT} is not JSON: {error}", where=where) from error
-    if not isinstance(terms, dict) or terms.get("format") not in (1, 2):
+    number = terms.get("format") if isinstance(terms, dict) else None
+    if isinstance(number, int) and number > NEWEST:
+        raise DataError(
+            f"{CONTRACT} has format {number}, and this version of cxr-ops reads formats up to {NEWEST}",
+            where=where,
+            fix=NEWER_FIX,
+        )
+    if not isinstance(terms, dict) or number not in (1, 2):
         raise DataError(f"{CONTRACT} is not of format 1 or 2", where=where)
     if missing := sorted({"architecture", "findings", "input", "output", "training"} - terms.keys()):
         raise DataError(f"{CONTRACT} lacks {', '.join(missing)}", where=where)
@@ -173,6 +184,29 @@ def check_names(folder: Path) -> None:
     for entry in entries:
         if entry.is_symlink() or not entry.is_file():
             raise DataError(f"{entry.name} is not a plain file", where=folder)
+
+
+def configured(described: bytes, where: object) -> dict[str, Any]:
+    """What the model in a signed directory is configured with: its `package`, and its operating points.
+
+    Args:
+        described: the bytes of `MLmodel`.
+        where: for errors.
+
+    Raises:
+        DataError: it is not as this project writes it.
+    """
+    import yaml
+
+    try:
+        found = yaml.safe_load(described)["flavors"]["python_function"]["config"]
+        points = found.get(POINTS) or {}
+        right = all(name in FINDINGS and float(at) >= 0 for name, at in points.items())
+    except (yaml.YAMLError, KeyError, TypeError, AttributeError, ValueError) as error:
+        raise DataError(f"{MLMODEL} names no package", where=where) from error
+    if not right:
+        raise DataError(f"{MLMODEL} has operating points that are none", where=where)
+    return dict(found)
 
 
 def patient_key(salt: str, patient_id: str) -> str:

@@ -5,6 +5,7 @@ Each rule takes the ledger's entries and a run's records and refuses by raising;
 
 from __future__ import annotations
 
+import unicodedata
 from datetime import datetime
 from typing import Final
 
@@ -18,6 +19,7 @@ from cxr_ops.audit.state import (
     open_period,
     period_limits,
     reference_after,
+    rolled_back,
     strictest,
     taken_looks,
 )
@@ -25,9 +27,15 @@ from cxr_ops.contract import MODEL_NAME, PROMOTE
 from cxr_ops.errors import ConflictError, RefusedError
 from cxr_ops.plan import ChangePlan
 from cxr_ops.records.inputs import Inputs, Limits
-from cxr_ops.stats import rule
+from cxr_ops.stats import levels, rule
 
 # Who answers in an Airflow that lets everybody in is nobody.
+REASON_LETTERS: Final = 8
+# Letters, marks and symbols that show nothing: joiner, fillers, the blank Braille pattern, variation selectors.
+_UNSEEN: Final = frozenset(
+    "\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0"
+    + "".join(chr(n) for n in (*range(0x180B, 0x1810), *range(0xFE00, 0xFE10), *range(0xE0100, 0xE01F0)))
+)
 NOBODY: Final = ("", "anonymous")
 # How Airflow names the runs of a backfill: an old date must not bring an old model back.
 BACKFILL: Final = "backfill__"
@@ -45,9 +53,9 @@ def decision_to_promote(entries: list[Entry], run: str) -> Entry:
     decision = entry.decision
     if decision.verdict != PROMOTE:
         raise RefusedError(
-            f"the gate decided {decision.verdict} on {run}",
+            f"the gate did not decide PROMOTE on {run}",  # what else it decided is not everybody's to know
             where=f"entry {entry.seq} of the ledger",
-            fix="read the reasons in the run's report; a verdict is changed by new evidence alone",
+            fix="read the reasons in the run's full report; a verdict is changed by new evidence alone",
         )
     if (decision.airflow_run_id or "").startswith(BACKFILL):
         raise RefusedError(f"{run} is a backfill, and a backfill never moves the champion", fix="retrain in a new run")
@@ -86,36 +94,40 @@ def check_record(entries: list[Entry], entry: Entry, inputs: Inputs, plan: Chang
         )
 
     _check_level(entries, entry, inputs, plan, found)
-    _check_nothing_was_learned_since(entries, entry, limits)
+    check_is_last_look(entries, entry, limits)
 
 
-def _check_nothing_was_learned_since(entries: list[Entry], entry: Entry, limits: Limits) -> None:
-    """Where error is recycled, a promotion gives back what its look spent: not if later looks were taken meanwhile.
+def check_is_last_look(entries: list[Entry], entry: Entry, limits: Limits) -> None:
+    """Where error is recycled, only the last look can end in a promotion: what follows a look says that it did not.
 
-    What people learned of those looks may have chosen the next model, and each outcome that was told would need a
-    branch of its own (`cxr_ops.stats.levels`).
+    A later look stands on the branch of failure of this one, whenever either was decided. A promotion after it would
+    give back what the period holds once and has set aside once (`cxr_ops.stats.levels`).
+
+    Raises:
+        RefusedError: a look was taken after this one.
     """
     decision = entry.decision
-    before = len(taken_looks(entries[: entry.seq], decision.period))
-    later = taken_looks(entries, decision.period)[before:]
+    taken = taken_looks(entries, decision.period)
+    place = find_look(taken, decision.package, decision.test_digest, claim_of_decision(decision))
+    later = [] if place is None else taken[place + 1 :]
     if later and any(terms.method == "recycled" for terms in limits.spending):
         raise RefusedError(
-            f"{len(later)} look{'s were' if len(later) > 1 else ' was'} taken while {decision.run} waited to be "
-            "promoted, and the error of the test period is recycled: a promotion now would give back what was spent",
+            f"{len(later)} look{'s were' if len(later) > 1 else ' was'} taken after that of {decision.run} "
+            f"({', '.join(look.run for look in later)}), and the error of the test period is recycled: only the last "
+            "look can end in a promotion",
             where=f"entry {entry.seq} of the ledger",
-            fix="judge it again in a look of its own, and promote before the next one: cxr-ops retrain --force",
+            fix="train another challenger, whose look is a new one, and promote it before the next look: "
+            "cxr-ops retrain --set train.seed=NUMBER",
         )
 
 
 def _check_level(entries: list[Entry], entry: Entry, inputs: Inputs, plan: ChangePlan, place: int) -> None:
-    """No check may have been judged at more than the ledger leaves this look: another may have come before it."""
+    """Nothing may have been judged at more than the ledger leaves this look: another may have come before it."""
     decision, limits = entry.decision, limits_of(entries, entry.decision, plan)
-    left = allowance(entries, limits, decision.period).taken[place].checks
-    judged = rule.level_of(inputs, plan, decision.package, decision.test_digest).checks
-    if judged > left:
+    left = allowance(entries, limits, decision.period).taken[place]
+    if over := levels.exceeds(rule.level_of(inputs, plan, decision.package, decision.test_digest), left):
         raise RefusedError(
-            f"{decision.run} was judged at {100 * judged:.3g} %, and the ledger leaves its look, number {place + 1} of "
-            f"test period {decision.period}, {100 * left:.3g} %",
+            f"the look of {decision.run}, number {place + 1} of test period {decision.period}, {over}",
             where=f"entry {entry.seq} of the ledger",
             fix="judge it again at what its look may spend: cxr-ops retrain --force",
         )
@@ -161,6 +173,53 @@ def check_still_current(entries: list[Entry], decision: Decision, plan: ChangePl
         )
 
 
+def check_not_rolled_back(entries: list[Entry], decision: Decision) -> None:
+    """A package that a rollback took out of use does not come back by being trained and judged once more.
+
+    Training is deterministic: the schedule would make the same bytes again, and the demonstration's plan asks nobody.
+
+    Raises:
+        RefusedError: the decision is about such a package.
+    """
+    entry = rolled_back(entries).get(decision.package)
+    if entry is None or (rollback := entry.promotion.rollback) is None:
+        return
+    version = decision.model_version
+    raise RefusedError(
+        f"the package of {decision.run} was taken out of use by {rollback.by}: {rollback.reason}",
+        where=f"entry {entry.seq} of the ledger, {entry.at[:10]}",
+        fix=f"change what was wrong and retrain, or bring it back by hand: cxr-ops rollback {version} --reason TEXT",
+    )
+
+
+def promotion_to_return_to(entries: list[Entry], target: str) -> Entry:
+    """The promotion that a rollback goes back to.
+
+    Args:
+        entries: the ledger.
+        target: the number of a model version, or the name of a run or Airflow's id of it.
+
+    Returns:
+        The last promotion of that model.
+
+    Raises:
+        RefusedError: it was never the champion; those that were are named.
+    """
+    promotions = [entry for entry in entries if entry.kind == "promotion"]
+    runs = {entry.decision.airflow_run_id: entry.decision.run for entry in entries if entry.kind == "decision"}
+    wanted = (target, runs.get(target))
+    found = [one for one in promotions if one.promotion.model_version == target or one.promotion.run in wanted]
+    if found:
+        return found[-1]
+    versions = dict.fromkeys(one.promotion.model_version for one in promotions)
+    known = ", ".join(f"{MODEL_NAME}/{version}" for version in versions)
+    raise RefusedError(
+        f"{target!r} was never the champion, and a rollback brings back an earlier champion alone",
+        where=f"champions so far: {known}" if known else "no model was promoted yet",
+        fix="see them: cxr-ops history; another model becomes champion by: cxr-ops promote --run RUN",
+    )
+
+
 def check_champion(entries: list[Entry], decision: Decision) -> None:
     """The champion must be the one that the challenger was judged against."""
     current = last_promotion(entries)
@@ -172,6 +231,17 @@ def check_champion(entries: list[Entry], decision: Decision) -> None:
         where=f"entry {current.seq} of the ledger" if current else None,
         fix="judge against the new champion: cxr-ops retrain --force",
     )
+
+
+def check_answer(decision: Decision, by: str | None, at: str) -> None:
+    """An answer must have a time, and be somebody's where anybody gave it."""
+    if by is not None and person(by) in NOBODY:
+        raise RefusedError(
+            f"an answer by {by!r} is nobody's",
+            fix="let people sign in to Airflow under their own names; one that lets everybody in cannot approve",
+        )
+    if not is_time(at):
+        raise RefusedError(f"the time of the answer about {decision.run} is not ISO 8601: {at!r}")
 
 
 def check_approvals(decision: Decision, approvals: list[dict[str, str]]) -> None:
@@ -191,9 +261,11 @@ def check_approvals(decision: Decision, approvals: list[dict[str, str]]) -> None
 
 
 def signed(entries: list[Entry], decision: Entry) -> list[Entry]:
-    """The approvals of a decision, one a person, the first of each."""
+    """The approvals of a decision since it was last rejected, one a person, the first of each."""
     people: dict[str, Entry] = {}
     for entry in entries:
+        if entry.kind == "rejection" and entry.rejection.decision == decision.digest():
+            people.clear()
         if entry.kind == "approval" and entry.approval.decision == decision.digest():
             people.setdefault(person(entry.approval.by), entry)
     return list(people.values())
@@ -203,7 +275,7 @@ def check_agreed(entries: list[Entry], entry: Entry, plan: ChangePlan, signed: l
     """As many people must have agreed as the strictest plan asks for, or more where the gate held the run."""
     decision = entry.decision
     limits = limits_of(entries, decision, plan)
-    asked = max(limits.approvals, decision.approvals)
+    asked = approvals_asked(entries, decision, plan)
     missing = asked - len(signed)
     if missing > 0:
         agreed = " and ".join(approval.approval.by for approval in signed) or "nobody"
@@ -215,6 +287,11 @@ def check_agreed(entries: list[Entry], entry: Entry, plan: ChangePlan, signed: l
             where=f"decision {entry.seq} of the ledger",
             fix=f"answer the request in Airflow, or: cxr-ops promote --run {decision.run} --approved-by NAME",
         )
+
+
+def approvals_asked(entries: list[Entry], decision: Decision, plan: ChangePlan) -> int:
+    """How many people must agree: as many as the strictest plan asks for, or more where the gate held the run."""
+    return max(limits_of(entries, decision, plan).approvals, decision.approvals)
 
 
 def next_reference(entries: list[Entry], plan: ChangePlan, decision: Decision, *, superior: bool) -> str:
@@ -243,8 +320,38 @@ def _recycles(entries: list[Entry], plan: ChangePlan, decision: Decision) -> boo
 
 
 def person(name: str | None) -> str:
-    """A name as it is compared: `Dr_Lee ` and `dr_lee` are one person."""
-    return (name or "").strip().casefold()
+    """A name as it is compared: case, Unicode form, blanks and what cannot be seen make no other person of one.
+
+    Unicode's own comparison of identifiers (NFKC, case folding), without its default ignorable characters.
+
+    >>> person("Dr_Lee "), person("\uff24r\u200b_Lee\u2060"), person("J\u00fcrgen") == person("ju\u0308rgen")
+    ('dr_lee', 'dr_lee', True)
+    """
+    return unicodedata.normalize("NFKC", seen(unicodedata.normalize("NFKC", name or "")).casefold())
+
+
+def seen(text: str) -> str:
+    """What can be seen of a text, with single blanks between words."""
+    return " ".join("".join(" " if c.isspace() else "" if _is_unseen(c) else c for c in text).split())
+
+
+def check_reason(text: str) -> str:
+    """A reason that a person gave, without what cannot be seen.
+
+    Raises:
+        RefusedError: it is too short to be one.
+    """
+    reason = seen(text)
+    if sum(c.isalnum() for c in reason) < REASON_LETTERS:
+        raise RefusedError(
+            f"the reason {reason!r} is too short: it needs {REASON_LETTERS} letters or digits",
+            fix="say in a few words why, for those who read the ledger later",
+        )
+    return reason
+
+
+def _is_unseen(c: str) -> bool:
+    return unicodedata.category(c) in ("Cc", "Cf", "Cs", "Co", "Cn") or c in _UNSEEN
 
 
 def is_time(text: str) -> bool:

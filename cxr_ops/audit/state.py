@@ -2,15 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
 from pydantic import ValidationError
 
 from cxr_ops.audit.entries import Decision, Entry, Look, PlanAdopted
-from cxr_ops.errors import SettingsError
-from cxr_ops.records.inputs import Allowance, LedgerState, Limits, Period, Reference, Spending, claim_of
+from cxr_ops.audit.telling import outcomes
+from cxr_ops.errors import RefusedError, SettingsError
+from cxr_ops.records.inputs import (
+    Allowance,
+    Champion,
+    Earlier,
+    LedgerState,
+    Level,
+    Limits,
+    Period,
+    Reference,
+    Spending,
+    claim_of,
+)
+from cxr_ops.stats import levels
 from cxr_ops.stats.levels import Event, account
+
+# Of disclosures, the one that tells least comes first.
+_TELLING: Final = ("promotion", "verdict", "all")
 
 
 def open_period(entries: list[Entry]) -> Period:
@@ -30,8 +46,14 @@ def taken_looks(entries: list[Entry], period: int) -> list[Look]:
 
 
 def find_look(looks: list[Look], model: str, test_digest: str, claim: str | None) -> int | None:
-    """The place, from 0, of a claim of a model on a test set among looks; None where it is none of them."""
-    return next((place for place, look in enumerate(looks) if _is_about(look, model, test_digest, claim)), None)
+    """The place, from 0, of a claim of a model on a test set among looks; None where it is none of them.
+
+    A look whose claim nobody knows may have been about anything, and is that of no claim: to take it for a repeat would
+    let a new claim have its level.
+    """
+    wanted = (model, test_digest, claim)
+    found = (place for place, look in enumerate(looks) if (look.model, look.test_digest, look.claim) == wanted)
+    return next(found, None) if claim is not None else None
 
 
 def claim_of_decision(decision: Decision) -> str:
@@ -54,25 +76,54 @@ def allowance(entries: list[Entry], limits: Limits, period: int) -> Allowance:
         taken=list(found.taken),
         claims=[look.claim for look in looks],
         promoted=[place in promoted for place in range(len(looks))],
+        told=[event.told for event in events if event.kind == "look"],
         next=found.next,
     )
 
 
+def check_spending(entries: list[Entry], look: Look, level: Level) -> None:
+    """See that the ledger leaves a challenger's look what its run was opened to spend.
+
+    Args:
+        entries: the ledger.
+        look: on record, or about to be.
+        level: what the run was opened to spend on it.
+
+    Raises:
+        RefusedError: the ledger leaves it less: another look was taken meanwhile, or a plan came into force.
+    """
+    limits = strictest([look.limits, period_limits(entries, look.period)])
+    if limits is None or not limits.spending:
+        return
+    allowed = allowance(entries, limits, look.period)
+    place = find_look(taken_looks(entries, look.period), look.model, look.test_digest, look.claim)
+    left = allowed.next if place is None else allowed.taken[place]
+    if over := levels.exceeds(level, left):
+        number = len(allowed.taken) + 1 if place is None else place + 1
+        raise RefusedError(
+            f"the look of {look.run}, number {number} of test period {look.period}, {over}: since the run was opened "
+            "another look was taken, or a plan came into force",
+            where="inputs.json of the run, and the ledger",
+            fix="retrain in a new run; it is opened with what the ledger leaves then: cxr-ops retrain --force",
+        )
+
+
 def _history(entries: list[Entry], period: int) -> tuple[list[Look], list[Event]]:
-    """The looks of a test period, and what happened to them in the order of the ledger."""
+    """The looks of a test period, each with its claim where that is known, and what happened to them in order."""
     looks: list[Look] = []
     events: list[Event] = []
-    decisions: dict[str, Decision] = {}
-    for entry in entries:
+    decisions = {entry.digest(): entry.decision for entry in entries if entry.kind == "decision"}
+    of_run = {decision.run: decision for decision in reversed(decisions.values())}
+    limits: Limits | None = None
+    for entry, said in _with_limits(entries, period):
+        limits = strictest([limits, *said]) if said else limits
         if entry.kind == "look":
-            look = entry.look
+            look = _with_claim(entry.look, of_run)
             new = find_look(looks, look.model, look.test_digest, look.claim) is None
             if (look.role, look.period) == ("challenger", period) and new:
-                events.append(Event(kind="look", look=len(looks)))
+                events.append(Event(kind="look", look=len(looks), told=outcomes(limits)))
                 looks.append(look)
-        elif entry.kind == "decision":
-            decisions[entry.digest()] = entry.decision
-        elif entry.kind == "promotion":
+        elif entry.kind == "promotion" and entry.promotion.rollback is None:  # a way back answers no look
             decision = decisions.get(entry.promotion.decision)
             if decision is not None and decision.period == period:
                 place = find_look(looks, decision.package, decision.test_digest, claim_of_decision(decision))
@@ -80,10 +131,13 @@ def _history(entries: list[Entry], period: int) -> tuple[list[Look], list[Event]
     return looks, events
 
 
-def _is_about(look: Look, model: str, test_digest: str, claim: str | None) -> bool:
-    """Whether a look is that of a claim; one of an earlier version does not say its claim, and counts for any."""
-    same = (look.model, look.test_digest) == (model, test_digest)
-    return same and (look.claim is None or claim is None or look.claim == claim)
+def _with_claim(look: Look, decisions: Mapping[str, Decision]) -> Look:
+    """A look of an earlier version does not say its claim: the decision on its run does, where there is one."""
+    decision = decisions.get(look.run)
+    if look.claim is not None or decision is None or look.role != "challenger":
+        return look
+    same = (decision.package, decision.test_digest) == (look.model, look.test_digest)
+    return look.model_copy(update={"claim": claim_of_decision(decision)}) if same else look
 
 
 def plan_in_force(entries: list[Entry]) -> Entry | None:
@@ -116,18 +170,23 @@ def period_limits(entries: list[Entry], period: int) -> Limits | None:
     A run may name any plan, and a plan may be replaced: neither gains looks, sheds approvals or discloses what was
     withheld before the next period. None where no plan is known, as in the ledger of an earlier version.
     """
-    found: list[Limits | None] = []
+    return strictest(limits for _, said in _with_limits(entries, period) for limits in said)
+
+
+def _with_limits(entries: list[Entry], period: int) -> Iterator[tuple[Entry, list[Limits | None]]]:
+    """Each entry, with the limits that a test period is bound by from it on."""
     number, in_force = 1, None
     for entry in entries:
+        said: list[Limits | None] = []
         if entry.opens_period:
             number = entry.period.number
-            found += [in_force] if number == period else []
+            said = [in_force] if number == period else []
         elif entry.kind == "plan":
             in_force = _with_spending(entry.plan)
-            found += [in_force] if number == period else []
+            said = [in_force] if number == period else []
         elif entry.kind == "look" and entry.look.period == period:
-            found.append(entry.look.limits)
-    return strictest(found)
+            said = [entry.look.limits]
+        yield entry, said
 
 
 def _with_spending(adopted: PlanAdopted) -> Limits:
@@ -145,6 +204,33 @@ def _with_spending(adopted: PlanAdopted) -> Limits:
     except ValidationError:  # a text without what equal looks need says nothing of them
         return adopted.limits
     return adopted.limits.model_copy(update={"spending": (terms,)})
+
+
+def judged_on(entries: list[Entry], champion: Champion) -> Earlier | None:
+    """The test set that the champion was judged on when it was first promoted; None where the ledger does not say.
+
+    A rollback promotes on the decision of then, so that what it brings back was judged on the test set of then.
+    """
+    promotion = next((entry.promotion for entry in entries if entry.digest() == champion.entry), None)
+    decision = next(
+        (entry.decision for entry in entries if promotion is not None and entry.digest() == promotion.decision), None
+    )
+    if decision is None:
+        return None
+    scored = (entry.look for entry in entries if entry.kind == "look")
+    wanted = ("challenger", decision.package, decision.test_digest)
+    look = next((one for one in scored if (one.role, one.model, one.test_digest) == wanted and one.batches), None)
+    if look is None:
+        return None
+    periods = (entry.period for entry in entries if entry.opens_period)
+    closed = next((one.closed_batches for one in periods if one.number == look.period), [])
+    return Earlier(
+        run=decision.run,
+        test_digest=decision.test_digest,
+        period=look.period,
+        batches=sorted(look.batches),
+        closed_batches=sorted(closed),
+    )
 
 
 def state_after(entries: list[Entry]) -> LedgerState:
@@ -166,7 +252,7 @@ def reference_after(entries: list[Entry], named: str | None = None) -> Reference
         entries: the ledger.
         named: the package that the plan names; without one it is what the last promotion says, and where that says
             nothing, the first champion. What is to become the reference with the next test period is so once that is
-            open.
+            open, unless a rollback went behind its promotion meanwhile.
 
     Raises:
         SettingsError: the package that the plan names was never promoted.
@@ -174,13 +260,17 @@ def reference_after(entries: list[Entry], named: str | None = None) -> Reference
     promotions = [entry.promotion for entry in entries if entry.kind == "promotion"]
     wanted = named
     if named is None:
-        raised: str | None = None
+        rising: list[Entry] = []
         for entry in entries:
             if entry.kind == "promotion":
                 wanted = entry.promotion.reference or wanted or entry.promotion.package
-                raised = entry.promotion.package if entry.promotion.raises else raised
+                if (rollback := entry.promotion.rollback) is not None:
+                    kept = next((known.seq for known in entries if known.digest() == rollback.to), 0)
+                    rising = [known for known in rising if known.seq <= kept]
+                elif entry.promotion.raises:
+                    rising.append(entry)
             elif entry.opens_period:
-                wanted, raised = raised or wanted, None
+                wanted, rising = rising[-1].promotion.package if rising else wanted, []
     if wanted is None:
         return None
     found = next((promotion for promotion in reversed(promotions) if promotion.package == wanted), None)
@@ -221,18 +311,77 @@ def find_decision(entries: list[Entry], run: str) -> Entry | None:
 
 
 def find_promotion(entries: list[Entry], run: str) -> Entry | None:
-    """The promotion of a run's model among these entries."""
-    return next((entry for entry in entries if entry.kind == "promotion" and entry.body["run"] == run), None)
+    """The promotion of a run's model among these entries; the last one, where a rollback brought it back."""
+    return next((entry for entry in reversed(entries) if entry.kind == "promotion" and entry.body["run"] == run), None)
 
 
-# Of disclosures, the one that tells least comes first.
-_TELLING: Final = ("promotion", "verdict", "all")
+def directory_of(entries: list[Entry], version: str, package: str) -> str | None:
+    """Digest of the model directory of a version, as the last decision on it names it; None where none does."""
+    decisions = (entry.decision for entry in reversed(entries) if entry.kind == "decision")
+    found = (one.directory for one in decisions if (one.model_version, one.package) == (version, package))
+    return next((directory for directory in found if directory is not None), None)
 
 
-def same_scoring(old: Look, new: Look) -> bool:
-    """Whether a scoring on record is the one that is about to be done; a claim on it is another."""
-    if old.period != new.period:
-        return False
-    if new.role != "challenger":
-        return (old.model, old.test_digest) == (new.model, new.test_digest)
-    return old.role == "challenger" and _is_about(old, new.model, new.test_digest, new.claim)
+def rolled_back(entries: list[Entry]) -> dict[str, Entry]:
+    """The packages that a rollback took out of use and that are not in use again: package -> the rollback's entry."""
+    found: dict[str, Entry] = {}
+    package: str | None = None
+    for entry in entries:
+        if entry.kind == "promotion":
+            promotion = entry.promotion
+            if promotion.rollback is not None and package is not None:
+                found[package] = entry
+            found.pop(promotion.package, None)
+            package = promotion.package
+    return found
+
+
+def judged_before(
+    entries: list[Entry], recipe: str, *, code_commit: str | None, plan_sha256: str
+) -> tuple[Entry, Entry | None] | None:
+    """The decision that a run of this recipe would only repeat, and the rollback that took its model out of use.
+
+    A model that was rolled back, and is not in use again, is not made once more by a run that nobody forces: a person
+    took it out. Another decision is repeated where the code, the plan, the champion and the test period are the same
+    too: the model, the test set and the rule would then be those of that decision.
+
+    Args:
+        entries: of the ledger.
+        recipe: of the run that would be opened.
+        code_commit: its code; None where that is not known, and no decision is of it.
+        plan_sha256: of its plan.
+
+    Returns:
+        The decision's entry, with the rollback's or None; None where the run would decide something new.
+    """
+    gone = rolled_back(entries)
+    for entry in reversed(entries):
+        if entry.kind == "promotion" and entry.promotion.recipe == recipe and entry.promotion.package in gone:
+            decided = find_decision(entries, entry.promotion.run)
+            if decided is not None:
+                return decided, gone[entry.promotion.package]
+    packages = {entry.digest(): entry.promotion.package for entry in entries if entry.kind == "promotion"}
+    champion, period = last_promotion(entries), open_period(entries).number
+    package = champion.promotion.package if champion else None
+    for entry in reversed(entries):
+        if entry.kind == "decision":
+            decision = entry.decision
+            against = packages.get(decision.champion) if decision.champion else None
+            same = (decision.recipe, decision.code_commit, decision.plan_sha256, decision.period, against)
+            if same == (recipe, code_commit, plan_sha256, period, package):
+                return entry, None
+    return None
+
+
+def recorded_look(entries: list[Entry], look: Look) -> Entry | None:
+    """The entry of a scoring that is about to be done, where it is on record; a claim on it is another scoring."""
+    decisions = {entry.decision.run: entry.decision for entry in reversed(entries) if entry.kind == "decision"}
+    for entry in entries:
+        if entry.kind != "look" or (old := entry.look).period != look.period:
+            continue
+        if (old.model, old.test_digest) != (look.model, look.test_digest):
+            continue
+        claims = (_with_claim(old, decisions).claim, look.claim)
+        if look.role != "challenger" or (old.role == "challenger" and None not in claims and claims[0] == claims[1]):
+            return entry
+    return None

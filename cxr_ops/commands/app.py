@@ -14,8 +14,29 @@ from typing import Annotated, Final
 import typer
 
 from cxr_ops import __version__
-from cxr_ops.commands import checkout, compare, data, doctor, ingest, ledger, lineage, period, plan, retrain, stages
+from cxr_ops.commands import (
+    backup,
+    bundle,
+    checkout,
+    compare,
+    data,
+    doctor,
+    history,
+    ingest,
+    ledger,
+    lineage,
+    model,
+    overview,
+    period,
+    plan,
+    receipts,
+    retrain,
+    serve,
+    stages,
+    watch,
+)
 from cxr_ops.commands.help import SETTINGS, Group, explain_exit_codes
+from cxr_ops.commands.output import outlive_readers
 from cxr_ops.errors import CxrError, SettingsError
 
 app = typer.Typer(
@@ -29,12 +50,28 @@ app = typer.Typer(
 )
 
 # Applications whose commands follow `cxr-ops` itself, and those whose commands follow a noun, in the order of `--help`.
-VERBS: Final = (retrain.app, compare.app, lineage.app, checkout.app, doctor.app, stages.app)
+VERBS: Final = (
+    retrain.app,
+    compare.app,
+    overview.app,
+    history.app,
+    lineage.app,
+    checkout.app,
+    bundle.app,
+    backup.app,
+    watch.app,
+    serve.app,
+    doctor.app,
+    stages.app,
+)
 NOUNS: Final = {
     "data": data.app,
     "ingest": ingest.app,
     "plan": plan.app,
     "ledger": ledger.app,
+    "model": model.app,
+    "keys": model.keys_app,
+    "receipts": receipts.app,
     "period": period.app,
     "stage": stages.stage_app,
 }
@@ -79,6 +116,7 @@ explain_exit_codes(app)
 
 def main() -> None:
     """Run the command. An error that a person can mend is printed without a traceback, and has an exit code."""
+    outlive_readers()
     try:
         app()
     except CxrError as error:

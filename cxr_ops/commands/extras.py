@@ -7,7 +7,7 @@ from typing import Final, Literal
 
 from cxr_ops.errors import SettingsError
 
-Extra = Literal["stages", "airflow"]
+Extra = Literal["stages", "serve", "airflow"]
 # The modules that the packages of each extra in pyproject.toml bring.
 MODULES: Final[dict[Extra, tuple[str, ...]]] = {
     "stages": (
@@ -25,6 +25,17 @@ MODULES: Final[dict[Extra, tuple[str, ...]]] = {
         "torch",
         "torchvision",
         "vl_convert",
+    ),
+    "serve": (
+        "cv2",
+        "PIL",
+        "pydicom",
+        "gdcm",
+        "safetensors",
+        "starlette",
+        "torch",
+        "torchvision",
+        "uvicorn",
     ),
     "airflow": ("airflow",),  # alone: to look for one of its providers takes three seconds
 }
@@ -44,6 +55,6 @@ def require(*extras: Extra) -> None:
         first = missing[lacking[0]]
         raise SettingsError(
             f"this command needs {first}, which is not installed",
-            where="the base install has only what compare, plan, ledger and lineage need",
+            where="the base install has only what compare, plan, verify, ledger and lineage need",
             fix=f'in the project\'s folder: pip install ".[{",".join(lacking)}]"',
         )

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from cxr_ops import contract
 from cxr_ops.commands.extras import require
 from cxr_ops.commands.help import group
 from cxr_ops.commands.options import OnBad, parse_uncertain
@@ -26,6 +27,9 @@ def _ingest(kind: str) -> Callable[..., None]:
         on_bad: Annotated[OnBad, typer.Option(help="Refuse a batch with bad rows, or leave them out.")] = OnBad.REFUSE,
         attributes: Annotated[
             Path | None, typer.Option(help="A CSV by image_id or patient_id: more columns for subgroups.")
+        ] = None,
+        accept_copies: Annotated[
+            Path | None, typer.Option(help="A CSV of near copies under two patients that are right, with reasons.")
         ] = None,
         uncertain: Annotated[
             list[str] | None,
@@ -79,16 +83,17 @@ def _ingest(kind: str) -> Callable[..., None]:
                 progress=progress,
                 options=options,
                 attributes=attributes,
+                accept_copies=accept_copies,
             )
         say(str(result))
-        if not result.already:
+        if not result.already or result.finished:
             say(announce.announce_dataset(home, result.revision))
 
     return command
 
 
-app.command(registry.AUTO, help="Find out what kind of folder it is, say why, and add it to the data set.")(
-    _ingest(registry.AUTO)
+app.command(contract.AUTO, help="Find out what kind of folder it is, say why, and add it to the data set.")(
+    _ingest(contract.AUTO)
 )
 for _kind, _takes in registry.SOURCES.items():
     app.command(_kind, help=f"Add {_takes} to the data set, after checking every row and every image.")(_ingest(_kind))

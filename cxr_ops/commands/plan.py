@@ -158,6 +158,11 @@ def plan_adopt(
             f"until the next test period, earlier plans hold too: {held.max_looks} looks, {held.approvals} must agree, "
             f"disclosure {held.disclosure}{code}"
         )
+    if in_force.spent_up(find_home()):
+        say(
+            "the looks of this test period, and what was told of them, leave nothing to spend under this plan: "
+            "the next period has it all. Ingest new patients, then: cxr-ops period open --by NAME --reason TEXT"
+        )
 
 
 @app.command("migrate")
@@ -204,7 +209,11 @@ def plan_power(
     split_test: SplitTest = False,
     patients: Annotated[
         int | None,
-        typer.Option(min=1, help="Without --truth: how many test patients to draw; if left out, the plan's minimum."),
+        typer.Option(
+            min=1,
+            help="Without --truth: how many test patients to draw; if left out, the plan's minimum, or as many as the "
+            "findings that it requires need.",
+        ),
     ] = None,
     correlation: Annotated[
         float, typer.Option(help="Correlation of two models' scores on an image, within a class.")
@@ -235,7 +244,8 @@ def plan_power(
     if truth is not None:
         labels = _truth(truth, loaded, params, split_test=split_test)
     else:
-        labels = score_files.drawn_truth(patients or loaded.performance.min_test_patients)
+        rules = loaded.performance
+        labels = score_files.drawn_for(rules) if patients is None else score_files.drawn_truth(patients)
     owners = score_files.owned(labels)
     expected = power.expect(
         loaded.performance,
@@ -254,6 +264,12 @@ def plan_power(
     show(plans.power_table(expected))
     for line in plans.power_summary(loaded.performance, expected):
         say(line)
+    if expected.blocked:
+        about = _labels_of(score_files.drawn_for(loaded.performance))["patients"]
+        say(
+            f"with the NIH's prevalences all that the plan requires could be judged from about {about} patients on; "
+            f"without --truth, --patients {about} says what could be shown then"
+        )
 
 
 @app.command("template")

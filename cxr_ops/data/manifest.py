@@ -18,20 +18,35 @@ import numpy.typing as npt
 import pandas as pd
 
 from cxr_ops import contract
+from cxr_ops.data import events
+from cxr_ops.data.events import Applied
 from cxr_ops.errors import DataError
 from cxr_ops.labels import FINDINGS, UNCERTAIN
 from cxr_ops.records.base import sha256_file
-from cxr_ops.records.data import Batch
+from cxr_ops.records.data import EVENT, Batch, Event
 
 IDENTITY: Final = ("image_id", "patient_id", "sha256", "source", "batch", "view", "age", "sex", "width", "height")
 COLUMNS: Final = (*IDENTITY, *FINDINGS)
 BOX_COLUMNS: Final = ("image_id", "finding", "x", "y", "w", "h")
+PIXELS: Final = "pixels.csv"
 PIXEL_COLUMNS: Final = ("image_id", "pixels_sha256")
 ORIGINS: Final = "origins.csv"  # of a batch with pictures that were converted
 ORIGIN_COLUMNS: Final = ("image_id", "origin_sha256", "coding")
-SIDES: Final = "sides.csv"  # of a batch whose source's own split is kept
+SIDES: Final = "sides.csv"  # of a batch whose source's own split is kept, or with accepted near copies
+COPIES: Final = "copies.csv"  # of a batch with near copies; see `cxr_ops.data.checking.copies`
+COPY_COLUMNS: Final = (
+    "image_id",
+    "patient_id",
+    "other_id",
+    "other_patient",
+    "other_batch",
+    "similarity",
+    "how",
+    "reason",
+)
 ATTRIBUTES: Final = "attributes.csv"  # of a batch with a side table; see `cxr_ops.data.side_table`
 SIDE_COLUMNS: Final = ("patient_id", "side")
+_CHECKED: Final = frozenset({SIDES, ATTRIBUTES, PIXELS, COPIES})  # of a data set's batches, where they are there
 # A name that is safe as a file, a member of a tar and a word in a message.
 IMAGE_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}\.(?:png|jpe?g)")
 
@@ -58,6 +73,10 @@ def read_rows(path: Path) -> list[tuple[int, list[str]]]:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError("the file is not UTF-8", where=f"{path}, line {_line_at(data, error.start)}") from error
+    if '"' not in text and "\r" not in text:  # nothing is quoted: a line is a row, four times as fast as by `csv`
+        lines = text.split("\n")
+        if max(map(len, lines)) < csv.field_size_limit():
+            return [(number, line.split(",")) for number, line in enumerate(lines, start=1) if line]
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     rows: list[tuple[int, list[str]]] = []
     try:
@@ -158,17 +177,30 @@ def batch_folders(dataset: Path) -> list[Path]:
     return sorted(path.parent for path in dataset.glob("*/batch.json"))
 
 
+def read_digests(dataset: Path) -> dict[str, str]:
+    """SHA-256 of the record of every batch and event of a data set, by name; see `records.data.DataRevision`."""
+    records = [folder / "batch.json" for folder in batch_folders(dataset)]
+    records += [folder / EVENT for folder in events.event_folders(dataset)]
+    return {path.parent.name: sha256_file(path) for path in records}
+
+
 def read_dataset(dataset: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Read all batches of a data set, and check each against its `batch.json`.
+    """The manifest and the boxes of a data set; see `read_version`."""
+    frame, boxes, _ = read_version(dataset)
+    return frame, boxes
+
+
+def read_version(dataset: Path) -> Applied:
+    """Read all batches of a data set, check each against its `batch.json`, and change them by the data set's events.
 
     Args:
-        dataset: the folder `dataset`, with a folder a batch.
+        dataset: the folder `dataset`, with a folder a batch and a folder an event.
 
     Returns:
-        All manifests (see `read_manifest`) and all boxes, in the canonical order.
+        The manifest (see `read_manifest`) and the boxes, in the canonical order, and which images are withdrawn.
 
     Raises:
-        DataError: there is no batch, or one is not what its `batch.json` says.
+        DataError: there is no batch, or one is not what its `batch.json` says; an event is missing or none.
     """
     folders = batch_folders(dataset)
     if not folders:
@@ -177,11 +209,10 @@ def read_dataset(dataset: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
             where=dataset,
             fix="bring it here: cxr-ops open; if none was ingested yet: cxr-ops ingest nih FOLDER --batch NAME",
         )
-    manifests, boxes = [], []
     for folder in folders:
         record = Batch.read(folder / "batch.json")
-        named = {"manifest.csv", "boxes.csv", *(record.files.keys() & {SIDES, ATTRIBUTES})}
-        for name in sorted(named | {name for name in (SIDES, ATTRIBUTES) if (folder / name).exists()}):
+        named = {"manifest.csv", "boxes.csv", *(record.files.keys() & _CHECKED)}
+        for name in sorted(named | {name for name in _CHECKED if (folder / name).exists()}):
             if not (folder / name).is_file() or sha256_file(folder / name) != record.files.get(name):
                 raise DataError(
                     f"{name} is not the file that batch.json names: it is missing, cut or altered",
@@ -194,17 +225,31 @@ def read_dataset(dataset: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
                 f"batch.json speaks of {record.images} images of the batch {record.name!r}; the manifest does not",
                 where=folder,
             )
-        manifests.append(frame)
-        boxes.append(read_boxes(folder / "boxes.csv").assign(batch=record.name))
-    joined = pd.concat(boxes).sort_values(["batch", "image_id", "finding", "x", "y", "w", "h"], kind="stable")
-    return concatenate(manifests), joined.reset_index(drop=True)
+    return joined(folders, events.read_events(events.event_folders(dataset)))
+
+
+def joined(folders: Iterable[Path], happened: Sequence[Event]) -> Applied:
+    """Read the batches in these folders, unchecked, and change them by events; see `read_version`."""
+    manifests, boxes = [], []
+    for folder in folders:
+        manifests.append(frame := read_manifest(folder / "manifest.csv"))
+        boxes.append(read_boxes(folder / "boxes.csv").assign(batch=frame["batch"].iloc[0]))
+    order = ["batch", "image_id", "finding", "x", "y", "w", "h"]
+    of_all = pd.concat(boxes).sort_values(order, kind="stable").reset_index(drop=True)
+    return events.apply(concatenate(manifests), of_all, happened)
+
+
+def no_boxes() -> pd.DataFrame:
+    """A table of boxes without any."""
+    return pd.DataFrame(columns=[*BOX_COLUMNS])
 
 
 def read_sides(folders: Iterable[Path]) -> dict[str, str]:
-    """The sides that sources' own splits give to patients, of the batches in these folders.
+    """The sides that sources' own splits and accepted near copies give to patients, of the batches in these folders.
 
     Returns:
-        For a patient train, validation, test or development (training or validation); most patients have none.
+        For a patient train, validation, test or development (training or validation), or `with:` and another patient,
+        see `splits.leader`; most patients have none.
 
     Raises:
         DataError: a file is damaged, or two batches give a patient two sides.
@@ -217,6 +262,54 @@ def read_sides(folders: Iterable[Path]) -> dict[str, str]:
             if sides.setdefault(patient, side) != side:
                 raise DataError(f"two batches give the patient {patient} two sides", where=path)
     return sides
+
+
+def all_sides(folders: Iterable[Path]) -> dict[str, set[str]]:
+    """Every side that the sources' own splits give a patient, of the batches in these folders; one, if all is well.
+
+    Raises:
+        DataError: a file is damaged.
+    """
+    sides: dict[str, set[str]] = {}
+    for path in sorted(folder / SIDES for folder in folders):
+        if path.is_file():
+            for patient, side in read_table(path, SIDE_COLUMNS).itertuples(index=False):
+                sides.setdefault(patient, set()).add(side)
+    return sides
+
+
+def read_pixels(folders: Iterable[Path], image_ids: Sequence[str]) -> pd.Series[str]:
+    """The digests of images' pixels, of the batches in these folders.
+
+    Returns:
+        In the order of `image_ids`; "" of an image that has none.
+
+    Raises:
+        DataError: a file is damaged.
+    """
+    known: dict[str, str] = {}
+    for path in sorted(folder / PIXELS for folder in folders):
+        if path.is_file():
+            known |= dict(read_table(path, PIXEL_COLUMNS).itertuples(index=False))
+    return pd.Series([known.get(image_id, "") for image_id in image_ids], dtype=str)
+
+
+def read_stated(folders: Iterable[Path]) -> pd.DataFrame:
+    """What each batch's `batch.json` states of its manifest, beside what is there.
+
+    Returns:
+        `name`, `images`, `images_stated`, `manifest_sha256` and `manifest_sha256_stated`, a row a batch. `images` are
+        the rows below the header, as a reader of CSV counts them.
+
+    Raises:
+        DataError: a file is missing or damaged.
+    """
+    rows = []
+    for folder in folders:
+        record, path = Batch.read(folder / "batch.json"), folder / "manifest.csv"
+        found, digest = len(read_rows(path)) - 1, sha256_file(path)
+        rows.append((record.name, found, record.images, digest, record.files.get("manifest.csv", "")))
+    return pd.DataFrame(rows, columns=["name", "images", "images_stated", "manifest_sha256", "manifest_sha256_stated"])
 
 
 def read_attributes(folders: Iterable[Path], image_ids: Sequence[str]) -> pd.DataFrame:
@@ -233,6 +326,25 @@ def read_attributes(folders: Iterable[Path], image_ids: Sequence[str]) -> pd.Dat
     joined = pd.concat([pd.DataFrame({"image_id": []}, dtype=str), *parts])
     names = sorted(set(joined.columns) - {"image_id"})
     return joined.set_index("image_id").reindex(list(image_ids))[names].fillna("").reset_index(names="image_id")
+
+
+def join_withdrawn(*parts: pd.DataFrame) -> pd.DataFrame:
+    """Join tables of withdrawn images (`events.Applied.withdrawn`)."""
+    return pd.concat(parts).sort_values(["batch", "image_id"], kind="stable").reset_index(drop=True)
+
+
+def read_withdrawn(root: Path) -> pd.DataFrame:
+    """`patient_id` and `batch` of the withdrawn images of a validated workspace; none where no file says so.
+
+    Raises:
+        DataError: the file is damaged.
+    """
+    path = root / "validate" / events.WITHDRAWN
+    return (
+        read_table(path, events.WITHDRAWN_COLUMNS)
+        if path.is_file()
+        else pd.DataFrame(columns=[*events.WITHDRAWN_COLUMNS])
+    )
 
 
 def read_split(root: Path) -> pd.DataFrame:
@@ -277,8 +389,10 @@ def _numbers(
     missing: bool,
     allowed: tuple[str, ...] | None = None,
 ) -> pd.Series[Any]:
+    # Each different text is converted once; they come in the order of their first rows, so the first bad row is told.
+    places, texts = pd.factorize(np.asarray(table[name], dtype=object))
     values: list[Any] = []
-    for line, text in zip(lines, table[name], strict=True):
+    for place, text in enumerate(texts):
         good = text in allowed if allowed else _WHOLE.fullmatch(text)
         if good:
             values.append(int(text))
@@ -286,8 +400,9 @@ def _numbers(
             values.append(pd.NA)
         else:
             what = f"one of {', '.join(allowed)}" if allowed else "a whole number"
+            line = lines[int(np.argmax(places == place))]
             raise DataError(f"{name!r} is {text!r}, not {what}", where=f"{path}, line {line}")
-    return pd.Series(values, dtype="Int64")
+    return pd.Series(pd.array(values, dtype="Int64").take(places))
 
 
 def _convert(kind: Callable[[str], float], text: str, where: str, name: str) -> float:

@@ -21,6 +21,7 @@ it stands, and columns that nobody reads, are told in `notes`.
 from __future__ import annotations
 
 import difflib
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -35,7 +36,9 @@ from cxr_ops.data.synthetic import entries as generated
 from cxr_ops.data.tables import ALIASES, FOLLOW_UP, IMAGE, LABELS, PATIENT, Table
 from cxr_ops.errors import DataError
 from cxr_ops.labels import FINDINGS, NO_FINDING, UNCERTAIN, UnknownLabelError, nearest, parse_labels
-from cxr_ops.plan import ATTRIBUTES
+from cxr_ops.plan import ATTRIBUTES, PerformanceEvaluation
+
+_MOST_DRAWN: Final = 200_000  # patients; the release has 30,805
 
 # What CheXpert, MIMIC-CXR, PadChest, VinDr and the NIH's list of boxes call the same findings.
 SAME_FINDING: Final[Mapping[str, str]] = {
@@ -315,6 +318,28 @@ def drawn_truth(patients: int) -> Truth:
             "view": tuple(entry.view for entry in entries),
         },
     )
+
+
+def drawn_for(rules: PerformanceEvaluation) -> Truth:
+    """Labels of so many patients who do not exist that every finding which a plan requires can be judged.
+
+    Args:
+        rules: the plan's. There are at least its fewest test patients, and at most 200,000.
+    """
+    patients = rules.min_test_patients
+    while True:
+        drawn = drawn_truth(patients)
+        owners = np.array(owned(drawn))
+        counts = [
+            [len(np.unique(owners[drawn.truth[:, FINDINGS.index(name)] == label])) for name in rules.required]
+            for label in (1, 0)
+        ]
+        least = (rules.min_positive_patients, rules.min_negative_patients)
+        lacking = [asked / max(1, min(there, default=asked)) for asked, there in zip(least, counts, strict=True)]
+        if max(lacking) <= 1 or patients >= _MOST_DRAWN:
+            return drawn
+        # Counts of a rare finding in a small draw say little: on by half at least, and by ten times at most.
+        patients = min(_MOST_DRAWN, math.ceil(patients * min(10.0, max(1.5, 1.1 * max(lacking)))))
 
 
 def _check_names(table: Table) -> None:

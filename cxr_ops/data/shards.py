@@ -15,6 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, NamedTuple, Self
 
+from cxr_ops.data.manifest import IMAGE_ID
 from cxr_ops.errors import DataError, StorageError
 from cxr_ops.records.base import sha256_bytes
 
@@ -50,10 +51,48 @@ def write_shards(folder: Path, images: Iterable[tuple[str, bytes]], *, per_shard
     return written
 
 
-class _Place(NamedTuple):
-    file: int
+class Place(NamedTuple):
+    """Where one image stands: all that another process needs to read it.
+
+    Attributes:
+        shard: the tar file.
+        offset: of its first byte in the shard.
+        size: in bytes.
+        image_id: its name.
+        sha256: of its bytes, which are checked against it; None: they are not.
+    """
+
+    shard: Path
     offset: int
     size: int
+    image_id: str
+    sha256: str | None
+
+
+def read_place(place: Place) -> bytes:
+    """The bytes of an image's file, as it was ingested.
+
+    Raises:
+        DataError: its bytes are not those on record.
+        StorageError: the shard cannot be opened, or gives fewer bytes than it did.
+    """
+    try:
+        file = os.open(place.shard, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise StorageError(f"a shard cannot be read: {error.strerror}", where=place.shard) from error
+    try:
+        return _read(file, place)
+    finally:
+        os.close(file)
+
+
+def _read(file: int, place: Place) -> bytes:
+    data = os.pread(file, place.size, place.offset)
+    if len(data) != place.size:
+        raise StorageError("a shard became shorter while it was read", where=place.shard)
+    if place.sha256 is not None and sha256_bytes(data) != place.sha256:
+        raise DataError(f"the bytes of {place.image_id!r} are not those on record", where=place.shard)
+    return data
 
 
 class ShardReader:
@@ -71,8 +110,8 @@ class ShardReader:
 
     def __init__(self, dataset: Path, digests: Mapping[str, str] | None = None) -> None:
         self._digests = digests
-        self._places: dict[str, _Place] = {}
-        self._files: dict[int, Path] = {}
+        self._places: dict[str, Place] = {}
+        self._files: dict[Path, int] = {}
         paths = sorted([*dataset.glob(PATTERN), *dataset.glob(f"*/{PATTERN}")])
         if not paths:
             raise DataError(
@@ -88,8 +127,7 @@ class ShardReader:
             raise
 
     def _add(self, path: Path) -> None:
-        file = os.open(path, os.O_RDONLY)
-        self._files[file] = path
+        self._files[path] = file = os.open(path, os.O_RDONLY)
         size = os.fstat(file).st_size
         try:
             with tarfile.open(path, "r:") as tar:
@@ -97,9 +135,12 @@ class ShardReader:
                     if not member.isreg() or member.name in self._places:
                         problem = "is in the shards twice" if member.isreg() else "is not a plain file"
                         raise DataError(f"{member.name!r} {problem}", where=path)
+                    if not IMAGE_ID.fullmatch(member.name):
+                        raise DataError(f"{member.name!r} in a shard is not the name of an image", where=path)
                     if member.offset_data + member.size > size:
                         raise DataError("the shard is cut short", where=path, fix="pull it again: dvc pull --force")
-                    self._places[member.name] = _Place(file, member.offset_data, member.size)
+                    expected = None if self._digests is None else self._digests.get(member.name, "")
+                    self._places[member.name] = Place(path, member.offset_data, member.size, member.name, expected)
         except tarfile.TarError as error:
             raise DataError(
                 f"the shard is damaged: {error}", where=path, fix="pull it again: dvc pull --force"
@@ -117,20 +158,24 @@ class ShardReader:
             DataError: no shard holds the image, or its bytes are not those on record.
             StorageError: the disk gives fewer bytes than the shard holds.
         """
+        place = self.place(image_id)
+        return _read(self._files[place.shard], place)
+
+    def place(self, image_id: str) -> Place:
+        """Where an image stands, for `read_place`.
+
+        Raises:
+            DataError: no shard holds the image.
+        """
         place = self._places.get(image_id)
         if place is None:
             raise DataError(f"no shard holds the image {image_id!r}")
-        data = os.pread(place.file, place.size, place.offset)
-        if len(data) != place.size:
-            raise StorageError("a shard became shorter while it was read", where=self._files[place.file])
-        if self._digests is not None and sha256_bytes(data) != self._digests.get(image_id):
-            raise DataError(f"the bytes of {image_id!r} are not those on record", where=self._files[place.file])
-        return data
+        return place
 
     def close(self) -> None:
         """Close the shards."""
         while self._files:
-            os.close(self._files.popitem()[0])
+            os.close(self._files.popitem()[1])
 
     def __enter__(self) -> Self:
         return self

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
+from cxr_ops import voice
 from cxr_ops.data import manifest, tables
 from cxr_ops.data.sources.source import Row
 from cxr_ops.data.tables import IMAGE, PATIENT
@@ -61,11 +62,14 @@ def read(path: Path, rows: Sequence[Row]) -> tuple[dict[str, dict[str, str]], li
     }
     notes = []
     if absent := len(rows) - len(found):
-        notes.append(f"{path.name} says nothing of {absent:,} of {len(rows):,} images: their attributes are missing")
+        notes.append(
+            f"{path.name} says nothing of {absent:,} of {voice.count(len(rows), 'image')}: their attributes are missing"
+        )
     used = {row.image_id if key == IMAGE else row.patient_id for row in rows}
     if others := len(known.keys() - used):
-        what = "images" if key == IMAGE else "patients"
-        notes.append(f"{others:,} of {len(known):,} {what} of {path.name} are not in the batch, and were passed over")
+        what = "image" if key == IMAGE else "patient"
+        told = voice.part(others, len(known), what, "is", "are")
+        notes.append(f"{path.name}: {told} not in the batch, and passed over")
     return found, notes
 
 

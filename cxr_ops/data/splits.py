@@ -5,8 +5,9 @@ of the validation fraction leaves the test set as it is. When a test period ends
 retire: they are not tested on again, and never trained on.
 
 A batch may come with its source's own split, where a person insisted on it (`sides.csv`): it then has the word on its
-patients. Only frontal views have a side: a lateral image, or one of unknown view, is kept in the data set and is not
-trained on, validated on or tested on.
+patients. There too stands a patient who goes with another one, because a person accepted that both show one picture:
+both are then on the side of the other. Only frontal views have a side: a lateral image, or one of unknown view, is kept
+in the data set and is not trained on, validated on or tested on.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Any, Final, Literal
 
 import pandas as pd
 
+from cxr_ops.errors import DataError
 from cxr_ops.labels import DEVELOPMENT, FINDINGS, UNCERTAIN, VIEWS
 from cxr_ops.records.base import canonical_json, sha256_bytes
 
@@ -25,6 +27,7 @@ Side = Literal["train", "validation", "test"]
 SIDES: Final[tuple[Side, ...]] = ("train", "validation", "test")
 RETIRED: Final = "retired"  # a test patient of an earlier period: on nobody's side any more
 NOT_FRONTAL: Final = "not-frontal"  # an image whose view is lateral or unknown
+WITH: Final = "with:"  # before the id of the patient with whom one goes
 
 
 def position(patient_id: str, salt: str) -> float:
@@ -65,6 +68,46 @@ def pinned_side(pin: str, patient_id: str, *, salt: str, validation: float, test
     return "validation" if within < validation / (1 - test) else "train"
 
 
+def leader(patient_id: str, pinned: Mapping[str, str]) -> str:
+    """The patient whose side one has: one's own, or that of the patient with whom one goes, and so on.
+
+    Args:
+        patient_id: as in the manifest.
+        pinned: as `manifest.read_sides` gives it.
+
+    Raises:
+        DataError: they go round in a circle.
+
+    >>> leader("3", {"3": "with:2", "2": "with:1"}), leader("1", {"1": "test"})
+    ('1', '1')
+    """
+    seen = [patient_id]
+    while pinned.get(seen[-1], "").startswith(WITH):
+        seen.append(pinned[seen[-1]].removeprefix(WITH))
+        if seen[-1] in seen[:-1]:
+            raise DataError(f"patients go with one another in a circle: {' with '.join(seen)}", where="sides.csv")
+    return seen[-1]
+
+
+def side_of(patient_id: str, pinned: Mapping[str, str], *, salt: str, validation: float, test: float) -> Side:
+    """The side of a patient, whatever decides it.
+
+    Args:
+        patient_id: as in the manifest.
+        pinned: as `manifest.read_sides` gives it.
+        salt: see `side`.
+        validation: see `side`.
+        test: see `side`.
+
+    Raises:
+        DataError: see `leader`.
+    """
+    first = leader(patient_id, pinned)
+    if first in pinned:
+        return pinned_side(pinned[first], first, salt=salt, validation=validation, test=test)
+    return side(first, salt=salt, validation=validation, test=test)
+
+
 def assign(
     rows: pd.DataFrame,
     *,
@@ -73,6 +116,7 @@ def assign(
     test: float,
     closed_batches: Collection[str] = (),
     pinned: Mapping[str, str] | None = None,
+    withdrawn: pd.DataFrame | None = None,
 ) -> pd.Series[Any]:
     """The side of each image: its patient's, or `RETIRED` where that is a test patient of an earlier period.
 
@@ -82,26 +126,38 @@ def assign(
         validation: see `side`.
         test: see `side`.
         closed_batches: batches of earlier periods. One image in them retires a test patient with all images.
-        pinned: the patients to whom a source's own split gives a side; see `pinned_side`.
+        pinned: the patients to whom a source's own split gives a side, see `pinned_side`, or who go with another.
+        withdrawn: `patient_id` and `batch` of images that are withdrawn: they count among those in closed batches.
 
     Returns:
         One of `SIDES`, `RETIRED` or, whosever the image is, `NOT_FRONTAL`.
+
+    Raises:
+        DataError: see `leader`.
     """
     pins = pinned or {}
-    side_of = {
-        patient: pinned_side(pins[patient], patient, salt=salt, validation=validation, test=test)
-        if patient in pins
-        else side(patient, salt=salt, validation=validation, test=test)
+    known = {
+        patient: side_of(patient, pins, salt=salt, validation=validation, test=test)
         for patient in rows["patient_id"].unique()
     }
-    sides: pd.Series[Any] = rows["patient_id"].map(side_of).astype(object)
-    sides = sides.mask((sides == "test") & rows["patient_id"].isin(scored_before(rows, closed_batches)), RETIRED)
+    sides: pd.Series[Any] = rows["patient_id"].map(known).astype(object)
+    before = scored_before(rows, closed_batches, withdrawn)
+    sides = sides.mask((sides == "test") & rows["patient_id"].isin(before), RETIRED)
     return sides if "view" not in rows else sides.where(rows["view"].isin(VIEWS), NOT_FRONTAL)
 
 
-def scored_before(rows: pd.DataFrame, closed_batches: Collection[str]) -> set[str]:
-    """The patients who have an image in a batch of an earlier period, whatever their side."""
-    return set(rows.loc[rows["batch"].isin(list(closed_batches)), "patient_id"])
+def scored_before(
+    rows: pd.DataFrame, closed_batches: Collection[str], withdrawn: pd.DataFrame | None = None
+) -> set[str]:
+    """The patients who have, or had, an image in a batch of an earlier period, whatever their side.
+
+    Args:
+        rows: `patient_id` and `batch` of each image.
+        closed_batches: batches of earlier periods.
+        withdrawn: the same columns of images that are withdrawn.
+    """
+    known = [rows] if withdrawn is None else [rows, withdrawn]
+    return {one for part in known for one in part.loc[part["batch"].isin(list(closed_batches)), "patient_id"]}
 
 
 def test_digest(rows: pd.DataFrame) -> str:

@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from cxr_ops import voice
 from cxr_ops.errors import DataError, StorageError
 from cxr_ops.records.base import sha256_bytes
 
@@ -228,17 +229,19 @@ def read_ages(texts: Sequence[str]) -> Ages:
         seen[unit if unit in (None, "Y") else "shorter"] += 1
         seen["point"] += point is not None
         years.append(age if age <= OLDEST else None)
+
+    def part(number: int) -> str:
+        return voice.part(number, len(texts), "age", "is", "are")
+
     notes = []
     if seen["Y"]:
-        notes.append(f"{seen['Y']:,} of {len(texts):,} ages are written like 058Y and were read as whole years")
+        notes.append(f"{part(seen['Y'])} written like 058Y and read as whole years")
     if seen["shorter"]:
-        notes.append(f"{seen['shorter']:,} of {len(texts):,} ages are in months, weeks or days and became whole years")
+        notes.append(f"{part(seen['shorter'])} in months, weeks or days and became whole years")
     if seen["point"]:
-        notes.append(f"{seen['point']:,} of {len(texts):,} ages are written like 58.0 and were read as whole years")
+        notes.append(f"{part(seen['point'])} written like 58.0 and read as whole years")
     if seen["missing"]:
-        notes.append(
-            f"{seen['missing']:,} of {len(texts):,} ages are empty or above {OLDEST} years and were taken as missing"
-        )
+        notes.append(f"{part(seen['missing'])} empty or above {OLDEST} years and taken as missing")
     return Ages(years=tuple(years), bad=tuple(bad), notes=tuple(notes))
 
 
@@ -251,11 +254,12 @@ def read_patients(texts: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...
     """Patient ids in one spelling, and notes on those that had another.
 
     >>> read_patients(["00000001", "1", "A7"])
-    (('1', '1', 'A7'), ('1 of 3 patient ids have leading zeros and were read as numbers',))
+    (('1', '1', 'A7'), ('1 of 3 patient ids has leading zeros: ids are read as numbers',))
     """
     patients = tuple(map(canonical_patient, texts))
     other = sum(ours != theirs for ours, theirs in zip(patients, texts, strict=True))
-    note = f"{other:,} of {len(texts):,} patient ids have leading zeros and were read as numbers"
+    told = voice.part(other, len(texts), "patient id", "has", "have")
+    note = f"{told} leading zeros: ids are read as numbers"
     return patients, (note,) if other else ()
 
 

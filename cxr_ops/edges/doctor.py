@@ -7,16 +7,21 @@ import re
 import shutil
 import subprocess
 import sys
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from http import HTTPStatus
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import urlsplit
 
-from cxr_ops import settings
+from cxr_ops import locks, settings
 from cxr_ops.addresses import without_password
-from cxr_ops.edges import locks, loopback
+from cxr_ops.edges import loopback, machine, s3
 from cxr_ops.edges.home import Home
+from cxr_ops.edges.ledger.bucket import RACERS
 from cxr_ops.errors import CxrError, SettingsError, StorageError
 from cxr_ops.settings import VARIABLES, Settings
 
@@ -95,10 +100,20 @@ def examine(environ: Mapping[str, str] | None = None, start: Path | None = None)
             return f"{home.project}; CXR_HOME is {home.root}"
 
         checks.append(_checked("project", find))
-    for name, look in (("git", _git), ("dvc", _dvc)):
-        checks.append(_checked(name, look))
+    of_a_machine: dict[str, Callable[[], str]] = {
+        "python": machine.python,
+        "git": _git,
+        "dvc": _dvc,
+        "gpu": lambda: machine.gpu(env),
+        "shared memory": machine.shared_memory,
+        "proxies": lambda: machine.proxies(env),
+        "certificates": lambda: machine.certificates(env),
+    }
+    checks += [_checked(name, look) for name, look in of_a_machine.items()]
     if home is not None:
         found = home
+        checks.append(_checked("docker", lambda: machine.docker(found, env)))
+        checks.append(_checked("telemetry", lambda: machine.telemetry(found, env)))
         for name, ask in _OF_A_HOME.items():
             checks.append(_checked(name, lambda ask=ask: ask(found)))  # type: ignore[misc]  # bound now, not later
     return Examination(settings=tuple(_shown(env)), checks=tuple(checks))
@@ -229,15 +244,17 @@ def _folder(folder: Path, name: str) -> str:
 
 def _bucket(home: Home, address: str) -> str:
     _need("boto3", "stages")
-    import boto3
-    from botocore.config import Config
     from botocore.exceptions import BotoCoreError, ClientError
 
-    bucket, _, key = address.removeprefix("s3://").partition("/")
-    config = Config(connect_timeout=_SECONDS, read_timeout=_SECONDS, retries={"total_max_attempts": 1})
+    bucket, prefix = s3.split(address)
     try:
-        client = boto3.session.Session().client("s3", endpoint_url=home.s3_endpoint, config=config)
-        client.list_objects_v2(Bucket=bucket, Prefix=key, MaxKeys=1)
+        client = s3.client(
+            home.s3_endpoint,
+            connect_timeout=_SECONDS,
+            read_timeout=_SECONDS,
+            retries={"total_max_attempts": 1},
+        )
+        client.list_objects_v2(Bucket=bucket, Prefix=prefix, MaxKeys=1)
     except (BotoCoreError, ClientError, ValueError) as error:
         raise StorageError(
             f"the bucket {bucket} does not answer: {error}",
@@ -253,15 +270,47 @@ def _mlflow(home: Home) -> str:
 
     if not client.has_store(home):
         return "an SQLite file in CXR_HOME, made at the first run"
+    if home.mlflow_uri.startswith("http"):
+        _host_check(home.mlflow_uri)
     with client.connected(home) as mlflow:
         mlflow.search_experiments(max_results=1)
     return f"{without_password(home.mlflow_uri)} answers"
 
 
-def _ledger(home: Home) -> str:
-    from cxr_ops.edges.ledger import open_ledger
+def _host_check(uri: str) -> None:
+    """See that the server takes requests under this name: it refuses those for a host that it was not told of."""
+    try:
+        urllib.request.urlopen(f"{uri.rstrip('/')}/version", timeout=_SECONDS).close()  # noqa: S310 - http(s), by its start
+    except urllib.error.HTTPError as error:
+        if error.code == HTTPStatus.FORBIDDEN and b"host" in error.read(2000).lower():
+            raise StorageError(
+                f"the MLflow server refuses requests under the name {urlsplit(uri).netloc}",
+                where=without_password(uri),
+                fix=f"mlflow server --allowed-hosts {urlsplit(uri).hostname},{urlsplit(uri).netloc}",
+            ) from error
+    except OSError:
+        return  # that it does not answer is told by who asks next
 
-    return f"{open_ledger(home).verify()} entries, chain whole"
+
+def _ledger(home: Home) -> str:
+    from cxr_ops.edges.ledger import Bucket, open_anchors, open_ledger
+
+    for address in (home.ledger_address, home.anchor_address or ""):
+        if address.startswith("s3://"):
+            _need("boto3", "stages")
+    ledger, kept = open_ledger(home), open_anchors(home)
+    told = f"{ledger.verify()} entries, chain whole"
+    for storage in (ledger.storage, kept.storage if kept else None):
+        if isinstance(storage, Bucket):
+            if (won := storage.race()) != 1:
+                raise StorageError(
+                    f"of {RACERS} writers that wanted the same name {won} were told that they had won: a ledger there "
+                    "would lose entries",
+                    where=storage.place(),
+                    fix="use a store that honours If-None-Match, or a folder: CXR_LEDGER, CXR_ANCHOR",
+                )
+            told += f"; of {RACERS} writers one wins in {storage.place()}"
+    return f"{told}; {kept.check(ledger.entries()) if kept else 'no anchor (CXR_ANCHOR)'}"
 
 
 def _airflow(home: Home) -> str:
@@ -284,6 +333,8 @@ def _airflow(home: Home) -> str:
 
 _OF_A_HOME: Final[dict[str, Callable[[Home], str]]] = {
     "locks": _locks,
+    "hard links": machine.hard_links,
+    "clock": machine.clock,
     "room": _room,
     "data remote": _remote,
     "mlflow": _mlflow,

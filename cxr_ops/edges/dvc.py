@@ -13,7 +13,8 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -72,13 +73,27 @@ def command(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "dvc", *arguments]
 
 
+def place(folder: Path, md5: str) -> Path:
+    """Where a cache or a remote folder of DVC keeps an object, there or not; a folder's name ends in `.dir`."""
+    return folder / "files" / "md5" / md5[:2] / md5[2:]
+
+
 def dvc(home: Home, folder: Path, *arguments: str) -> str:
     """Run DVC in a folder and return what it prints.
 
+    Before a pull the names of what would be written are checked, because DVC writes wherever they lead.
+
     Raises:
-        DataError: an object is missing from the store, or is not what its digest says: a second attempt would fail too.
+        DataError: an object is missing from the store, or is not what its digest says: a second attempt would fail too;
+            or a name in a pointer or a listing leads out of its folder.
         StorageError: anything else that DVC could not do, in its own words.
     """
+    if arguments[0] == "pull":
+        _check_names(home, folder, [one for one in arguments[1:] if not one.startswith("-")])
+    return _run(home, folder, *arguments)
+
+
+def _run(home: Home, folder: Path, *arguments: str) -> str:
     done = subprocess.run(
         command(*arguments),
         cwd=folder,
@@ -91,6 +106,66 @@ def dvc(home: Home, folder: Path, *arguments: str) -> str:
     if done.returncode:
         raise _explain(home, arguments[0], done.stderr)
     return done.stdout
+
+
+def _check_names(home: Home, folder: Path, targets: Sequence[str]) -> None:
+    """See that nothing that a pull would write has a name which leads elsewhere.
+
+    Raises:
+        DataError: something has; nothing was written.
+        StorageError: the store does not give a listing.
+    """
+    outs = list(_outs(folder))
+    listed = {str(out.get("md5", "")) for _, out in outs if str(out.get("md5", "")).endswith(".dir")}
+    if home.remote_folder is None and any(_listing(home, md5) is None for md5 in listed):
+        _run(home, folder, "fetch", *targets)  # into the cache, where names are digests
+    for pointer, out in outs:
+        path = str(out.get("path", ""))
+        listing = _listing(home, str(out.get("md5", ""))) or []
+        names = [str(entry.get("relpath", "")) for entry in listing]
+        folded = Counter(name.casefold() for name in names)
+        for name in (path, *names):
+            if not _stays_inside(name) or folded[name.casefold()] > 1:
+                why = "leads out of its folder" if not _stays_inside(name) else "differs from another only in case"
+                raise DataError(
+                    f"{pointer.name} or what it lists names {name!r}, which {why}: nothing was written",
+                    where=pointer,
+                    fix="see who changed the store, and put the object back from a copy of it",
+                )
+
+
+def _outs(folder: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """What the pointers and the lock file of a folder say of DVC's outputs; what cannot be read DVC itself refuses."""
+    for path in [*sorted(folder.glob("*.dvc")), *sorted((folder / DATASET).glob("*.dvc")), folder / LOCK]:
+        try:
+            document = yaml.safe_load(path.read_bytes()) if path.is_file() else {}
+        except (yaml.YAMLError, UnicodeDecodeError):
+            continue
+        document = document if isinstance(document, dict) else {}
+        stages = document.get("stages") or {}
+        for one in (document, *(stages.values() if isinstance(stages, dict) else ())):
+            for out in (one.get("outs") or ()) if isinstance(one, dict) else ():
+                if isinstance(out, dict):
+                    yield path, out
+
+
+def _listing(home: Home, md5: str) -> list[dict[str, Any]] | None:
+    """The listing of a folder in the cache or in the remote's folder, None where neither has it whole."""
+    if not md5.endswith(".dir"):
+        return None
+    for root in home.object_folders:
+        path = place(root, md5)
+        if path.is_file():
+            data = path.read_bytes()
+            if hashlib.md5(data, usedforsecurity=False).hexdigest() == md5.removesuffix(".dir"):
+                found: list[dict[str, Any]] = json.loads(data)
+                return found
+    return None
+
+
+def _stays_inside(name: str) -> bool:
+    """Whether a path of DVC's leads to a place below the folder that it starts from, on any system."""
+    return not re.search(r"[\\\0]|^[A-Za-z]:", name) and not {"", ".", ".."} & set(name.split("/"))
 
 
 def _explain(home: Home, verb: str, stderr: str) -> CxrError:
@@ -113,8 +188,9 @@ def _fix(said: str) -> str | None:
     words = said.lower()
     if "credentials" in words or "invalidaccesskey" in words or "forbidden" in words or "access denied" in words:
         return "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY to keys that may use the bucket, then retry"
-    if "no space left" in words:
-        return "free space in CXR_HOME, then retry; nothing was lost"
+    # "disk I/O error" is what SQLite, where DVC remembers digests, says of a disk that is full to the last page.
+    if any(told in words for told in ("no space left", "disk is full", "disk i/o error")):
+        return "free some room in CXR_HOME, then retry; nothing was lost"
     if "connect" in words or "endpoint" in words or "timed out" in words:
         return "check CXR_S3_ENDPOINT and that the server runs, then retry"
     return None

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from cxr_ops.audit import public
 from cxr_ops.audit.entries import Entry
 from cxr_ops.audit.state import find_decision, find_promotion, last_decision, last_promotion, reference_after
 from cxr_ops.contract import CHAMPION, MODEL_NAME, REFERENCE
@@ -78,7 +79,7 @@ def trace(home: Home, identifier: str) -> Lineage:
         StorageError: the ledger is damaged.
     """
     entries = open_ledger(home).entries()
-    wanted = _plain(identifier)
+    wanted = plain_identifier(identifier)
     if (alias := _alias(entries, wanted)) is not None:
         return _lineage(home, entries, alias, [])
     decisions = [entry for entry in entries if entry.kind == "decision"]
@@ -95,7 +96,7 @@ def trace(home: Home, identifier: str) -> Lineage:
     return _lineage(home, entries, chosen, [entry.decision.run for entry in found if entry is not chosen])
 
 
-def _plain(identifier: str) -> str:
+def plain_identifier(identifier: str) -> str:
     """What stays of an identifier without the names that MLflow puts before a version or an alias."""
     plain = identifier.strip().removeprefix("models:/")
     for mark in "/@":
@@ -127,13 +128,13 @@ def _undecided(home: Home, entries: list[Entry], wanted: str) -> Lineage:
         raise DataError(
             f"there is no {wanted} yet: "
             + ("no run was decided on" if wanted == CHALLENGER else "no model was promoted"),
-            where=home.ledger,
+            where=home.ledger_address,
             fix="train one: cxr-ops retrain; see what there is: cxr-ops ledger show",
         )
     if not names:
         raise DataError(
             f"no run has the identifier {wanted!r}",
-            where=home.ledger,
+            where=home.ledger_address,
             fix="see what there is: cxr-ops ledger show; of the model in use: cxr-ops lineage champion",
         )
     run, *also = names
@@ -167,7 +168,7 @@ def _lineage(home: Home, entries: list[Entry], entry: Entry, also: list[str]) ->
         **decision.identifiers.model_dump(),
         report=decision.report,
         report_page=str(page) if page.is_file() else None,
-        verdict=decision.verdict,
+        verdict=public.verdict(entries, entry),
         decision=entry.digest(),
         promotion=promotion.digest() if promotion else None,
         champion=promotion is not None and promotion == current,

@@ -132,7 +132,7 @@ def describe(home: Home) -> OpenPeriod:
         looks=len(spent_looks(entries, period.number)),
         max_looks=limits.max_looks,
         next_level=allowed.next.checks,
-        why=levels.explain(limits.spending, allowed.promoted),
+        why=levels.explain(limits.spending, allowed.promoted, allowed.told),
         levels=tuple(level.checks for level in allowed.taken),
         promoted=tuple(allowed.promoted),
         plan=plan.name,

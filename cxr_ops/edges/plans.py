@@ -12,7 +12,7 @@ from pathlib import Path
 
 from cxr_ops import plan as plans
 from cxr_ops.audit.entries import Entry, PlanAdopted
-from cxr_ops.audit.state import last_decision, open_period, period_limits, plan_in_force, strictest
+from cxr_ops.audit.state import allowance, last_decision, open_period, period_limits, plan_in_force, strictest
 from cxr_ops.contract import INPUTS
 from cxr_ops.edges.home import Home
 from cxr_ops.edges.ledger import open_ledger
@@ -20,6 +20,7 @@ from cxr_ops.errors import CxrError, RefusedError, SettingsError
 from cxr_ops.plan import ChangePlan
 from cxr_ops.records.base import sha256_bytes
 from cxr_ops.records.inputs import Inputs, Limits, OtherPlan
+from cxr_ops.stats import levels
 
 
 def adopt(home: Home, path: Path, *, by: str, reason: str) -> tuple[PlanAdopted, bool]:
@@ -80,6 +81,15 @@ def held(home: Home) -> Limits | None:
     """The strictest limits of the open test period; None where no plan is known yet."""
     entries = open_ledger(home).entries()
     return period_limits(entries, open_period(entries).number)
+
+
+def spent_up(home: Home) -> bool:
+    """Whether a look that is taken now would have nothing to spend, by what was looked at and told in the period."""
+    entries = open_ledger(home).entries()
+    period = open_period(entries).number
+    limits = period_limits(entries, period)
+    known = limits is not None and bool(limits.spending)
+    return limits is not None and known and levels.spent_up(allowance(entries, limits, period).next)
 
 
 def limits_now(home: Home, entries: list[Entry], own: ChangePlan, sha256: str) -> Limits:

@@ -11,7 +11,6 @@ group. Whoever takes a lock and finds such a name there ends what still carries 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import secrets
 import shutil
@@ -20,7 +19,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, Self
@@ -29,10 +28,10 @@ import psutil
 
 from cxr_ops import errors
 from cxr_ops.contract import EXIT_FAILED
-from cxr_ops.edges import dvc, live
+from cxr_ops.edges import dvc, live, resources
 from cxr_ops.edges.home import Home
-from cxr_ops.edges.locks import Lock
 from cxr_ops.errors import BusyError, CxrError, DataError, SettingsError, StoppedError, StorageError
+from cxr_ops.locks import Lock
 from cxr_ops.records.base import canonical_json, sha256_bytes
 from cxr_ops.records.run import OPENED
 
@@ -95,10 +94,7 @@ def hold_workspace(home: Home, run: str, meanwhile: Callable[[], None] | None = 
         BusyError: another process owns it, and there is no waiting.
     """
     workspace = home.workspace(run)
-    name = hashlib.sha256(str(workspace).encode()).hexdigest()[:16]
-    with _locked(
-        home.locks / f"workspace-{name}.lock", meanwhile, f"the run {run}", home.settings.grace_seconds
-    ) as lock:
+    with _locked(home.workspace_lock(run), meanwhile, f"the run {run}", home.settings.grace_seconds) as lock:
         # DVC believes a lock whose process id lives on in another process. Nobody but the owner may be at work here.
         (workspace / ".dvc" / "tmp" / "rwlock").unlink(missing_ok=True)
         yield lock
@@ -116,6 +112,7 @@ def _repro(
         _TOKEN: token,
         "CXR_EXIT_FILE": str(exit_file),
         "CXR_CHECKPOINTS": str(checkpoints),
+        "CXR_PACKED": str(home.packed),
         "CXR_PROGRESS": str(home.progress(run)),
     }
     for lock in locks:
@@ -130,7 +127,11 @@ def _repro(
             stdout=subprocess.DEVNULL,  # what DVC advises a person to type next; stages and errors use standard error
             start_new_session=True,
         )
-        with live.follow(home, run, digest, process.pid) if stage == live.STAGE else nullcontext():
+        with ExitStack() as measuring:
+            attempt = None
+            if stage == live.STAGE:
+                attempt = measuring.enter_context(resources.measure(home, run, digest))
+                measuring.enter_context(live.follow(home, run, digest, process.pid))
             code = _wait(process, signals)
             _end(token, grace, hurry=lambda: signals.hurry)
             process.wait()
@@ -140,6 +141,8 @@ def _repro(
             word = _read_word(exit_file)
             if code or (word is not None and word["code"] != 0):
                 raise _failure(home, stage, word)
+            if attempt is not None:
+                attempt.ran = word is not None
     finally:
         exit_file.unlink(missing_ok=True)
     shutil.rmtree(checkpoints, ignore_errors=True)

@@ -1,24 +1,18 @@
-"""Grad-CAM: where in the picture the evidence for each finding stands. Nothing but the head is differentiated.
+"""Heat maps of decoded radiographs through a package, of all findings, as `cxr_ops.model.heads` defines them.
 
-Behind global average pooling, the gradient of a finding's logit is the same at every place: g_kc over h w, with g the
-gradient by the pooled features. Grad-CAM (Selvaraju et al., ICCV 2017) is then ReLU(sum over c of g_kc A_c) over h w,
-and all findings come from one forward pass of the network. The maps here are h w times Grad-CAM's, that is in logits.
+`randomized` is for the test of Adebayo et al. (NeurIPS 2018): the same maps, once weights are drawn at random, from the
+head down. A map that stays the same tells nothing of the model.
 
-* A linear head has g = W for every picture: the class activation map of Zhou et al. (CVPR 2016), in closed form.
-* The head of two layers has a g for each picture, by automatic differentiation of the head alone.
-
-Either way, the mean of a map before the ReLU, plus an intercept, is the logit. The intercept is what the layers'
-offsets alone give: the bias of a linear head; with two layers what comes out when the features are 0 and the same
-hidden units are on (the full gradient of Srinivas and Fleuret, NeurIPS 2019). This is checked for every map.
-
-Shape suffixes: N images, K findings, C channels, W hidden units, h x w places in the last layer.
+Shape suffixes: N images, K findings, S side of the picture in pixels, h x w places in the last layer.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import copy
+import dataclasses
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -27,11 +21,20 @@ from torch import nn
 
 from cxr_ops.errors import DataError
 from cxr_ops.labels import FINDINGS
+from cxr_ops.model import heads
 from cxr_ops.model.package import LoadedModel
 from cxr_ops.model.scoring import batches
+from cxr_ops.params import MapMethod
 
-# The sum of a thousand float32 terms differs by its order; a map of another head is off by whole logits.
-TOLERANCE = 1e-3
+# The parts of the network whose weights are drawn at each step, from the head down; `stats.heat_maps.STEPS` names them.
+CASCADE: Final = (
+    ("classifier",),
+    ("features.norm5", "features.denseblock4"),
+    ("features.transition3", "features.denseblock3"),
+    ("features.transition2", "features.denseblock2"),
+    ("features.transition1", "features.denseblock1"),
+    ("features.norm0", "features.conv0"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +42,8 @@ class HeatMaps:
     """Maps of N images for all 14 findings.
 
     Attributes:
-        maps: (N, 14, h, w) float32, at least 0, in logits. All zero where nothing in the picture speaks for a finding.
+        maps: (N, 14, h, w) float32, at least 0; of Grad-CAM and HiRes-CAM in logits. All zero where nothing in the
+            picture speaks for a finding.
         probabilities: (N, 14) float32.
     """
 
@@ -52,38 +56,37 @@ class HeatMaps:
         return np.logical_not((self.maps > 0).any(axis=(2, 3)))
 
 
-def grad_cam(model: LoadedModel, pixels: Iterable[npt.NDArray[np.uint8]], *, batch_size: int = 16) -> HeatMaps:
-    """Compute the maps of all findings for decoded radiographs.
+def grad_cam(
+    model: LoadedModel,
+    pixels: Iterable[npt.NDArray[np.uint8]],
+    *,
+    batch_size: int = 16,
+    method: MapMethod = "grad_cam",
+    size: int | None = None,
+) -> HeatMaps:
+    """Compute the maps of all findings for decoded radiographs, on the CPU.
 
     Args:
         model: a loaded package.
         pixels: uint8 H x W each, in their own size.
         batch_size: images at a time.
+        method: see `cxr_ops.model.heads`.
+        size: side of the input in pixels, where it is to be another than the one that the model was trained on: the
+            same weights on a larger input give a finer grid, of other logits than the model's own.
 
     Raises:
         DataError: the package's network has no such head behind global average pooling, so that the maps do not add up
             to its logits; or an image is not grey 8-bit.
     """
-    net: Any = model.net.to("cpu")  # where the pictures are; scoring may have left it on a GPU
-    head = getattr(net, "classifier", None)
-    linear = isinstance(head, nn.Linear)
-    two_layers = hasattr(net, "head") and all(hasattr(head, name) for name in ("norm", "hidden", "last"))
-    if not isinstance(getattr(net, "relu", None), nn.Module) or not (linear or two_layers):
-        raise DataError("the package's network has no head that can be explained", where=model.digest[:12])
-    maps, probabilities, seen = [], [], list[torch.Tensor]()
-    handle = net.relu.register_forward_hook(lambda _module, _inputs, output: seen.append(output))
-    try:
-        for x_N1SS in batches(model, pixels, batch_size):
-            with torch.no_grad():
-                logits_NK = net(x_N1SS)
-            raw_NKhw, intercept_NK = (_of_linear_head if linear else _of_two_layers)(net, seen.pop())
-            off_NK = (raw_NKhw.mean(dim=(2, 3)) + intercept_NK - logits_NK).abs()
-            if not bool((off_NK <= TOLERANCE * (1 + logits_NK.abs())).all()):
-                raise DataError("the heat maps do not add up to the model's logits", where=model.digest[:12])
-            maps.append(raw_NKhw.clamp(min=0).numpy())
-            probabilities.append(torch.sigmoid(logits_NK).numpy())
-    finally:
-        handle.remove()
+    if size is not None:
+        terms = {**model.contract, "input": {**model.contract["input"], "image_size": size}}
+        model = dataclasses.replace(model, contract=terms)
+    net = model.net.to("cpu")  # where the pictures are; scoring may have left it on a GPU
+    maps, probabilities = [], []
+    for x_N1SS in batches(model, pixels, batch_size):
+        maps_NKhw, logits_NK = heads.maps(net, x_N1SS, model.digest[:12], method)
+        maps.append(maps_NKhw.numpy())
+        probabilities.append(torch.sigmoid(logits_NK).numpy())
     if not maps:
         return HeatMaps(
             maps=np.empty((0, len(FINDINGS), 0, 0), np.float32), probabilities=np.empty((0, len(FINDINGS)), np.float32)
@@ -91,24 +94,48 @@ def grad_cam(model: LoadedModel, pixels: Iterable[npt.NDArray[np.uint8]], *, bat
     return HeatMaps(maps=np.concatenate(maps), probabilities=np.concatenate(probabilities))
 
 
-def _of_linear_head(net: Any, a_NChw: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Maps before the ReLU, and what their means lack to the logits."""
-    with torch.no_grad():
-        return torch.einsum("kc,nchw->nkhw", net.classifier.weight, a_NChw), net.classifier.bias
+def randomized(
+    model: LoadedModel, pixels: Sequence[npt.NDArray[np.uint8]], *, seed: int, batch_size: int = 16
+) -> npt.NDArray[np.float32]:
+    """Compute Grad-CAM's maps with the weights of `CASCADE`'s parts drawn at random, one part more at each step.
+
+    Weights are drawn as before a training: of convolutions by He et al. (ICCV 2015), and batch normalisation does
+    nothing. The model itself stays as it is.
+
+    Args:
+        model: a loaded package.
+        pixels: uint8 H x W each, in their own size; at least one.
+        seed: of the draw.
+        batch_size: images at a time.
+
+    Returns:
+        (steps, N, 14, h, w) float32, at least 0.
+
+    Raises:
+        DataError: the package's network has no such head or parts, or an image is not grey 8-bit.
+    """
+    net, where = copy.deepcopy(model.net).to("cpu"), model.digest[:12]
+    prepared = list(batches(model, pixels, batch_size))
+    steps = []
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        for parts in CASCADE:
+            for part in parts:
+                try:
+                    module = net.get_submodule(part)
+                except AttributeError as error:
+                    raise DataError(f"the package's network has no part {part!r}", where=where) from error
+                _draw(module)
+            # Terms of any size cancel in a random network, so that the maps' sums are no check.
+            maps = [heads.maps(net, x_N1SS, where, check=False)[0].numpy() for x_N1SS in prepared]
+            steps.append(np.concatenate(maps))
+    return np.stack(steps)
 
 
-def _of_two_layers(net: Any, a_NChw: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The same; the maps by differentiation, what they lack by running the head on nothing."""
-    inputs_NChw = a_NChw.clone().requires_grad_()
-    logits_NK = net.head(inputs_NChw)
-    maps = []
-    for finding in range(logits_NK.shape[1]):
-        # An image's logit depends on no other image's activations, so that one sum serves all images.
-        (gradient_NChw,) = torch.autograd.grad(logits_NK[:, finding].sum(), inputs_NChw, retain_graph=True)
-        maps.append(torch.einsum("nc,nchw->nhw", gradient_NChw.sum(dim=(2, 3)), a_NChw))
-    with torch.no_grad():
-        norm, hidden, last = net.classifier.norm, net.classifier.hidden, net.classifier.last
-        pooled_NC = a_NChw.mean(dim=(2, 3))
-        on_NW = hidden(norm(pooled_NC)) > 0
-        intercept_NK = last(on_NW * hidden(norm(torch.zeros_like(pooled_NC))))
-    return torch.stack(maps, dim=1), intercept_NK
+def _draw(module: nn.Module) -> None:
+    """Draw all weights of a part anew, where they are."""
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv2d):
+            nn.init.kaiming_normal_(layer.weight)
+        elif isinstance(layer, nn.Linear | nn.BatchNorm1d | nn.BatchNorm2d):
+            layer.reset_parameters()

@@ -13,10 +13,12 @@ from __future__ import annotations
 import json
 import os
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+import safetensors
 import safetensors.torch
 import torch
 
@@ -81,7 +83,9 @@ def latest(folder: Path, inputs: dict[str, str]) -> tuple[Checkpoint | None, lis
     for path in reversed(_files(folder, inputs)):
         data = path.read_bytes()
         if sha256_bytes(data) == path.stem.rsplit("-", 1)[1]:
-            return decode(data), remarks
+            # Who writes a file can write its digest too: what is no checkpoint all the same is damaged.
+            with suppress(ValueError, KeyError, TypeError, safetensors.SafetensorError):
+                return decode(data), remarks
         remarks.append(f"a damaged checkpoint is not used and was removed: {path.name[:36]}...")
         path.unlink()
     if any(folder.glob("checkpoint-*.safetensors")):

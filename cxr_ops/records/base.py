@@ -66,6 +66,20 @@ def write_atomic(path: Path, data: bytes) -> None:
         aside.unlink(missing_ok=True)
 
 
+def write_private(path: Path, data: bytes) -> None:
+    """Write a file for its owner alone, whole or not at all."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    aside.unlink(missing_ok=True)
+    try:
+        with os.fdopen(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
 # Of an error about a record that a later version wrote.
 NEWER = "newer_format"
 NEWER_FIX = "install the version of cxr-ops that wrote it, or a later one"

@@ -154,6 +154,32 @@ class ReliabilityBin(Record):
     observed: float
 
 
+class Flip(Record):
+    """Images of one kind that the champion and the challenger call differently, in one direction.
+
+    share: of all images of that kind. images, patients: how many flip, and of how many patients.
+    """
+
+    share: Figure
+    images: int
+    patients: int
+
+
+class Flips(Record):
+    """What the change from the champion to the challenger does to single images, each model at its own threshold.
+
+    missed, found: images with the finding that the champion calls and the challenger does not, and the other way round.
+    alarmed, cleared: images without it that the challenger calls and the champion does not, and the other way round.
+    Equal sensitivities can hide many of them, since they add up to no difference (Yan et al., CVPR 2021, call the first
+    of each pair negative flips).
+    """
+
+    missed: Flip
+    found: Flip
+    alarmed: Flip
+    cleared: Flip
+
+
 class Composite(Paired):
     """The mean AUC of findings that a plan judges together: of each model, and the paired differences.
 
@@ -173,6 +199,8 @@ class Performance(Record):
     thresholds: model -> probability from which the finding is called, chosen on the validation set alone.
     recalibration: model -> (intercept, slope) on the logit scale, fitted on the validation set alone. Brier score,
     slope, intercept, expected calibration error (`ece`) and `reliability` are of the recalibrated probabilities.
+    flips: from the champion to the challenger; None without a champion or without both thresholds, and in records of
+    earlier versions.
     """
 
     finding: str
@@ -187,6 +215,102 @@ class Performance(Record):
     intercept: Paired
     ece: Paired
     reliability: dict[str, list[ReliabilityBin]]
+    flips: Flips | None = None
+
+
+class Localization(Record):
+    """Where the heat maps of a finding lie, on the images that have an annotated box; see `stats.localization`.
+
+    images, patients: that have a box. area: mean share of the picture that boxes cover, which is what a map without any
+    place has as energy. chance: mean share of the challenger's cells that count as in a box, which a blind guess hits.
+    Both are None where there is no box. overlap: threshold of the intersection over union, as text, -> share of images.
+    """
+
+    finding: str
+    images: int
+    patients: int
+    area: float | None
+    chance: float | None
+    pointing: Paired
+    energy: Paired
+    overlap: dict[str, Paired]
+
+
+class Blurred(Record):
+    """What a region of the pictures is to a finding: the AUC that is left once it is blurred; see `stats.reliance`.
+
+    auc: model -> its AUC with the region blurred. loss: model -> its AUC on the whole pictures, minus that.
+    excess: the challenger's loss minus the champion's; None without a champion.
+    """
+
+    auc: dict[str, Figure]
+    loss: dict[str, Figure]
+    excess: Figure | None = None
+
+
+class Reliance(Record):
+    """What each model's scores of a finding rest on: region (of `data.regions`) -> what is lost without it."""
+
+    finding: str
+    regions: dict[str, Blurred]
+
+
+class Alike(Record):
+    """How alike a model's heat maps and others of the same images are: mean rank correlations over cells.
+
+    overall: of all findings; `findings` of each one. See `stats.heat_maps`.
+    """
+
+    overall: Figure
+    findings: dict[str, Figure]
+
+
+class MapChecks(Record):
+    """Whether heat maps depend on the weights, and whether they stay where the image hardly changes.
+
+    images: of the sample, one a patient. draws: of random weights. random: step (`stats.heat_maps.STEPS`) -> model ->
+    how alike its maps and those with random weights are. steady: change (`data.small_changes`) -> model -> the same of
+    its maps of the changed images.
+    """
+
+    images: int
+    draws: int
+    random: dict[str, dict[str, Alike]]
+    steady: dict[str, dict[str, Alike]]
+
+
+class Parts(Record):
+    """What a finding's AUC, or the mean, was when the champion was judged, what it is now, and what lies between.
+
+    finding: None for the mean. learning: challenger minus champion, on the test set of now. potential: champion on the
+    test set of now minus champion on the earlier one. retention: challenger minus champion, on the earlier one.
+    """
+
+    finding: str | None = None
+    champion_earlier: Figure
+    champion_now: Figure
+    challenger_earlier: Figure
+    challenger_now: Figure
+    learning: Figure
+    potential: Figure
+    retention: Figure
+
+
+class Change(Record):
+    """A better model told from an easier test set; see `cxr_ops.stats.change`.
+
+    images, patients: of the earlier test set that are here; shared: images that are in the test set of now too. exact:
+    whether they are the images and labels that the champion was judged on; None where nobody knows. over: the findings
+    that `mean` is over.
+    """
+
+    images: int
+    patients: int
+    shared: int = 0
+    exact: bool | None = None
+    over: list[str] = []
+    mean: Parts
+    findings: list[Parts] = []
 
 
 class Subgroup(Evidence):
@@ -230,9 +354,12 @@ class Evaluation(Kept, Evidence):
     `problems` are reasons, as (code, sentence), for which this evidence may not promote (permuted findings, training
     patients in the test set, ...). `uncertain` counts the uncertain labels of each finding that has some; `scenarios`
     holds both ways to take them, and is empty where there are none. `missing_groups` says in sentences which subgroups
-    of the plan could not be formed; `composites` are those of the plan. `scored` is the set that all figures are of:
-    the test set, or, where no look at it is on the ledger, the validation set; `test_images` and `test_patients` count
-    that set, `test_digest` stays the test set's. `validation_macro` is each model's macro-AUC on the validation set.
+    of the plan could not be formed; `composites` are those of the plan. `localization` is
+    empty in records of earlier versions; `reliance` is empty, and `heat_maps` None, where the plan does not ask for it.
+    `change` takes apart what changed since the champion was judged; it is None without a champion, and in records of
+    earlier versions. `scored` is the set that all figures are of: the test set, or, where no look at it is on the
+    ledger, the validation set; `test_images` and `test_patients` count that set, `test_digest` stays the test set's.
+    `validation_macro` is each model's macro-AUC on the validation set.
     Formats before 2 call the period `epoch`.
     """
 
@@ -254,6 +381,16 @@ class Evaluation(Kept, Evidence):
     performance: list[Performance] = []
     uncertain: dict[str, int] = {}
     scenarios: list[Scenario] = []
+    localization: list[Localization] = []
+    reliance: list[Reliance] = []
+    heat_maps: MapChecks | None = None
+    change: Change | None = None
     facts: Facts | None = None
     validation_macro: dict[str, float] = {}
     scored: Literal["test", "validation"] = "test"
+
+    @property
+    def points(self) -> dict[str, float]:
+        """The challenger's operating points: finding -> probability from which it is called, where there is one."""
+        found = {one.finding: one.thresholds.get("challenger") for one in self.performance}
+        return {finding: at for finding, at in found.items() if at is not None}

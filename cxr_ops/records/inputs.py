@@ -48,6 +48,20 @@ class Period(Record):
     closed_batches: list[str] = []
 
 
+class Earlier(Record):
+    """The test set that the champion was judged on when it was promoted, as the ledger has it.
+
+    `batches` are those that were scored, `closed_batches` those of the test periods before: a patient with an image in
+    one of them was asked no more.
+    """
+
+    run: str
+    test_digest: str
+    period: int
+    batches: list[str]
+    closed_batches: list[str] = []
+
+
 class LedgerState(Record):
     """Where the ledger stood: number of entries, digest of the last one, promotions so far, looks.
 
@@ -111,14 +125,16 @@ class Allowance(Record):
     """What the looks of a test period may spend, as the ledger had it when the run was opened.
 
     `taken` are the levels of the looks so far, in the order of `LedgerState.looked`, `promoted` says which of them
-    ended in a promotion, and `claims` what each was about (`claim_of`; None in a look of an earlier version). `next` is
-    the level of a look that is none of these: the same model on the same test set may be one, where the claim is
-    another.
+    ended in a promotion, `claims` what each was about (`claim_of`; None where nobody knows, as in a look of an earlier
+    version without a decision), and `told` how many outcomes without promotion could be told apart (None: without
+    number). `next` is the level of a look that is none of these: the same model on the same test set may be one, where
+    the claim is another.
     """
 
     taken: list[Level] = []
     claims: list[str | None] = []
     promoted: list[bool] = []
+    told: list[int | None] = []
     next: Level
 
 
@@ -182,7 +198,9 @@ class Inputs(Kept):
     `ledger` is None for a run opened without one: its look is unrecorded and it cannot promote. `limits` are the
     strictest of the run's own plan and of those that were in force or used in its test period when it was opened; None
     in a file of an earlier version, where the plan's own hold. `allowance` is None without a ledger, and in a file of
-    an earlier version: then each look is a first one. `other_plan` is None where no other was expected.
+    an earlier version: then each look is a first one. `other_plan` is None where no other was expected. `earlier` is
+    None without a champion, or where the ledger does not say what it was judged on. `refused` are the batches that were
+    refused at ingestion and have not entered since, and the rows of each; 0 where that is not on record.
     Formats before 2 call the period `epoch`.
     """
 
@@ -200,6 +218,8 @@ class Inputs(Kept):
     limits: Limits | None = None
     allowance: Allowance | None = None
     other_plan: OtherPlan | None = None
+    earlier: Earlier | None = None
+    refused: dict[str, int] = {}
     image: str | None = None
 
     @property

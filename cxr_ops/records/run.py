@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar, Final, Literal
+
+from pydantic import SerializerFunctionWrapHandler, model_serializer
 
 from cxr_ops.contract import MODEL_NAME
 from cxr_ops.records.base import Kept, Record
@@ -54,6 +57,18 @@ class Identifiers(Record):
             "image": self.image,
         }
 
+    def linked(self, links: Mapping[str, str]) -> dict[str, str]:
+        """Those that the run has, by name, as Markdown: links where an address is given.
+
+        >>> Identifiers(run="r", mlflow_run_id="ab").linked({"MLflow run": "https://x.org/ab"})
+        {'run': '`r`', 'MLflow run': '[`ab`](https://x.org/ab)'}
+        """
+        return {
+            name: f"[`{value}`]({links[name]})" if name in links else f"`{value}`"
+            for name, value in self.named().items()
+            if value is not None
+        }
+
     def tags(self) -> dict[str, str]:
         """Those that the run has, as tags of its MLflow run: `cxr.run`, `cxr.package`, ..."""
         values = {f"cxr.{name}": getattr(self, name) for name in Identifiers.model_fields}
@@ -69,7 +84,8 @@ class Opened(Kept):
     """What a run was opened with: `runs/<run>/run.json`, which is beside the workspace and not in it.
 
     `overrides` are settings of this run only; `force` says that it goes on though nothing has changed; `no_change` that
-    it ended there. `recipe` is the digest of `recipe_parts`, all that the challenger is made from.
+    it ended there, and `repeats` why, where it is another run than the champion's that it would have repeated. `recipe`
+    is the digest of `recipe_parts`, all that the challenger is made from.
     """
 
     run: str
@@ -79,11 +95,35 @@ class Opened(Kept):
     overrides: dict[str, Any] = {}
     force: bool = False
     no_change: bool
+    repeats: str = ""
     code: Code
     data: DataRevision
     champion: Champion
     recipe: str
     recipe_parts: dict[str, Any]
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """A record without `repeats` is written as it was before there was any."""
+        document: dict[str, Any] = write(self)
+        if not self.repeats:
+            document.pop("repeats", None)
+        return document
+
+
+class Spent(Kept):
+    """What a training took, over all attempts at it: `runs/<run>/resources.json`; see `cxr_ops.edges.resources`.
+
+    training: digest of the stage's inputs. seconds: from the beginning of each attempt to its end. processor_joules: of
+    all processor packages of the machine, by RAPL; gpu_joules: of the GPUs that training may use, by the power that
+    they say. None is not measured, and never a guess.
+    """
+
+    training: str
+    attempts: int
+    seconds: float
+    processor_joules: float | None = None
+    gpu_joules: float | None = None
 
 
 class Result(Kept, Identifiers):
@@ -94,13 +134,15 @@ class Result(Kept, Identifiers):
     `promotion` are digests of the ledger's entries; `promotion` is None as long as the run has promoted nothing.
     `approvals` are the people who must agree, more than usual where there are `holds` (codes). `report` is the
     published page. `restricted` is the full report where that page withholds what the test set shows; `reasons` then
-    say what their codes mean, without numbers and findings. A file of a format before 2 does not say the image.
+    say what their codes mean, without numbers and findings. `repeats` says which earlier run one that ended NO_CHANGE
+    would have repeated; it is empty where that is the champion's. A file of a format before 2 does not say the image.
     """
 
     newest: ClassVar[int] = 2
 
     format: int = newest
     verdict: Literal["PROMOTE", "REJECT", "INSUFFICIENT EVIDENCE", "NO_CHANGE", "NOT PROMOTED"]
+    repeats: str = ""
     reasons: list[Reason] = []
     approvals: int = 0
     limited_findings: list[str] = []
@@ -110,3 +152,11 @@ class Result(Kept, Identifiers):
     restricted: str | None = None
     decision: str | None = None
     promotion: str | None = None
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """A record without `repeats` is written as it was before there was any."""
+        document: dict[str, Any] = write(self)
+        if not self.repeats:
+            document.pop("repeats", None)
+        return document

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
+
+from pydantic import SerializerFunctionWrapHandler, model_serializer
 
 from cxr_ops.records.base import Kept, Record
 
@@ -11,8 +13,8 @@ class Checked(Record):
     """One expectation of a suite and what came of it.
 
     `says` is the expectation in words. A failed one of severity `warning` lets the data pass. `rows` is the number of
-    rows that failed, `first_rows` the first of them as batch:line; `found` is what was observed where the check is of a
-    column as a whole.
+    rows that failed, `first_rows` the first of them as batch:line (`failures.csv` beside the record has all); `found`
+    is what was observed where the check is of a column as a whole.
     """
 
     suite: str
@@ -38,6 +40,11 @@ class Labels(Record):
     known: int
     uncertain: int
 
+    @property
+    def prevalence(self) -> float | None:
+        """Share of positive images among those with a 1 or 0; None where there are none."""
+        return self.positive / self.known if self.known else None
+
 
 class Group(Record):
     """Images and patients of all the data, or of a batch, a view or a sex, and their labels by finding."""
@@ -52,7 +59,8 @@ class Group(Record):
 class Validated(Kept):
     """What was checked and found, and the counts of the data: `validate/validation.json`. It holds no identifiers.
 
-    `suites` maps the name of each suite to the SHA-256 of its file.
+    `suites` maps the name of each suite to the SHA-256 of its file. `data` has the SHA-256 of the record of every batch
+    and event that was read; a file of an earlier version has none.
     """
 
     passed: bool
@@ -61,3 +69,12 @@ class Validated(Kept):
     patients: int
     checks: list[Checked]
     groups: list[Group]
+    data: dict[str, str] = {}
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """A record of an earlier version is written as it was."""
+        document: dict[str, Any] = write(self)
+        if not self.data:
+            document.pop("data", None)
+        return document

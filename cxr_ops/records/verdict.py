@@ -9,15 +9,15 @@ from pydantic import AliasChoices, Field
 from cxr_ops.records.base import Kept, Record
 from cxr_ops.records.inputs import Champion, OtherPlan, Plan, Reference
 
+# One of the 14 findings, or a composite of the plan. A finding's name begins with a capital; a composite's has none.
+Judged = str
+
 
 class Reason(Record):
-    """Why a verdict is what it is: a code of the closed set in `cxr_ops.stats.rule`, what it concerns, numbers.
-
-    finding: a finding, or the name of a composite, which begins with a small letter.
-    """
+    """Why a verdict is what it is: a code of the closed set in `cxr_ops.stats.rule`, what it concerns, numbers."""
 
     code: str
-    finding: str | None = None
+    finding: Judged | None = None
     subgroup: str | None = None
     sentence: str
     numbers: dict[str, float | int | None] = {}
@@ -28,9 +28,9 @@ class Check(Record):
 
     kind: `floor` (of the challenger's AUC), `margin` (of an AUC difference), `sparse` (of the same, if a few patients
     fail outright), `composite` (of the mean over several findings), `sensitivity`, `specificity` and `brier`
-    (of a difference), `slope` (of the challenger's calibration). against: which model the difference is from.
-    finding: None for the macro-AUC; of a composite its name, which begins with a small letter. subgroup: None for all
-    patients.
+    (of a difference), `slope` (of the challenger's calibration), `missed` and `alarmed` (shares of images that the
+    challenger alone calls wrongly). against: which model the difference is from, or whose right calls are counted.
+    finding: None for the macro-AUC. subgroup: None for all patients.
     limit: what `low` must lie above; upper: what `high` must lie below; None where that side is not asked for.
     value, low, high: the estimate, its one-sided bounds at the plan's alpha.
     outcome: `met`; `failed` (evidence against it); `unclear` (too little evidence); `undefined` (there is no number).
@@ -38,9 +38,11 @@ class Check(Record):
     true; None where nobody can say.
     """
 
-    kind: Literal["floor", "margin", "sparse", "composite", "sensitivity", "specificity", "slope", "brier"]
+    kind: Literal[
+        "floor", "margin", "sparse", "composite", "sensitivity", "specificity", "slope", "brier", "missed", "alarmed"
+    ]
     against: Literal["champion", "reference"] | None = None
-    finding: str | None = None
+    finding: Judged | None = None
     subgroup: str | None = None
     limit: float | None
     upper: float | None = None

@@ -190,7 +190,7 @@ def draw(found: Ablation) -> str:
 
 def picture(found: Ablation) -> str:
     """The same as an SVG document of its own."""
-    return draw(found).replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1)
+    return figures.document(draw(found))
 
 
 def _interval(figure: Figure | None) -> figures.Interval | None:

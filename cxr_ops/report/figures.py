@@ -9,10 +9,12 @@ orange darkened for contrast, and no colour is the only carrier of a meaning: se
 from __future__ import annotations
 
 import io
+import itertools
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from datetime import datetime
 from html import escape
 from typing import TYPE_CHECKING, Any, Final, Literal
 
@@ -43,10 +45,17 @@ _LOOK: Final[dict[Model, tuple[str, Any]]] = {
     "champion": ("D", (0, (4, 2))),
     "reference": ("s", (0, (1, 1.5))),
 }
+# Of a timeline: what happened -> (marker, colour).
+_MARKS: Final[dict[str, tuple[str, str]]] = {
+    "promoted": ("o", "champion"),
+    "rolled back": ("v", "limit"),
+    "not promoted": ("x", "muted"),
+}
 _FONT: Final = "DejaVu Sans"  # comes with matplotlib, so that the layout does not depend on the machine
 _PNG: Final = b"\x89PNG\r\n\x1a\n"
 _QUALITY: Final = 85  # of a JPEG; colour keeps its full resolution
 _GRID: Final = 250  # steps of a small panel's axes: finer than its pixels
+_NARROW: Final = 5.0  # inches: below it a legend has a line for each of its parts
 _CORNER: Final[dict[str, Any]] = {"ha": "right", "va": "bottom", "fontsize": 7.5}  # of a panel's note
 
 
@@ -97,6 +106,72 @@ class Panel:
     limit: float = 1.0
 
 
+@dataclass(frozen=True, kw_only=True)
+class Span:
+    """A time in which a model was in use; `interval` is None where no value is told."""
+
+    label: str
+    begin: datetime
+    end: datetime
+    interval: Interval | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mark:
+    """What happened at an instant; `interval` is None where no value is told."""
+
+    kind: Literal["promoted", "rolled back", "not promoted"]
+    at: datetime
+    interval: Interval | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class FlipRow:
+    """What flips of one finding, as shares with their intervals: None where there is no number.
+
+    with_finding: (missed, found); without: (alarmed, cleared).
+    """
+
+    finding: str
+    with_finding: tuple[Interval, Interval] | None
+    without: tuple[Interval, Interval] | None
+
+
+def flips(name: str, rows: Sequence[FlipRow], *, title: str, description: str) -> str:
+    """Draw what flips: bars to the left for images that the challenger alone calls wrongly, to the right for rightly.
+
+    Args:
+        name: prefix of the figure's ids.
+        rows: from the top down.
+        title: what a screen reader announces.
+        description: what the figure shows, in a sentence or two.
+    """
+    sides = [
+        ("Images with the finding", "missed now", "found now", [row.with_finding for row in rows]),
+        ("Images without it", "false alarm now", "cleared now", [row.without for row in rows]),
+    ]
+    with _style(name):
+        figure = _figure(width=8.6, height=0.9 + 0.24 * len(rows))
+        for axes, (heading, worse, better, pairs) in zip(figure.subplots(1, 2, sharey=True), sides, strict=True):
+            for place, pair in enumerate(pairs):
+                for interval, sign, colour in zip(pair or (), (-1, 1), ("limit", "reference"), strict=False):
+                    value, low, high = (100 * sign * number for number in interval)
+                    axes.barh(place, value, height=0.62, color=_COLOURS[colour], alpha=0.55, zorder=2)
+                    axes.hlines(place, low, high, color=_COLOURS[colour], linewidth=1.2, zorder=3)
+                if pair is None:
+                    _say_undefined(axes, place, 0.0, "not evaluable")
+            axes.axvline(0.0, color=_COLOURS["ink"], linewidth=0.8, zorder=4)
+            axes.set_title(heading, fontsize=9)
+            end = max((100 * high for pair in pairs if pair for _, _, high in pair), default=1.0) * 1.05
+            axes.set_xlim(-end, end)
+            axes.xaxis.set_major_formatter(lambda at, _: f"{abs(at):g}")
+            axes.set_xlabel(f"\u2190 {worse} \u00b7 % of images \u00b7 {better} \u2192")
+            axes.grid(axis="x", color=_COLOURS["rule"], linewidth=0.4)
+            axes.set_yticks(range(len(rows)), [row.finding.replace("_", " ") for row in rows])
+            axes.set_ylim(len(rows) - 0.5, -0.5)
+        return _svg(figure, name, title, description)
+
+
 def forest(
     name: str,
     groups: Sequence[Group],
@@ -108,6 +183,7 @@ def forest(
     neutral: float,
     limit_label: str,
     undefined: str = "not evaluable",
+    width: float = 7.6,
 ) -> str:
     """Draw intervals with their numbers of patients and the limits that they are judged by.
 
@@ -121,6 +197,7 @@ def forest(
         neutral: where a vertical line stands: 0.5 for an AUC, 0 for a difference.
         limit_label: what the legend says of the limits.
         undefined: what a row without any number shows.
+        width: of the figure, in inches at a font of 9 points; below 5 the legend stands in lines.
 
     Raises:
         ValueError: a row has not one interval for each series.
@@ -130,7 +207,8 @@ def forest(
         raise ValueError(f"every row of {name} must have {len(series)} intervals")
     pitch = 0.2 + 0.06 * (len(series) - 1)  # inches
     with _style(name):
-        figure = _figure(width=7.6, height=0.85 + pitch * (len(rows) + 1.15 * len(groups)))
+        lines = len(series) + 1 if width < _NARROW else 1
+        figure = _figure(width=width, height=0.67 + 0.18 * lines + pitch * (len(rows) + 1.15 * len(groups)))
         axes = figure.add_subplot()
         axes.axvline(neutral, color=_COLOURS["muted"], linewidth=0.8, zorder=1)
         place, ticks = 0.0, []
@@ -154,7 +232,8 @@ def forest(
         handles = [_series_handle(one) for one in series]
         if any(row.limit is not None for row in rows):
             handles.append(_limit_handle(limit_label))
-        figure.legend(handles=handles, loc="outside upper left", ncols=len(handles), fontsize=8.5)
+        columns = 1 if width < _NARROW else len(handles)
+        figure.legend(handles=handles, loc="outside upper left", ncols=columns, fontsize=8.5)
         return _svg(figure, name, title, description)
 
 
@@ -253,20 +332,150 @@ def training_curves(
         return _svg(figure, name, title, description)
 
 
+OVERLAY: Final = 1000  # units of an overlay's side
+SHARES: Final = (0.25, 0.5, 0.75)  # of the scale's end, at which a map is outlined
+_FINE: Final = 96  # places a side between which a map's grid is interpolated
+
+
+def timeline(
+    name: str,
+    spans: Sequence[Span],
+    marks: Sequence[Mark],
+    *,
+    periods: Sequence[datetime] = (),
+    axis: str,
+    title: str,
+    description: str,
+) -> str:
+    """Draw which model was in use when, over time, with its value and interval, and what was tried besides.
+
+    What has no value is drawn in a strip below the axis of values, so that nothing is missing from the picture.
+
+    Args:
+        name: prefix of the figure's ids.
+        spans: times in which a model was in use, the first first.
+        marks: what happened at an instant.
+        periods: when test periods opened.
+        axis: label of the vertical axis.
+        title: what a screen reader announces.
+        description: what the figure shows, in a sentence or two.
+
+    Raises:
+        ValueError: there is neither a span nor a mark.
+    """
+    if not spans and not marks:
+        raise ValueError(f"{name} has nothing to draw")
+    from matplotlib import dates
+
+    given = [*(span.interval for span in spans), *(mark.interval for mark in marks)]
+    known = [interval for interval in given if interval is not None]
+    low = min((interval[1] for interval in known), default=0.5)
+    high = max((interval[2] for interval in known), default=1.0)
+    room = max(0.02, 0.12 * (high - low))
+    strip = low - 2.5 * room
+    with _style(name):
+        figure = _figure(width=8.6, height=3.6)
+        axes = figure.add_subplot()
+        for at in periods:
+            axes.axvline(at, color=_COLOURS["rule"], linewidth=0.8, linestyle=(0, (4, 3)), zorder=1)  # type: ignore[arg-type]  # dates are numbers here
+        for span in spans:
+            _draw_span(axes, span, strip)
+        for mark in marks:
+            _draw_mark(axes, mark, strip)
+        axes.axhspan(strip - room, strip + room, color=_COLOURS["rule"], alpha=0.25, linewidth=0, zorder=0)
+        axes.text(0.005, strip, "no figure told", transform=axes.get_yaxis_transform(), va="center", fontsize=7.5)
+        axes.set_ylim(strip - room, high + 2 * room)
+        axes.set_yticks([tick for tick in axes.get_yticks() if known and low - room <= tick <= high + 2 * room])
+        locator: Any = dates.AutoDateLocator(minticks=3, maxticks=8)  # type: ignore[no-untyped-call]  # matplotlib's
+        axes.xaxis.set_major_locator(locator)
+        axes.xaxis.set_major_formatter(dates.ConciseDateFormatter(locator))  # type: ignore[no-untyped-call]  # likewise
+        axes.margins(x=0.04)
+        axes.set_ylabel(axis)
+        axes.set_xlabel("time (UTC)")
+        axes.grid(axis="y", color=_COLOURS["rule"], linewidth=0.4)
+        kinds = [kind for kind in _MARKS if any(mark.kind == kind for mark in marks)]
+        handles = [_mark_handle(kind) for kind in kinds]
+        if handles:
+            figure.legend(handles=handles, loc="outside upper left", ncols=len(handles), fontsize=8.5)
+        return _svg(figure, name, title, description)
+
+
+def document(svg: str) -> str:
+    """A figure as an SVG document of its own."""
+    return svg.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1)
+
+
+def overlay(heat: Sequence[Sequence[float]], end: float) -> list[str]:
+    """The outlines of a heat map, as SVG paths in a square of `OVERLAY` units.
+
+    Between the centres of its cells the map is interpolated linearly, which is smoother than it is: a page must say how
+    coarse the grid is.
+
+    Args:
+        heat: rows of numbers, at least 0.
+        end: of the scale, above 0, in the unit of the map.
+
+    Returns:
+        For each of `SHARES` the path of the region that reaches so much; "" where none does.
+    """
+    import contourpy
+
+    grid = np.asarray(heat, dtype=np.float64)
+    if not grid.size:
+        return [""] * len(SHARES)
+    places = (np.arange(_FINE + 1) / _FINE, *(((np.arange(n) + 0.5) / n) for n in grid.shape))
+    fine, rows, columns = places
+    across = np.stack([np.interp(fine, columns, row) for row in grid])
+    smooth = np.stack([np.interp(fine, rows, column) for column in across.T], axis=1)
+    at = fine * OVERLAY
+    generator = contourpy.contour_generator(at, at, smooth, fill_type=contourpy.FillType.OuterOffset)
+    paths = []
+    for share in SHARES:
+        regions = zip(*generator.filled(share * end, np.inf), strict=True)
+        rings = [points[first:last] for points, ends in regions for first, last in itertools.pairwise(ends)]
+        paths.append("".join(_path(ring) for ring in rings))
+    return paths
+
+
+def _path(ring: Floats) -> str:
+    places = [f"{x:.0f} {y:.0f}" for x, y in ring[:-1]]
+    kept = [place for i, place in enumerate(places) if i == 0 or place != places[i - 1]]
+    return f"M{'L'.join(kept)}Z"
+
+
 def compress(png: bytes) -> bytes:
     """Make a JPEG of a PNG: an eighth of its size, without a visible loss and without metadata.
 
     Raises:
-        ValueError: not a PNG.
+        ValueError: not a PNG, or a damaged one; see `damage`.
+    """
+    from PIL import Image
+
+    if damaged := damage(png):
+        raise ValueError(damaged)
+    out = io.BytesIO()
+    with Image.open(io.BytesIO(png), formats=["PNG"]) as picture:
+        grey = picture if picture.mode == "L" else picture.convert("RGB")
+        grey.save(out, format="JPEG", quality=_QUALITY, subsampling=0, optimize=True)
+    return out.getvalue()
+
+
+def damage(png: bytes) -> str:
+    """Say why bytes cannot be shown as a picture; "" where they can.
+
+    >>> damage(b"<svg/>")
+    'it is not a PNG'
     """
     from PIL import Image
 
     if not png.startswith(_PNG):
-        raise ValueError("a heat map is not a PNG")
-    out = io.BytesIO()
-    with Image.open(io.BytesIO(png), formats=["PNG"]) as picture:
-        picture.convert("RGB").save(out, format="JPEG", quality=_QUALITY, subsampling=0, optimize=True)
-    return out.getvalue()
+        return "it is not a PNG"
+    try:
+        with Image.open(io.BytesIO(png), formats=["PNG"]) as picture:
+            picture.load()
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:  # Pillow's errors about damaged PNG
+        return f"it is damaged ({str(error).partition(' <')[0]})"
+    return ""
 
 
 def thin(x: Floats, y: Floats, *, end: float = 1.0) -> tuple[Floats, Floats]:
@@ -292,6 +501,34 @@ def _straight(first: Floats, second: Floats, third: Floats) -> bool:
     return bool(a * d == b * c and a * c + b * d > 0)
 
 
+def _draw_span(axes: Axes, span: Span, strip: float) -> None:
+    """A line at the model's value, with its interval as a band, and the model's name above its beginning."""
+    at: list[Any] = [span.begin, span.end]
+    value = strip
+    if span.interval is not None:
+        value, low, high = span.interval
+        axes.fill_between(at, [low, low], [high, high], color=_COLOURS["champion"], alpha=0.15, linewidth=0, zorder=2)
+    axes.plot(at, [value, value], color=_COLOURS["champion"], linewidth=2, zorder=3)
+    axes.annotate(span.label, (at[0], value), (3, 4), textcoords="offset points", fontsize=8, zorder=5)
+
+
+def _draw_mark(axes: Axes, mark: Mark, strip: float) -> None:
+    at: Any = mark.at
+    marker, colour = _MARKS[mark.kind]
+    value = strip
+    if mark.interval is not None:
+        value, low, high = mark.interval
+        axes.vlines(at, low, high, color=_COLOURS[colour], linewidth=1.1, zorder=3)
+    axes.plot([at], [value], marker=marker, color=_COLOURS[colour], markersize=5.5, linestyle="none", zorder=4)
+
+
+def _mark_handle(kind: str) -> Any:
+    from matplotlib.lines import Line2D
+
+    marker, colour = _MARKS[kind]
+    return Line2D([], [], color=_COLOURS[colour], marker=marker, markersize=6, linestyle="none", label=kind)
+
+
 def _draw_row(axes: Axes, row: Row, series: Sequence[Series], place: float, neutral: float, undefined: str) -> None:
     if row.limit is not None:
         axes.vlines(row.limit, place - 0.42, place + 0.42, color=_COLOURS["limit"], linewidth=1.4, zorder=2)
@@ -304,15 +541,19 @@ def _draw_row(axes: Axes, row: Row, series: Sequence[Series], place: float, neut
         axes.hlines(height, low, high, color=_COLOURS[one.name], linewidth=1.5, zorder=3)
         axes.plot([value], [height], _LOOK[one.name][0], color=_COLOURS[one.name], markersize=4.2, zorder=4)
     if not any(row.intervals):
-        axes.annotate(
-            undefined,
-            (neutral, place),
-            xytext=(6, 0),
-            textcoords="offset points",
-            va="center",
-            fontsize=8,
-            color=_COLOURS["muted"],
-        )
+        _say_undefined(axes, place, neutral, undefined)
+
+
+def _say_undefined(axes: Axes, place: float, neutral: float, words: str) -> None:
+    axes.annotate(
+        words,
+        (neutral, place),
+        xytext=(6, 0),
+        textcoords="offset points",
+        va="center",
+        fontsize=8,
+        color=_COLOURS["muted"],
+    )
 
 
 def _text_right(axes: Axes, place: float, text: str, *, size: float) -> None:

@@ -1,16 +1,16 @@
 """The report as HTML: what was decided, on what evidence, and how an outsider can check it.
 
 There are two pages. The report is for those who approve and audit. The summary is for those who tune while the test
-period is open: it is made from `Disclosed`, which has no field for a result on the test set.
+period is open: it is made from the record `Summary`, which has no field for a result on the test set.
 
-A page needs no network, no script and no other file. It holds no clock, host, path or run id, so that equal inputs
+A page needs no network and no other file. The report has a script of a few lines, for the sliders of its pictures, and
+is whole without it. It holds no clock, host, path or run id, so that equal inputs
 give equal bytes, and no patient or image id: cases are named by the digest of their file. Every text goes through
 Jinja2's autoescape; the figures alone are inserted as they are.
 """
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -19,38 +19,47 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from cxr_ops.audit import telling
 from cxr_ops.labels import FINDINGS
 from cxr_ops.records.data import data_notice
 from cxr_ops.records.evidence import (
     Estimate,
     Evaluation,
     Evidence,
-    Facts,
     Fallen,
     Figure,
     FindingEvidence,
+    Flip,
     Performance,
 )
-from cxr_ops.records.explanation import Explanation, HeatMap
-from cxr_ops.records.inputs import Inputs, Plan
+from cxr_ops.records.explanation import Explanation
+from cxr_ops.records.inputs import Inputs
+from cxr_ops.records.report import Characteristics, Flow, Guideline, Predictive, Report, SettingChange, Summary, Told
 from cxr_ops.records.verdict import Check, Verdict
-from cxr_ops.report import figures, words
+from cxr_ops.report import cases, figures, guidelines, words
+from cxr_ops.report import flow as flows
 from cxr_ops.report.figures import MODELS, Model
+from cxr_ops.report.standards import standard_of
 from cxr_ops.report.words import NOT_EVALUABLE
+from cxr_ops.stats import heat_maps
 from cxr_ops.stats.checks import Role, difference, falls, macro_difference
 from cxr_ops.stats.codes import HOLDS, Code
+from cxr_ops.stats.predictive import predictive_values
 
 if TYPE_CHECKING:
     from jinja2 import Environment
     from markupsafe import Markup
 
-# `publish` puts links, approvals and timings after this comment, which stands right behind <body>.
+# `publish` puts links, approvals and timings after this comment, which stands right behind the skip link: that is the
+# first that the keyboard reaches.
 PUBLISHED_MARK: Final = "<!-- cxr:published -->"
-# What a gallery may weigh, so that the whole page stays below 3 MB; base64 adds a third.
-GALLERY_BYTES: Final = 1_600_000
+# Where publishing puts the verdict into the summary, as far as the plans of then tell it.
+TOLD_MARK: Final = "<!-- cxr:told -->"
 # What these say of a run is about its settings and its data, not about how it did on the test set.
 _OF_SETTINGS: Final = frozenset({Code.OUTSIDE_PLAN, Code.UNKNOWN_WEIGHTS})
+
+# Inches of the first figure on a screen or sheet, and on a phone.
+WIDE: Final = 7.6
+NARROW: Final = 4.2
 
 # Model -> finding -> (false positive rates, true positive rates).
 Curves = Mapping[Model, Mapping[str, tuple[figures.Floats, figures.Floats]]]
@@ -116,6 +125,12 @@ class Material:
         explanation: the explained cases, in the order in which they are shown.
         pictures: name of a case's picture -> bytes of a PNG.
         proofs: digests and how to check them.
+        flow: how images come from batches to the sides of the split.
+        characteristics: who the patients of each side are.
+        changes: settings that challenger and champion were made with differently; None where the champion does not say
+            what it was made with, or where there is none.
+        prevalences: at which predictive values are given, besides that of the scored images; each in (0, 1).
+        missing: sentences on what is only shown and could not be read.
     """
 
     title: str
@@ -132,78 +147,35 @@ class Material:
     explanation: Explanation
     pictures: dict[str, bytes]
     proofs: Sequence[Proof]
+    flow: Flow
+    characteristics: Sequence[Characteristics]
+    changes: Sequence[SettingChange] | None
+    prevalences: Sequence[float]
+    missing: Sequence[str] = ()
 
 
-@dataclass(frozen=True, kw_only=True)
-class Disclosed:
-    """What people who tune may see while the test period is open: the verdict, and nothing measured on the test set.
+def summary_document(material: Material) -> Summary:
+    """Take from a run what people who tune may see, which is the summary for machines too.
 
-    Attributes:
-        title: heading of the page.
-        verdict: the word.
-        consequence: what follows for the model in use.
-        meanings: (code, general sentence) of each reason code, once and in the order of the closed set, so that neither
-            their number nor their order tells how many findings fell short.
-        reasons_told: whether reasons that follow from the test set are among them.
-        settings: which settings lie outside the plan, in sentences.
-        plan: which plan governs.
-        clinical_use: whether it covers use on patients; notice: the plan's own sentence.
-        data_notice: what generated data may not be used for; "" for real ones.
-        other_plan: that another plan was expected, and in what this one asks for less; "" where none was.
-        unscored: that the test set was not scored; "" where it was.
-        period: the test period and how many looks it has had, in words.
-        validation: (model, macro-AUC on the validation set).
-        facts: what the challenger is.
-        history: the training's curves, on training and validation patients.
-        training, model: as in `Material`.
-        digests: (what, SHA-256 or commit).
+    How the run ended is told by the published page, which knows the plans of then and whether the model was promoted.
     """
-
-    title: str
-    verdict: str
-    consequence: str
-    meanings: Sequence[tuple[str, str]]
-    reasons_told: bool
-    settings: Sequence[str]
-    plan: Plan
-    clinical_use: bool
-    notice: str
-    data_notice: str
-    other_plan: str
-    unscored: str
-    period: str
-    validation: Sequence[tuple[str, float]]
-    facts: Facts | None
-    history: History
-    training: Sequence[tuple[str, str]]
-    model: Sequence[tuple[str, str]]
-    digests: Sequence[tuple[str, str]]
-
-
-def disclose(material: Material) -> Disclosed:
-    """Take from a run what people who tune may see."""
     verdict, evaluation, inputs = material.verdict, material.evaluation, material.inputs
-    told, order = telling.reasons(verdict.reasons, inputs.limits), [*Code]
     macros = evaluation.validation_macro
-    digests = [("Challenger's package", evaluation.challenger)]
+    digests = {"Challenger's package": evaluation.challenger}
     if inputs.champion.package is not None:
-        digests.append(("Champion's package", inputs.champion.package))
+        digests["Champion's package"] = inputs.champion.package
     if inputs.reference is not None:
-        digests.append(("Reference's package", inputs.reference.package))
-    digests += [
-        (f"Plan {verdict.plan.name}", verdict.plan.sha256),
-        ("Test set", evaluation.test_digest),
-        ("Data revision", inputs.data.revision),
-        *((f"Batch {name}", digest) for name, digest in sorted(inputs.data.batches.items())),
-        ("Code", inputs.code.commit),
-    ]
-    return Disclosed(
+        digests["Reference's package"] = inputs.reference.package
+    digests |= {
+        f"Plan {verdict.plan.name}": verdict.plan.sha256,
+        "Test set": evaluation.test_digest,
+        "Data revision": inputs.data.revision,
+        **{f"Batch {name}": digest for name, digest in sorted(inputs.data.batches.items())},
+        **{f"Event {name}": digest for name, digest in sorted(inputs.data.events.items())},
+        "Code": inputs.code.commit,
+    }
+    return Summary(
         title=material.title,
-        verdict=telling.verdict(verdict.verdict, inputs.limits),
-        consequence=words.consequence(verdict),
-        meanings=[(Code(one.code), one.sentence) for one in sorted(told, key=lambda one: order.index(Code(one.code)))],
-        reasons_told=telling.tells_reasons(inputs.limits),
-        settings=sorted(reason.sentence for reason in verdict.reasons if reason.code == Code.OUTSIDE_PLAN),
         plan=verdict.plan,
         clinical_use=verdict.clinical_use,
         notice=_notice(verdict),
@@ -211,11 +183,10 @@ def disclose(material: Material) -> Disclosed:
         other_plan=_other_plan(verdict),
         unscored=_unscored(evaluation),
         period=words.period_text(verdict),
-        validation=[(model, macros[model]) for model in MODELS if model in macros],
+        validation_macro={model: macros[model] for model in MODELS if model in macros},
         facts=evaluation.facts,
-        history=material.history,
-        training=material.training,
-        model=material.model,
+        training=dict(material.training),
+        model=dict(material.model),
         digests=digests,
     )
 
@@ -224,23 +195,29 @@ def render(material: Material) -> str:
     """Write the report.
 
     Raises:
-        ValueError: a picture is missing or not a PNG, or the evidence does not name the 14 findings in their order.
+        ValueError: the evidence does not name the 14 findings in their order.
     """
     evaluation, verdict = material.evaluation, material.verdict
     found = tuple(one.finding for one in evaluation.findings)
     if found != FINDINGS:
         raise ValueError(f"the evidence names {', '.join(found) or 'nothing'}, not the 14 findings in their order")
-    gallery = _gallery(material)
+    gallery, left_out = cases.gallery(material.explanation, material.pictures)
     reasons = words.in_order(verdict.reasons)
     return fill(
         "report.html.j2",
         m=material,
         against=words.compared_with(evaluation),
-        outcome=words.outcome_sentence(verdict),
-        notice=_notice(verdict),
-        data_notice=_data_notice(material),
-        other_plan=_other_plan(verdict),
-        unscored=_unscored(evaluation),
+        top=tell(material),
+        standards=[(source, standard_of(source)) for source in _sources(material)],
+        predictive=predictive(evaluation, material.prevalences),
+        guidelines=asked(material),
+        characters={
+            "sexes": sorted(
+                {sex for side in material.characteristics for sex in side.sexes}, key=lambda sex: (not sex, sex)
+            ),
+            "views": sorted({view for side in material.characteristics for view in side.views}),
+        },
+        intended_use=dict(material.model).get("intended_use", "The model's contract does not say what it is for."),
         level=_level(evaluation),
         drawings=draw(material),
         holds=[reason for reason in reasons if reason.code in HOLDS],
@@ -251,7 +228,10 @@ def render(material: Material) -> str:
         undefined=words.undefined_figures(evaluation),
         undefined_elsewhere=list(words.undefined_elsewhere(evaluation)),
         gallery=gallery,
-        left_out=len(material.explanation.cases) - len(gallery),
+        left_out=left_out,
+        levels=cases.levels(material.explanation),
+        overlaps=[*evaluation.localization[0].overlap] if evaluation.localization else [],
+        random_steps=heat_maps.STEPS,
         findings=FINDINGS,
         fell=_fell(evaluation),
     )
@@ -282,15 +262,93 @@ def _fell(evaluation: Evaluation) -> list[Fell]:
     return found
 
 
+def tell(material: Material) -> Told:
+    """Write the sentences of a report's top."""
+    verdict, evaluation = material.verdict, material.evaluation
+    signals = {(reason.subgroup, reason.finding) for reason in verdict.reasons if reason.code == Code.HARM_SIGNAL}
+    return Told(
+        headline=words.headline(evaluation, len(signals)),
+        outcome=words.outcome_sentence(verdict),
+        notice=_notice(verdict),
+        data_notice=_data_notice(material),
+        other_plan=_other_plan(verdict),
+        unscored=_unscored(evaluation),
+        missing=[*material.missing, *cases.unshown(material.explanation, material.pictures)],
+    )
+
+
+def predictive(evaluation: Evaluation, stated: Sequence[float]) -> list[Predictive]:
+    """The challenger's predictive values: of each finding at the scored images' prevalence, and at those stated.
+
+    Args:
+        evaluation: the evidence.
+        stated: prevalences in (0, 1).
+    """
+    found: list[Predictive] = []
+    for one in evaluation.performance:
+        images = one.support.positives + one.support.negatives
+        own = one.support.positives / images if images else 0.0
+        for prevalence in (own, *stated):
+            if not 0.0 < prevalence < 1.0:
+                continue  # no image with the finding, or none without it: its sensitivity or specificity says why
+            positive, negative = predictive_values(one.sensitivity.challenger, one.specificity.challenger, prevalence)
+            found.append(
+                Predictive(
+                    finding=one.finding,
+                    prevalence=prevalence,
+                    origin="scored" if prevalence is own else "stated",
+                    positive=positive,
+                    negative=negative,
+                )
+            )
+    return found
+
+
+def asked(material: Material) -> list[Guideline]:
+    """What guidelines ask the report for, filled from the run's records."""
+    return guidelines.fill(
+        guidelines.answers(
+            material.verdict,
+            material.evaluation,
+            material.inputs,
+            material.explanation,
+            material.flow,
+            dict(material.model),
+            kept_epoch=material.history.kept,
+        )
+    )
+
+
+def document(material: Material) -> Report:
+    """Write the report for machines."""
+    return Report(
+        title=material.title,
+        told=tell(material),
+        verdict=material.verdict,
+        evaluation=material.evaluation,
+        inputs=material.inputs,
+        flow=material.flow,
+        characteristics=list(material.characteristics),
+        positives={side.name: side.positives for side in material.split},
+        changes=None if material.changes is None else list(material.changes),
+        predictive=predictive(material.evaluation, material.prevalences),
+        training=dict(material.training),
+        model=dict(material.model),
+        explanation=material.explanation,
+        guidelines=asked(material),
+        digests={proof.what: proof.digest for proof in material.proofs},
+    )
+
+
 def render_summary(material: Material) -> str:
-    """Write the page for people who tune: see `Disclosed`."""
-    told = disclose(material)
-    return fill("summary.html.j2", m=told, curves=draw_training(told.history))
+    """Write the page for people who tune: of results it is given the summary alone, and the training's curves."""
+    shown = summary_document(material)
+    return fill("summary.html.j2", m=shown, history=material.history, curves=draw_training(material.history))
 
 
 def fill(template: str, **values: Any) -> str:
     """Fill a template of this package's with values; figures and tables get the filters and words of the report."""
-    text: str = _environment().get_template(template).render(mark=PUBLISHED_MARK, **values)
+    text: str = _environment().get_template(template).render(mark=PUBLISHED_MARK, told=TOLD_MARK, **values)
     return text
 
 
@@ -311,12 +369,19 @@ def _environment() -> Environment:
         "figure": lambda *given: _aside(words.figure_text(*given)),
         "difference": lambda *given: _aside(words.difference_text(*given)),
         "check": words.check_text,
+        "prose": words.prose,
+        "group": words.group_text,
+        "percent": words.percent_text,
+        "sex": words.sex_text,
         "claim": words.claim_text,
         "spaced": lambda name: name.replace("_", " "),
         "short": lambda digest: digest[:12],
-        "count": lambda number: f"{number:,}".replace(",", "\u202f"),
+        "count": words.count_text,
         "peak": words.peak_sentence,
+        "seen": words.seen_sentence,
         "facts": words.facts,
+        "change": words.change_sentence,
+        "parts": words.parts_sentences,
         "patients": words.starting_patients,
     }
     environment.globals |= {
@@ -337,29 +402,35 @@ def _aside(text: str) -> Markup:
 
 
 def draw(material: Material) -> dict[str, str]:
-    """Draw the report's figures: name -> SVG. `lead` is the first that a reader sees."""
+    """Draw the report's figures: name -> SVG. `lead` is the first that a reader sees, `narrow` the same for a phone."""
     evaluation, checks = material.evaluation, material.verdict.checks
     drawings = {
         "roc": draw_roc(evaluation, material.curves),
+        "flow": flows.draw(material.flow),
         "training": draw_training(material.history),
     }
     auc = draw_auc(evaluation, checks, name="auc")
+    lead = draw_differences if words.compared_with(evaluation) else draw_auc
+    drawings["narrow"] = lead(evaluation, checks, name="narrow", width=NARROW)
     if words.compared_with(evaluation):
         drawings |= {"lead": draw_differences(evaluation, checks, name="difference"), "auc": auc}
     else:
         drawings["lead"] = auc
     if evaluation.performance:
         drawings["reliability"] = draw_reliability(evaluation.performance)
+    if any(one.flips is not None for one in evaluation.performance):
+        drawings["flips"] = draw_flips(evaluation.performance)
     return drawings
 
 
-def draw_differences(evaluation: Evaluation, checks: Sequence[Check], *, name: str) -> str:
+def draw_differences(evaluation: Evaluation, checks: Sequence[Check], *, name: str, width: float = WIDE) -> str:
     """Draw challenger minus champion, and minus reference: the mean, each finding, the mean in each subgroup.
 
     Args:
         evaluation: the evidence; it must hold a comparison.
         checks: whose limits are drawn as margins.
         name: of the figure.
+        width: of the figure, in inches.
     """
     against = words.compared_with(evaluation)
     mean = macro_difference(evaluation, against[0])
@@ -382,10 +453,11 @@ def draw_differences(evaluation: Evaluation, checks: Sequence[Check], *, name: s
         neutral=0.0,
         limit_label="Margin of the plan",
         undefined=NOT_EVALUABLE,
+        width=width,
     )
 
 
-def draw_auc(evaluation: Evaluation, checks: Sequence[Check], *, name: str) -> str:
+def draw_auc(evaluation: Evaluation, checks: Sequence[Check], *, name: str, width: float = WIDE) -> str:
     """Draw the AUC of each model, in the same rows as `draw_differences` and with the same arguments."""
     models = [model for model in MODELS if model == "challenger" or model in words.compared_with(evaluation)]
     said = f"The mean over findings: {words.figure_text(evaluation.macro_challenger)} for the challenger. "
@@ -406,6 +478,7 @@ def draw_auc(evaluation: Evaluation, checks: Sequence[Check], *, name: str) -> s
         neutral=0.5,
         limit_label="Floor of the plan",
         undefined=NOT_EVALUABLE,
+        width=width,
     )
 
 
@@ -463,6 +536,32 @@ def draw_reliability(performance: Sequence[Performance]) -> str:
     )
 
 
+def draw_flips(performance: Sequence[Performance]) -> str:
+    """Draw for each finding the images that champion and challenger call differently."""
+
+    def pair(worse: Flip, better: Flip) -> tuple[figures.Interval, figures.Interval] | None:
+        if not isinstance(worse.share, Estimate) or not isinstance(better.share, Estimate):
+            return None
+        return (worse.share.value, *worse.share.ci), (better.share.value, *better.share.ci)
+
+    rows = [
+        figures.FlipRow(
+            finding=one.finding,
+            with_finding=None if one.flips is None else pair(one.flips.missed, one.flips.found),
+            without=None if one.flips is None else pair(one.flips.alarmed, one.flips.cleared),
+        )
+        for one in performance
+    ]
+    return figures.flips(
+        "flips",
+        rows,
+        title="Images that champion and challenger call differently",
+        description="For each finding, the share of images that only one of champion and challenger calls rightly, "
+        "each at its own threshold, with patient-clustered intervals. To the left the challenger is wrong, to the "
+        "right the champion. The table below has the numbers.",
+    )
+
+
 def draw_training(history: History) -> str:
     """Draw the training's curves, which show training and validation patients only."""
     return figures.training_curves(
@@ -481,6 +580,11 @@ def draw_training(history: History) -> str:
 def _data_notice(material: Material) -> str:
     facts = material.evaluation.facts
     return data_notice(facts.sources if facts else (), material.inputs.data.batches)
+
+
+def _sources(material: Material) -> list[str]:
+    facts = material.evaluation.facts
+    return [] if facts is None else list(facts.sources)
 
 
 def _other_plan(verdict: Verdict) -> str:
@@ -520,8 +624,7 @@ def _groups(
 
     def row(label: str, support: int, found: list[Figure | None], limit: float | None) -> figures.Row:
         intervals = [(one.value, *one.ci) if isinstance(one, Estimate) else None for one in found]
-        text = f"{support:,}".replace(",", "\u202f")
-        return figures.Row(label=label, support=text, intervals=intervals, limit=limit)
+        return figures.Row(label=label, support=words.count_text(support), intervals=intervals, limit=limit)
 
     whole = row("All patients", evaluation.test_patients, mean(evaluation), limits.get((None, None)))
     by_finding = [
@@ -538,7 +641,10 @@ def _groups(
         figures.Group(heading="Findings", support="positive patients", rows=by_finding),
     ]
     if evaluation.subgroups:
-        rows = [row(one.name, one.patients, mean(one), limits.get((one.name, None))) for one in evaluation.subgroups]
+        rows = [
+            row(words.group_text(one.name), one.patients, mean(one), limits.get((one.name, None)))
+            for one in evaluation.subgroups
+        ]
         groups.append(figures.Group(heading="Mean, in subgroups", support="patients", rows=rows))
     return groups
 
@@ -571,18 +677,3 @@ def _curves_of(one: FindingEvidence, curves: Curves) -> dict[Model, tuple[figure
     if not isinstance(one.challenger, Estimate):
         return {}
     return {model: curves[model][one.finding] for model in MODELS if one.finding in curves.get(model, {})}
-
-
-def _gallery(material: Material) -> list[tuple[HeatMap, str]]:
-    """The cases that fit the budget, each with its picture as a data URI."""
-    shown: list[tuple[HeatMap, str]] = []
-    weight = 0
-    for case in material.explanation.cases:
-        if case.picture not in material.pictures:
-            raise ValueError(f"the picture {case.picture} is missing")
-        picture = figures.compress(material.pictures[case.picture])
-        weight += len(picture)
-        if weight > GALLERY_BYTES:
-            break
-        shown.append((case, "data:image/jpeg;base64," + base64.b64encode(picture).decode("ascii")))
-    return shown

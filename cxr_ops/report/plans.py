@@ -14,15 +14,15 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from cxr_ops.errors import SettingsError
 from cxr_ops.labels import FINDINGS, SEXES, VIEWS, nearest
 from cxr_ops.params import NOT_OF_THE_MODEL, Params
-from cxr_ops.plan import Bound, ChangePlan, PerformanceEvaluation, Subgroups
-from cxr_ops.stats import levels
+from cxr_ops.plan import Bound, ChangePlan, HeatMaps, MapPlaces, PerformanceEvaluation, Reliance, Subgroups
+from cxr_ops.stats import heat_maps, levels
 from cxr_ops.stats.power import TARGETS, Power, margin_tier
 
 if TYPE_CHECKING:
     from rich.console import Group
     from rich.table import Table
 
-Direction = Literal["looser", "stricter", "other"]
+Direction = Literal["looser", "stricter", "unordered", "other"]
 
 # A finding with this margin or a wider one must be among the limited ones.
 WIDE: Final = 0.10
@@ -163,8 +163,27 @@ def facts(plan: ChangePlan, sha256: str) -> list[tuple[str, str]]:
         ("composites", ", ".join(f"{one.name} ({number(one.margin)})" for one in rules.composites) or "none"),
         ("subgroups", groups),
         ("operating points", f"{2 * declared[0]} checks"),
+        ("flips", f"{_flip_checks(rules)} checks"),
+        ("reliance", f"{0 if rules.reliance is None else len(rules.reliance.limits) * len(FINDINGS)} figures"),
+        ("places of heat maps", f"{_map_figures(rules)} figures"),
+        ("behaviour of heat maps", f"{_behaviour_figures(rules)} figures"),
         ("calibration", f"{2 * declared[1]} checks"),
     ]
+
+
+def _flip_checks(rules: PerformanceEvaluation) -> int:
+    asked = rules.harmful_flips
+    return 0 if asked is None else len(asked.findings) * sum(at is not None for at in (asked.missed, asked.alarmed))
+
+
+def _map_figures(rules: PerformanceEvaluation) -> int:
+    asked = rules.map_places
+    return 0 if asked is None else (len(asked.margins) + len(asked.floors)) * len(FINDINGS)
+
+
+def _behaviour_figures(rules: PerformanceEvaluation) -> int:
+    asked = rules.heat_maps
+    return 0 if asked is None else (asked.random is not None) + (asked.steady is not None) * len(heat_maps.CHANGES)
 
 
 def _left(rules: PerformanceEvaluation, told: int | None = None) -> str:
@@ -406,6 +425,26 @@ def _declared(rules: PerformanceEvaluation) -> Iterable[str]:
             f"sensitivity may lose at most {number(points.sensitivity_margin)} and specificity "
             f"{number(points.specificity_margin)}. The figures of other findings are reported and not judged."
         )
+    flips = rules.harmful_flips
+    if flips is not None:
+        limits = [
+            f"at most {percent(limit)} of the images {what}"
+            for limit, what in (
+                (flips.missed, "with it may be called by the champion and missed by the challenger"),
+                (flips.alarmed, "without it may be called by the challenger alone"),
+            )
+            if limit is not None
+        ]
+        yield (
+            f"What flips is checked at the same thresholds, from {flips.min_positive_patients} positive patients on, "
+            f"of: {_list(flips.findings)}. Of each, {' and '.join(limits)}."
+        )
+    if rules.reliance is not None:
+        yield _resting(rules.reliance)
+    if rules.map_places is not None:
+        yield _lying(rules.map_places)
+    if rules.heat_maps is not None:
+        yield _behaving(rules.heat_maps)
     if calibration is None:
         yield "The plan asks for no calibration."
     else:
@@ -415,6 +454,56 @@ def _declared(rules: PerformanceEvaluation) -> Iterable[str]:
             f"The slope's interval must lie between {number(low)} and {number(high)}, and the Brier score may rise by "
             f"at most {number(calibration.brier_margin)}."
         )
+
+
+def _resting(reliance: Reliance) -> str:
+    what = {
+        "corners": "lose {} of AUC with the corners blurred",
+        "outside": "lose {} with all blurred that is outside the thorax",
+        "inside": "keep {} with the thorax blurred",
+    }
+    limits = [what[region].format(number(limit)) for region, limit in reliance.limits.items()]
+    return (
+        f"The test set is scored again with regions blurred. No judged finding may {' or '.join(limits)}: it is "
+        "rejected where that is shown, and shown to be more than the champion's, at an error of "
+        f"{percent(reliance.error)} over all (Holm)."
+    )
+
+
+def _lying(asked: MapPlaces) -> str:
+    what = {
+        "pointing": "the share of images whose heat map has its peak in an annotated box",
+        "energy": "the share of a heat map that lies in the boxes",
+        "overlap": "the share of images whose map's box overlaps an annotated one enough",
+    }
+    limits = [
+        *(
+            f"{what[name]} may lie at most {number(limit)} below the champion's"
+            for name, limit in asked.margins.items()
+        ),
+        *(f"{what[name]} may not lie below {number(limit)}" for name, limit in asked.floors.items()),
+    ]
+    return (
+        f"Of each judged finding with boxes of {asked.min_patients} patients of the test set, {'; '.join(limits)}. It "
+        f"is rejected where the contrary is shown, at an error of {percent(asked.error)} over all (Holm). Enough is an "
+        f"intersection over union of {number(asked.overlap_at)}."
+    )
+
+
+def _behaving(asked: HeatMaps) -> str:
+    limits = [
+        *([f"at most {number(asked.random)} with those of random weights"] if asked.random is not None else []),
+        *(
+            [f"no less than {number(asked.steady)} with those after a small move or change of contrast"]
+            if asked.steady is not None
+            else []
+        ),
+    ]
+    return (
+        f"Heat maps of {asked.images} images, one a patient, are made again, with {asked.draws} draws of random "
+        f"weights. Their mean rank correlation must be {' and '.join(limits)}. The model is rejected where the "
+        f"contrary is shown, at an error of {percent(asked.error)} over all (Holm)."
+    )
 
 
 def _updates(plan: ChangePlan) -> Iterable[str]:
@@ -432,6 +521,12 @@ def _updates(plan: ChangePlan) -> Iterable[str]:
         yield f"Only committed code may be promoted{where}."
     else:
         yield "Code with uncommitted changes may be promoted."
+    if updates.serving is not None:
+        yield (
+            "Before a promotion the model is served in fresh processes, and in the serving image where there is one. "
+            f"On golden pictures its probabilities may differ by at most {updates.serving.tolerance:g} from the "
+            f"evaluation's, and one answer may take {number(updates.serving.seconds)} s at the median."
+        )
     yield updates.monitoring.summary
     days = _many(updates.monitoring.review_after_days, "day")
     yield f"The plan is read again by its owners after {days} at the latest."
@@ -465,17 +560,22 @@ def render(sections: Sequence[Section]) -> Group:
 
 @dataclass(frozen=True, kw_only=True)
 class Change:
-    """What one key was and is; `key` is its place in the plan, `name` how a person calls it."""
+    """What one key was and is; `key` is its place in the plan, `name` how a person calls it.
+
+    `direction`: `other` of words for people, `unordered` where neither plan asks for more in this; `why` says then why.
+    """
 
     key: str
     name: str
     old: Any
     new: Any
     direction: Direction
+    why: str = ""
 
     def __str__(self) -> str:
-        change = f"{self.name} {_value(self.old)} -> {_value(self.new)} ({self.direction})"
-        return change if len(change) <= _LINE else f"{self.name}: other words ({self.direction})"
+        moved = f"cannot be ordered: {self.why}" if self.direction == "unordered" else self.direction
+        change = f"{self.name} {_value(self.old)} -> {_value(self.new)} ({moved})"
+        return change if len(change) <= _LINE or self.why else f"{self.name}: other words ({moved})"
 
 
 def diff(old: ChangePlan, new: ChangePlan) -> list[Change]:
@@ -487,24 +587,22 @@ def diff(old: ChangePlan, new: ChangePlan) -> list[Change]:
         # A part that one plan lacks is one change, not one for each of its keys.
         if key not in before or key not in after or before[key] == after[key]:
             continue
-        changes.append(
-            Change(
-                key=key,
-                name=_name(key),
-                old=before[key],
-                new=after[key],
-                direction=_direction(key, before[key], after[key], all_required=all_required),
-            )
-        )
+        direction, why = _direction(key, before[key], after[key], all_required=all_required)
+        changes.append(Change(key=key, name=_name(key), old=before[key], new=after[key], direction=direction, why=why))
     bounds = [plan.description_of_modifications.bounds for plan in (old, new)]
     for key in {**bounds[0].settings, **bounds[1].settings}:
         pair = [one.settings.get(key, one.other_settings) for one in bounds]
         if pair[0] != pair[1]:
             loosens, tightens = _covers(pair[1], pair[0]), _covers(pair[0], pair[1])
-            direction: Direction = "other" if loosens == tightens else "looser" if loosens else "stricter"
+            if loosens and tightens:  # 3 and 3 to 3: other words for the same
+                continue
+            direction = "looser" if loosens else "stricter" if tightens else "unordered"
+            why = "" if direction != "unordered" else _NEITHER
             place = f"description_of_modifications.bounds.settings.{key}"
             shown = [str(bound) if isinstance(bound, Bound) else f"not listed, {bound}" for bound in pair]
-            changes.append(Change(key=place, name=f"bound of {key}", old=shown[0], new=shown[1], direction=direction))
+            changes.append(
+                Change(key=place, name=f"bound of {key}", old=shown[0], new=shown[1], direction=direction, why=why)
+            )
     return changes
 
 
@@ -512,8 +610,10 @@ def _covers(outer: Bound | str, inner: Bound | str) -> bool:
     """Whether all that one bound allows the other allows too; a setting that is not listed is `free` or `none`."""
     if outer == "free" or inner == "none":
         return True
-    if isinstance(outer, str) or isinstance(inner, str):
+    if isinstance(outer, str) or isinstance(inner, str) or (inner.or_unset and not outer.or_unset):
         return False
+    if inner.range is not None and inner.range[0] == inner.range[1]:
+        return outer.allows(inner.range[0])
     if inner.range is not None:
         return outer.range is not None and outer.range[0] <= inner.range[0] and inner.range[1] <= outer.range[1]
     return all(outer.allows(value) for value in (inner.one_of or (inner.equals,)))
@@ -571,6 +671,9 @@ _GROWS: Final[Mapping[str, Direction]] = {
     "modification_protocol.update_procedures.approvals": "stricter",
     "modification_protocol.update_procedures.require_clean_code": "stricter",
     "modification_protocol.update_procedures.monitoring.review_after_days": "looser",
+    "modification_protocol.update_procedures.serving": "stricter",
+    "modification_protocol.update_procedures.serving.tolerance": "looser",
+    "modification_protocol.update_procedures.serving.seconds": "looser",
     f"{_RULES}alpha": "looser",
     f"{_RULES}max_looks": "looser",
     f"{_RULES}period_alpha": "looser",
@@ -601,34 +704,96 @@ _GROWS: Final[Mapping[str, Direction]] = {
     f"{_RULES}operating_points.sensitivity_margin": "looser",
     f"{_RULES}operating_points.specificity_margin": "looser",
     f"{_RULES}operating_points.min_positive_patients": "looser",
+    f"{_RULES}harmful_flips": "stricter",
+    f"{_RULES}harmful_flips.findings": "stricter",
+    f"{_RULES}harmful_flips.missed": "looser",
+    f"{_RULES}harmful_flips.alarmed": "looser",
+    f"{_RULES}harmful_flips.min_positive_patients": "looser",
+    f"{_RULES}reliance": "stricter",
+    f"{_RULES}reliance.corners": "looser",
+    f"{_RULES}reliance.outside": "looser",
+    f"{_RULES}reliance.remains": "looser",
+    f"{_RULES}reliance.error": "stricter",
+    f"{_RULES}map_places": "stricter",
+    **dict.fromkeys([f"{_RULES}map_places.{name}_margin" for name in ("pointing", "energy", "overlap")], "looser"),
+    **dict.fromkeys([f"{_RULES}map_places.{name}_floor" for name in ("pointing", "energy", "overlap")], "stricter"),
+    f"{_RULES}map_places.min_patients": "looser",
+    f"{_RULES}map_places.error": "stricter",
+    f"{_RULES}heat_maps": "stricter",
+    f"{_RULES}heat_maps.random": "looser",
+    f"{_RULES}heat_maps.steady": "stricter",
+    f"{_RULES}heat_maps.images": "stricter",
+    f"{_RULES}heat_maps.draws": "stricter",
+    f"{_RULES}heat_maps.error": "stricter",
     f"{_RULES}calibration": "stricter",
     f"{_RULES}calibration.findings": "stricter",
     f"{_RULES}calibration.slope": "looser",
     f"{_RULES}calibration.brier_margin": "looser",
 }
 # Parts that a plan can leave out.
-_PARTS: Final = tuple(
-    f"{_RULES}{name}"
-    for name in ("sparse_failures", "subgroups", "harm_screen", "suspicious_gain", "operating_points", "calibration")
+_PARTS: Final = (
+    "modification_protocol.update_procedures.serving",
+    *(
+        f"{_RULES}{name}"
+        for name in (
+            "sparse_failures",
+            "subgroups",
+            "harm_screen",
+            "suspicious_gain",
+            "operating_points",
+            "harmful_flips",
+            "reliance",
+            "map_places",
+            "heat_maps",
+            "calibration",
+        )
+    ),
 )
-# Fewer patients for a finding to be judged: less is asked for as long as every finding is required. Where one is not,
-# a finding that was left out is judged, and more is asked for.
+# Fewer patients for a finding to be judged: less is asked for where every finding is required.
 _LEAST: Final = (f"{_RULES}min_positive_patients", f"{_RULES}min_negative_patients")
+_NEITHER: Final = "neither allows all that the other does"
+# Why a change of these has no direction. What is neither here nor above is words.
+_UNORDERED: Final[Mapping[str, str]] = {
+    "clinical_use": "it says what the models are for",
+    "description_of_modifications.bounds.architecture": "it is another network",
+    "modification_protocol.update_procedures.code_source": "it is another branch of code",
+    f"{_RULES}looks.method": "recycled looks begin with more to spend, have less after failures, and keep their bound "
+    "against teams that react to verdicts; equal looks do not",
+    f"{_RULES}looks.success_weight": "the more a look spends, the less there is after a failure",
+    f"{_RULES}alpha": "what a recycled look may spend follows from the ledger",
+    f"{_RULES}reference.package": "it is another model to be held against",
+    f"{_RULES}reference.raise_on_superiority": "a reference that rises is better in the mean alone",
+    f"{_RULES}subgroups.age_bands": "they are other groups",
+    f"{_RULES}subgroups.own_attributes": "they are other groups",
+    f"{_RULES}map_places.overlap_at": "it is another figure",
+    f"{_RULES}operating_points.rule": "it is another threshold",
+    f"{_RULES}operating_points.target": "it is another threshold",
+    **dict.fromkeys(
+        _LEAST,
+        "from that many patients on, findings that are required may pass, and others, which fewer patients leave out, "
+        "must pass",
+    ),
+}
 _WORDS: Final = {"none": 0.0, "free": 1.0, "promotion": 0.0, "verdict": 1.0, "all": 2.0}
 
 
-def _direction(key: str, old: Any, new: Any, *, all_required: bool) -> Direction:
+def _direction(key: str, old: Any, new: Any, *, all_required: bool) -> tuple[Direction, str]:
+    """Which way a change goes, and why it goes neither way."""
     grows: Direction | None = _GROWS.get(key)
-    if key in _LEAST:
-        grows = "stricter" if all_required else "looser"
-    if key.startswith(f"{_COMPOSITES}.") and key.endswith(".margin"):
+    if key in _LEAST and all_required:
+        grows = "stricter"
+    if key.startswith(f"{_COMPOSITES}."):
+        if key.endswith(".findings"):
+            return "unordered", "it is the mean of other findings"
         grows = "looser"
-    if grows is None or (key == f"{_RULES}alpha" and None in (old, new)):
-        return "other"
+    if key in _UNORDERED and (grows is None or None in (old, new)):
+        return "unordered", _UNORDERED[key]
+    if grows is None:
+        return "other", ""
     up, down = _at_most(old, new, key), _at_most(new, old, key)
     if up == down:
-        return "other"
-    return grows if up else ("stricter" if grows == "looser" else "looser")
+        return "unordered", "neither holds all of the other"
+    return (grows if up else "stricter" if grows == "looser" else "looser"), ""
 
 
 def _at_most(small: Any, large: Any, key: str) -> bool:
@@ -641,9 +806,12 @@ def _at_most(small: Any, large: Any, key: str) -> bool:
 
 
 def _size(value: Any, key: str) -> float:
-    """A number to compare: no floor is the lowest floor, no limit on a period's error the highest one."""
+    """A number to compare: no floor is the lowest floor, no limit on an error or a figure is the highest one."""
     if value is None:
-        return math.inf if key.endswith("period_alpha") else -math.inf
+        no_limit = "reliance." in key or key.endswith(
+            ("period_alpha", "harmful_flips.missed", "harmful_flips.alarmed", "_margin", "heat_maps.random")
+        )
+        return math.inf if no_limit else -math.inf
     return _WORDS[value] if isinstance(value, str) else float(value)
 
 
@@ -696,6 +864,14 @@ def power_summary(rules: PerformanceEvaluation, power: Power) -> list[str]:
     points, calibration = rules.operating_points, rules.calibration
     if calibration is not None and calibration.findings:
         lines.append(f"not among these figures: calibration of {_list(calibration.findings)}")
+    if rules.harmful_flips is not None:
+        lines.append(f"not among these figures: what flips of {_list(rules.harmful_flips.findings)}")
+    if rules.reliance is not None:
+        lines.append("not among these figures: what scores rest on outside of the thorax")
+    if rules.map_places is not None:
+        lines.append("not among these figures: where heat maps lie")
+    if rules.heat_maps is not None:
+        lines.append("not among these figures: how alike heat maps are")
     if points is not None and points.findings:
         lines.append("thresholds are taken as given; choosing them on a validation set makes these errors larger")
     if power.blocked:

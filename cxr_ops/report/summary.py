@@ -97,6 +97,8 @@ def outcome(result: Result) -> str:
     'Version 3 of cxr-densenet121 is the champion now.'
     """
     version = f"version {result.model_version} of {contract.MODEL_NAME}" if result.model_version else "the challenger"
+    if result.verdict == contract.NO_CHANGE and result.repeats:
+        return f"Nothing was trained and no look was spent: {result.repeats}."
     if result.verdict == contract.NO_CHANGE:
         return (
             f"Nothing has changed since {_champion(result)} was trained, so nothing was trained and no look was spent."
@@ -109,6 +111,8 @@ def outcome(result: Result) -> str:
     if result.verdict == contract.PROMOTE:
         return f"{version.capitalize()} may become the champion, and is not promoted yet."
     stays = f"{_champion(result)} stays in use" if result.champion.package else "no model is in use"
+    if result.verdict == telling.NOT_PROMOTED:  # whether it waits for approval is not told
+        return f"{version.capitalize()} is not promoted; {stays}."
     return f"{version.capitalize()} was not promoted; {stays}."
 
 

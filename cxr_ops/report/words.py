@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from cxr_ops import contract
-from cxr_ops.records.evidence import Estimate, Evaluation, Evidence, Figure, Performance, Undefined
-from cxr_ops.records.explanation import HeatMap
+from cxr_ops.records.evidence import Change, Estimate, Evaluation, Evidence, Figure, Performance, Subgroup, Undefined
+from cxr_ops.records.explanation import Seen
 from cxr_ops.records.inputs import OtherPlan, Plan
+from cxr_ops.records.report import SettingChange
 from cxr_ops.records.verdict import Check, Reason, Verdict
 from cxr_ops.stats.checks import Role
-from cxr_ops.stats.codes import AGAINST, HOLDS
+from cxr_ops.stats.codes import AGAINST, HOLDS, NOT_STOPPING
 
 MEAN: Final = "Mean"
 NOT_EVALUABLE: Final = "not evaluable"
+NOT_RECORDED: Final = "not on record"
 
 _OUTCOMES: Final = {"met": "met", "failed": "not met", "unclear": "not shown", "undefined": "undefined"}
 _CLAIMS: Final = {
@@ -26,7 +30,13 @@ _CLAIMS: Final = {
     "specificity": "specificity not worse than the {against}'s",
     "brier": "Brier score not worse than the {against}'s",
     "slope": "calibration slope near 1",
+    "missed": "few images with it that the {against} calls and the challenger misses",
+    "alarmed": "few images without it that the challenger calls and the {against} does not",
 }
+_SEXES: Final = {"F": "female patients", "M": "male patients"}
+# A subgroup as records name it, within a sentence: not a setting, which has a dot or a hyphen before it.
+_GROUP: Final = re.compile(r"(?<![\w.-])([a-z][a-z0-9_]*)=(\d+ to \d+|\d+ and over|[^\s,.:;)=]+)")
+_HYPHEN: Final = re.compile(r"(?<![\w.=-])-(?=\.?\d)")
 _STARTED_FROM_PATIENTS: Final = {
     "none": "no patient of this data set",
     "training": "only patients of this data set's training and validation sides",
@@ -100,7 +110,7 @@ def check_text(check: Check) -> str:
     >>> check_text(Check(kind="floor", finding="Hernia", limit=0.5, outcome="undefined"))
     'undefined, limit 0.5'
     """
-    sign = "" if check.kind in ("floor", "slope") else "+"
+    sign = "" if check.kind in ("floor", "slope", "missed", "alarmed") else "+"
     digits = 4 if check.kind == "brier" else 3
     limits = [f"{limit:{sign}g}" for limit in (check.limit, check.upper) if limit is not None]
     bound = ""
@@ -115,6 +125,51 @@ def check_text(check: Check) -> str:
     return text.replace("-", "\u2212")
 
 
+def group_text(name: str) -> str:
+    """Say in words which patients a subgroup holds.
+
+    >>> group_text("sex=F, view=AP"), group_text("age=65 and over"), group_text("chest_drain=yes")
+    ('female patients, view AP', 'aged 65 and over', 'chest drain: yes')
+    """
+
+    def say(found: re.Match[str]) -> str:
+        attribute, value = found.groups()
+        match attribute:
+            case "sex":
+                return _SEXES.get(value, f"sex {value}")
+            case "age":
+                return f"aged {value}"
+            case "view" | "source":
+                return f"{attribute} {value}"
+            case _:
+                return f"{attribute.replace('_', ' ')}: {value}"
+
+    return _GROUP.sub(say, name)
+
+
+def sex_text(sex: str) -> str:
+    """Say which patients have a sex on record.
+
+    >>> sex_text("M"), sex_text(""), sex_text("several")
+    ('male patients', 'sex not known', 'images say different sexes')
+    """
+    if sex == "several":
+        return "images say different sexes"
+    return _SEXES.get(sex, f"sex {sex}") if sex else "sex not known"
+
+
+def prose(sentence: str) -> str:
+    """Set a sentence of a record for people: subgroups in words, and a minus sign where a hyphen stands for one.
+
+    >>> prose("Mass in view=AP: -0.040 against the champion, at least -.06 (train.seed=-1, nih-production).")
+    'Mass in view AP: \u22120.040 against the champion, at least \u2212.06 (train.seed=-1, nih-production).'
+    >>> prose("sex=F is not judged.")
+    'The subgroup female patients is not judged.'
+    """
+    start = "The subgroup " if _GROUP.match(sentence) else ""
+    return _HYPHEN.sub("\u2212", start + group_text(sentence))
+
+
 def checks_sentence(checks: Sequence[Check]) -> str:
     """Count the checks by their outcome.
 
@@ -124,6 +179,119 @@ def checks_sentence(checks: Sequence[Check]) -> str:
     counts = {outcome: sum(check.outcome == outcome for check in checks) for outcome in _OUTCOMES}
     rest = [f"{counts[outcome]} {_OUTCOMES[outcome]}" for outcome in _OUTCOMES if outcome != "met" and counts[outcome]]
     return f"{counts['met']} of {len(checks)} checks are met{'; ' if rest else ''}{', '.join(rest)}."
+
+
+def change_sentence(evaluation: Evaluation) -> str:
+    """Say in a sentence or two for how many images a change of model makes a difference, over all findings."""
+    flips = [one.flips for one in evaluation.performance if one.flips is not None]
+    worse, better = (
+        [sum(getattr(flip, name).images for flip in flips) for name in names]
+        for names in (("missed", "alarmed"), ("found", "cleared"))
+    )
+    return (
+        f"Each model calls a finding at its own threshold. Summed over {len(flips)} findings, {better[0]} images that "
+        f"the champion missed are found and {worse[0]} that it found are missed; {better[1]} false alarms are cleared "
+        f"and {worse[1]} are new."
+    )
+
+
+def parts_sentences(change: Change) -> list[str]:
+    """Say whether the model is better, whether the test set is easier, and what became of the earlier patients."""
+    mean = change.mean
+    if isinstance(mean.learning, Undefined) and isinstance(mean.retention, Undefined):
+        return [f"A better model cannot be told from an easier test set: {mean.learning.reason}."]
+    said = [
+        _shown(
+            mean.learning,
+            more="On the test set of now the challenger is better than the champion",
+            less="On the test set of now the challenger is worse than the champion",
+            none="On the test set of now neither model is shown to be better",
+        ),
+        _shown(
+            mean.potential,
+            more="The test set of now is easier for the champion than the one that it was judged on",
+            less="The test set of now is harder for the champion than the one that it was judged on",
+            none="Neither test set is shown to be easier for the champion",
+        ),
+        _shown(
+            mean.retention,
+            more="On the earlier test set the challenger is better than the champion",
+            less="On the earlier test set the challenger is worse than the champion: something was forgotten",
+            none="On the earlier test set neither model is shown to be better",
+        ),
+    ]
+    if change.exact is False:
+        said.append(
+            "Of the earlier test set, images were withdrawn or labels corrected since: both models were scored on what "
+            "is there now."
+        )
+    return said
+
+
+def _shown(figure: Figure, *, more: str, less: str, none: str) -> str:
+    if isinstance(figure, Undefined):
+        return f"{none}: {figure.reason}."
+    low, high = figure.ci
+    return f"{more if low > 0 else less if high < 0 else none}, {difference_text(figure)}."
+
+
+def headline(evaluation: Evaluation, harm_signals: int = 0) -> list[str]:
+    """Say in two sentences what changes, and for whom, if the challenger takes the champion's place.
+
+    Args:
+        evaluation: the evidence.
+        harm_signals: cells of subgroup and finding in which the plan's screen found a loss.
+    """
+    images, patients = count_text(evaluation.test_images), count_text(evaluation.test_patients)
+    where = f"the {images} images of {patients} patients of the {evaluation.scored} set"
+    if evaluation.champion is None:
+        what = f"Nobody's images are read by a model yet, so nothing changes; {where} show what a first one is worth."
+        return [what, _for_whom(evaluation, harm_signals)]
+    flips = [one.flips for one in evaluation.performance if one.flips is not None]
+    if not flips:
+        what = (
+            f"What would change for single images is not known: no finding has a threshold of both models on {where}."
+        )
+        return [what, _for_whom(evaluation, harm_signals)]
+    missed, found, alarmed, cleared = (
+        sum(getattr(flip, name).images for flip in flips) for name in ("missed", "found", "alarmed", "cleared")
+    )
+    what = (
+        f"On {where} the challenger would find {found} findings that the champion misses and miss {missed} that it "
+        f"finds, and would clear {cleared} of its false alarms and raise {alarmed} new ones."
+    )
+    return [what, _for_whom(evaluation, harm_signals)]
+
+
+def _for_whom(evaluation: Evaluation, harm_signals: int) -> str:
+    """For which patients the mean AUC changes, or is, least and most."""
+    compares = evaluation.champion is not None
+
+    def of(evidence: Evidence) -> Figure | None:
+        return evidence.macro_difference if compares else evidence.macro_challenger
+
+    def text(value: float) -> str:
+        return f"{value:{'+' if compares else ''}.3f}".replace("-", "\u2212")
+
+    whole = of(evaluation)
+    told = text(whole.value) if isinstance(whole, Estimate) else "not known"
+    first = f"The mean AUC {'changes by' if compares else 'is'} {told} for all"
+    known = [(value.value, one) for one in evaluation.subgroups if isinstance(value := of(one), Estimate)]
+    if not known:
+        return f"{first}, and is not known for any subgroup of patients."
+
+    def said(value: float, one: Subgroup) -> str:
+        over = len(one.macro_over)
+        return f"{text(value)} for {group_text(one.name)} (over {over} finding{'s' if over != 1 else ''})"
+
+    (low, worst), (high, best) = (end(known, key=_value_of) for end in (min, max))
+    ends = f"from {said(low, worst)} to {said(high, best)}" if len(known) > 1 else said(low, worst)
+    asks = f"; {harm_signals} harm signal{'s ask' if harm_signals > 1 else ' asks'} for a look" if harm_signals else ""
+    return f"{first}, and in subgroups, over the findings that can be judged there, {ends}{asks}."
+
+
+def _value_of(pair: tuple[float, Subgroup]) -> float:
+    return pair[0]
 
 
 def outcome_sentence(verdict: Verdict) -> str:
@@ -173,13 +341,38 @@ def other_plan(plan: Plan, other: OtherPlan) -> str:
 
 
 def in_order(reasons: Sequence[Reason]) -> list[Reason]:
-    """Put holds first, then reasons against the challenger, then the others; in each group all, subgroups, findings."""
+    """Put reasons by their weight, and in each weight all, subgroups, findings, and the least probable by chance first.
 
-    def rank(reason: Reason) -> tuple[bool, bool, int]:
+    Reasons against the challenger come first, then what is missing, then holds, then what changes no verdict.
+
+    >>> codes = ("NOT_EVALUABLE", "HARM_SIGNAL", "MARGIN_NOT_SHOWN", "WORSE")
+    >>> [reason.code for reason in in_order([Reason(code=code, sentence="") for code in codes])]
+    ['WORSE', 'MARGIN_NOT_SHOWN', 'HARM_SIGNAL', 'NOT_EVALUABLE']
+    """
+
+    def rank(reason: Reason) -> tuple[int, int, float]:
+        code = reason.code
+        weight = 0 if code in AGAINST else 2 if code in HOLDS else 3 if code in NOT_STOPPING else 1
         scope = 2 if reason.finding is not None else 1 if reason.subgroup is not None else 0
-        return (reason.code not in HOLDS, reason.code not in AGAINST, scope)
+        chance = reason.numbers.get("p_harm")
+        return (weight, scope, 1.0 if chance is None else chance)
 
     return sorted(reasons, key=rank)
+
+
+def folded(reasons: Sequence[Reason], most: int) -> tuple[list[Reason], dict[str, int]]:
+    """Reasons in order, at most so many of each code, and how many more there are of a code.
+
+    >>> folded([Reason(code="HARM_SIGNAL", sentence=name) for name in "abc"], 2)[1]
+    {'HARM_SIGNAL': 1}
+    """
+    shown: list[Reason] = []
+    seen: Counter[str] = Counter()
+    for reason in in_order(reasons):
+        seen[reason.code] += 1
+        if seen[reason.code] <= most:
+            shown.append(reason)
+    return shown, {code: count - most for code, count in seen.items() if count > most}
 
 
 def starting_patients(patients: str) -> str:
@@ -187,13 +380,32 @@ def starting_patients(patients: str) -> str:
     return _STARTED_FROM_PATIENTS[patients]
 
 
-def peak_sentence(case: HeatMap) -> str:
+def seen_sentence(seen: Seen) -> str:
+    """Say what a model makes of a case, at its operating point.
+
+    >>> one = {"calibrated": True, "map": [], "peak_in_box": None}
+    >>> seen_sentence(Seen(probability=0.31, threshold=0.42, called=False, **one))
+    '0.31, not called (threshold 0.42)'
+    >>> seen_sentence(Seen(probability=0.9, threshold=None, called=None, **(one | {"calibrated": False})))
+    '0.90, not calibrated'
+    """
+    text = f"{seen.probability:.2f}"
+    if not seen.calibrated:
+        text += ", not calibrated"
+    if seen.threshold is not None:
+        text += f", {'called' if seen.called else 'not called'} (threshold {seen.threshold:.2f})"
+    return text
+
+
+def peak_sentence(seen: Seen) -> str:
     """Say where a map's peak lies; nothing where there is no box to compare it with."""
-    if case.empty:
+    if not seen.map:
+        return "No map can be computed."
+    if seen.empty:
         return "No region of the picture speaks for the finding: the map is empty."
-    if case.peak_in_box is None:
+    if seen.peak_in_box is None:
         return ""
-    return f"The map's peak lies {'in' if case.peak_in_box else 'outside'} the annotated box."
+    return f"The map's peak lies {'in' if seen.peak_in_box else 'outside'} the annotated box."
 
 
 def undefined_figures(evidence: Evidence) -> list[tuple[str, list[str], Undefined]]:
@@ -236,6 +448,11 @@ def undefined_elsewhere(evaluation: Evaluation) -> Iterator[tuple[str, str, list
     """What could not be computed in subgroups, at thresholds and as probabilities: (where, finding, which, why)."""
     for finding, which, why in undefined_performance(evaluation.performance):
         yield ("all patients", finding, which, why)
+    if evaluation.change is not None:
+        names = ("learning", "potential", "retention")
+        for one in (evaluation.change.mean, *evaluation.change.findings):
+            for which, why in _causes((name, getattr(one, name)) for name in names):
+                yield ("both test sets", one.finding or MEAN, which, why)
     for group in evaluation.subgroups:
         for finding, which, why in (*undefined_figures(group), *undefined_performance(group.performance)):
             yield (group.name, finding, which, why)
@@ -249,7 +466,34 @@ def _causes(found: Any) -> list[tuple[list[str], Undefined]]:
     return list(causes.values())
 
 
-def facts(values: dict[str, Any]) -> list[tuple[str, str]]:
+def count_text(count: int) -> str:
+    """Write a count with thin spaces between thousands.
+
+    >>> count_text(12345)
+    '12\u202f345'
+    """
+    return f"{count:,}".replace(",", "\u202f")
+
+
+def when_text(at: str | None) -> str:
+    """Write a time of a record to the minute; a hyphen where there is none.
+
+    >>> when_text("2026-03-01T04:05:06+00:00"), when_text(None)
+    ('2026-03-01 04:05', '-')
+    """
+    return at[:16].replace("T", " ") if at else "-"
+
+
+def percent_text(share: float) -> str:
+    """Write a share in per cent, to three digits.
+
+    >>> percent_text(0.01), percent_text(0.12345), percent_text(0.0004)
+    ('1\u00a0%', '12.3\u00a0%', '0.04\u00a0%')
+    """
+    return f"{100 * share:.3g}\u00a0%"
+
+
+def facts(values: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Flatten a JSON object to (name, value) for a table, with dots between the names of nested ones.
 
     >>> facts({"input": {"size": 96, "range": [0, 1]}, "bf16": True})
@@ -262,6 +506,21 @@ def facts(values: dict[str, Any]) -> list[tuple[str, str]]:
         else:
             rows.append((name, _text(value)))
     return rows
+
+
+def changed_settings(champion: Mapping[str, Any], challenger: Mapping[str, Any]) -> list[SettingChange]:
+    """The settings that two models were made with differently, by name.
+
+    >>> found = changed_settings({"train.epochs": 6, "train.seed": 0}, {"train.seed": 0, "train.bf16": True})
+    >>> [(one.name, one.champion, one.challenger) for one in found]
+    [('train.bf16', 'not on record', 'yes'), ('train.epochs', '6', 'not on record')]
+    """
+    before, now = dict(facts(champion)), dict(facts(challenger))
+    return [
+        SettingChange(name=name, champion=before.get(name, NOT_RECORDED), challenger=now.get(name, NOT_RECORDED))
+        for name in sorted(champion.keys() | challenger.keys())
+        if champion.get(name, ...) != challenger.get(name, ...)
+    ]
 
 
 def _text(value: Any) -> str:

@@ -3,19 +3,26 @@
 The test set is scored only where `look.json` names this challenger and this test set: the supervisor of a run writes it
 when the look is on the ledger. In a checkout the validation set is scored instead, and all figures are of it.
 
-Reads `inputs.json`, `look.json`, `champion/`, `reference/`, `validate/manifest.csv`, `validate/attributes.csv` (what
-side tables say of images, for subgroups), `split/`, the shards of `dataset/`, `train/package` and the plan. Writes
+Reads `inputs.json`, `look.json`, `champion/`, `reference/`, `validate/manifest.csv`, `validate/boxes.csv` (which heat
+maps are held against), `validate/attributes.csv` (what side tables say of images, for subgroups),
+`validate/withdrawn.csv` (whose withdrawn images were scored), `split/`, the shards of `dataset/`, `train/package` and
+the plan. Writes
 `evaluate/evaluation.json` (the evidence), `scores.csv` and `validation_scores.csv` (one row an image of the two sets;
 both of the validation set where the test set is not scored),
 `metrics.json` (for `dvc metrics`) and `roc.csv` (for `dvc plots`).
 
 All models are scored from source pixels, each through the code in its own package, which runs in a process of its own:
 labels are in this one. Every image is decoded once.
+Where the plan limits what scores may rest on, the same images are scored again with each region blurred.
+Where it limits how heat maps behave, those of a sample are made again with random weights and after small changes.
+Images that the champion was judged on, and that are in the test set no more, are scored too, so that a better model can
+be told from an easier test set.
 The validation set is there to choose thresholds and to recalibrate, so that neither is done on the test set.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 import sys
@@ -32,31 +39,50 @@ from pydantic import ValidationError
 
 from cxr_ops import contract
 from cxr_ops import plan as plans
+from cxr_ops.audit.facts import settings
 from cxr_ops.audit.fit import misnamed_models
 from cxr_ops.audit.package import Described, Package, patient_key
 from cxr_ops.audit.package import read as read_package
 from cxr_ops.data import manifest, splits
 from cxr_ops.data.checking import isolate
 from cxr_ops.data.checking.decode import decode_grey
+from cxr_ops.data.regions import REGIONS, Region, blurred
 from cxr_ops.data.shards import ShardReader
+from cxr_ops.data.small_changes import changed
 from cxr_ops.errors import DataError
 from cxr_ops.labels import FINDINGS
 from cxr_ops.model.apart import parent as apart
-from cxr_ops.params import NOT_OF_THE_MODEL, Params
-from cxr_ops.plan import PerformanceEvaluation
+from cxr_ops.model.apart.parent import Nursery
+from cxr_ops.params import Params, Split
+from cxr_ops.plan import HeatMaps, PerformanceEvaluation
 from cxr_ops.records.base import canonical_json, write_atomic
 from cxr_ops.records.data import Division
-from cxr_ops.records.evidence import Estimate, Evaluation, Evidence, Facts, Figure
-from cxr_ops.records.inputs import Inputs, Period, RecordedLook
+from cxr_ops.records.evidence import (
+    Alike,
+    Change,
+    Estimate,
+    Evaluation,
+    Evidence,
+    Facts,
+    Figure,
+    Localization,
+    MapChecks,
+    Reliance,
+    Undefined,
+)
+from cxr_ops.records.inputs import Earlier, Inputs, Period, RecordedLook
 from cxr_ops.records.training import StartingWeights, Trained
-from cxr_ops.stats import auc, checks, evidence
+from cxr_ops.stats import auc, change, checks, evidence, heat_maps, localization, reliance
 from cxr_ops.stats.codes import Code
 from cxr_ops.stats.evidence import CHALLENGER, CHAMPION, REFERENCE, Scored
+from cxr_ops.stats.localization import Box, Boxed
 from cxr_ops.voice import steps
 
 Scores = npt.NDArray[np.float32]
+Maps = npt.NDArray[np.float32]
 Problem = tuple[str, str]
 
+MAPPED: Final = 32  # images at a time
 _UNRECORDED: Final = "No look at the test set is on the ledger, so the test set was not scored."
 _SPLIT_CODES: Final = {
     CHALLENGER: Code.SPLIT_MISMATCH,
@@ -86,19 +112,23 @@ def run(root: Path, params: Params) -> None:
     test, validation = (frame[frame["split"] == side].reset_index(drop=True) for side in ("test", "validation"))
     models = _load(root, inputs)
     recorded = _is_recorded(root, models[CHALLENGER].digest, splits.test_digest(test))
-    if recorded:
-        rows = test
-        scores, validation_scores = _score(root, params, (test, validation), models)
-    else:
+    if not recorded:
         sys.stderr.write(f"{_UNRECORDED} Figures are of the validation set.\n")
-        rows = validation
-        [validation_scores] = _score(root, params, (validation,), models)
-        scores = validation_scores
+    rows = test if recorded else validation
+    before = _earlier(root, frame, inputs.earlier, params.split)
+    gone = before[~before["image_id"].isin(rows["image_id"])]
+    with apart.nursery() as nursery:
+        sets = (test, gone, validation) if recorded else (validation,)
+        scores, *_ = found_scores = _score(nursery, root, params, sets, models)
+        validation_scores = found_scores[-1]
+        located = _localize(nursery, root, params, rows, models)
+        checked = _check_maps(nursery, root, params, plan.performance.heat_maps, rows, models)
+        relied = [] if plan.performance.reliance is None else _rely(nursery, root, params, rows, models, scores)
     found = evidence.assess(
         FINDINGS,
         _scored(rows, scores),
         validation=_scored(validation, validation_scores),
-        attributes=_attributes(root, rows),
+        attributes=attributes_of(root, rows),
         rules=plan.performance,
         level=params.evaluate.level,
     )
@@ -129,6 +159,19 @@ def run(root: Path, params: Params) -> None:
         performance=found.performance,
         uncertain=found.uncertain,
         scenarios=found.scenarios,
+        localization=located,
+        reliance=relied,
+        heat_maps=checked,
+        change=_change(
+            inputs.earlier,
+            params,
+            plan.performance,
+            models,
+            rows,
+            before,
+            dict(zip(("now", "gone"), found_scores, strict=False)),
+            recorded=recorded,
+        ),
         facts=facts(models[CHALLENGER], frame),
         validation_macro=found.validation_macro,
         scored="test" if recorded else "validation",
@@ -141,7 +184,90 @@ def run(root: Path, params: Params) -> None:
     write_atomic(out / "roc.csv", roc_table(rows, scores))
 
 
-def _attributes(root: Path, rows: pd.DataFrame) -> dict[str, list[str]]:
+def _earlier(root: Path, frame: pd.DataFrame, earlier: Earlier | None, settings: Split) -> pd.DataFrame:
+    """The images of the test set that the champion was judged on, as far as they are still here.
+
+    Its patients may have retired since. A patient's side does not depend on the other patients, so that the side of
+    then can be found again.
+    """
+    if earlier is None:
+        return frame.iloc[:0]
+    known = frame[frame["batch"].isin(earlier.batches)]
+    sides = splits.assign(
+        known,
+        salt=settings.salt,
+        validation=settings.validation,
+        test=settings.test,
+        closed_batches=earlier.closed_batches,
+        pinned=manifest.read_sides([root / "validate"]),
+        withdrawn=manifest.read_withdrawn(root),
+    )
+    return known[sides == "test"].reset_index(drop=True)
+
+
+def _change(
+    earlier: Earlier | None,
+    params: Params,
+    rules: PerformanceEvaluation,
+    models: Mapping[str, Package],
+    rows: pd.DataFrame,
+    before: pd.DataFrame,
+    scores: Mapping[str, Mapping[str, Scores]],
+    *,
+    recorded: bool,
+) -> Change | None:
+    """What changed since the champion was judged, taken apart; None without a champion.
+
+    Args:
+        earlier: the test set that the champion was judged on, as the ledger has it.
+        params: the run's.
+        rules: the plan's.
+        models: by role.
+        rows: the scored images.
+        before: the images of the earlier test set that are still here.
+        scores: `now` -> role -> of `rows`, and `gone` -> role -> of those of `before` that are not among them.
+        recorded: whether the test set was scored.
+    """
+    if CHAMPION not in models:
+        return None
+    if not recorded:
+        return change.undefined(Undefined(reason="the test set was not scored", needed="a recorded look at it"))
+    if earlier is None:
+        return change.undefined(Undefined(reason="the ledger does not say what the champion was judged on"))
+    images, patients = len(before), int(before["patient_id"].nunique())
+    if not images:
+        return change.undefined(Undefined(reason="no image that the champion was judged on is in the data set"))
+    keys = {patient_key(params.split.salt, patient) for patient in before["patient_id"].unique()}
+    for role in (CHALLENGER, CHAMPION):
+        if shared := len(keys & models[role].patients):
+            reason = f"the {role} was trained on {_people(shared)} of the earlier test set"
+            return change.undefined(Undefined(reason=reason), images, patients)
+    every = pd.concat([rows, before[~before["image_id"].isin(rows["image_id"])]], ignore_index=True)
+    is_earlier = every["image_id"].isin(before["image_id"]).to_numpy()
+    is_now = np.arange(len(every)) < len(rows)
+    mean, by_finding, over = change.take_apart(
+        FINDINGS,
+        manifest.label_array(every).astype(np.float64),
+        every["patient_id"].to_numpy(),
+        *(np.concatenate([scores[part][role] for part in ("now", "gone")]) for role in (CHALLENGER, CHAMPION)),
+        earlier=is_earlier,
+        now=is_now,
+        level=params.evaluate.level,
+        min_positive_patients=rules.min_positive_patients,
+        min_negative_patients=rules.min_negative_patients,
+    )
+    return Change(
+        images=images,
+        patients=patients,
+        shared=int((is_earlier & is_now).sum()),
+        exact=splits.test_digest(before) == earlier.test_digest,
+        over=over,
+        mean=mean,
+        findings=by_finding,
+    )
+
+
+def attributes_of(root: Path, rows: pd.DataFrame) -> dict[str, list[str]]:
     """What images can be told apart by: columns of the manifest, and those of side tables."""
     own = {name: rows[name].astype("string").fillna("").tolist() for name in plans.ATTRIBUTES}
     more = manifest.read_attributes([root / "validate"], rows["image_id"].tolist())
@@ -223,7 +349,7 @@ def _parsed(path: Path) -> object:
 
 
 def _score(
-    root: Path, params: Params, sets: Sequence[pd.DataFrame], models: Mapping[str, Package]
+    nursery: Nursery, root: Path, params: Params, sets: Sequence[pd.DataFrame], models: Mapping[str, Package]
 ) -> list[dict[str, Scores]]:
     """For each set of images, in its order, the scores of each model, (images, 14). A package is scored once."""
     distinct = {model.digest: model for model in models.values()}
@@ -231,7 +357,6 @@ def _score(
     digests = {name: sha256 for rows in sets for name, sha256 in zip(rows["image_id"], rows["sha256"], strict=True)}
     found: list[dict[str, Scores]] = []
     with (
-        apart.nursery() as nursery,
         ShardReader(root / contract.DATASET, digests) as reader,
         steps("evaluate") as show,
         ExitStack() as open_until_scored,
@@ -251,6 +376,149 @@ def _score(
                 contract.report_progress("evaluate", done, len(digests), unit="images")
             found.append({role: np.concatenate(parts[model.digest]) for role, model in models.items()})
     return found
+
+
+def _rely(
+    nursery: Nursery,
+    root: Path,
+    params: Params,
+    rows: pd.DataFrame,
+    models: Mapping[str, Package],
+    whole: Mapping[str, Scores],
+) -> list[Reliance]:
+    """What challenger and champion lose on the scored images with each region blurred, a record a finding."""
+    asked = {role: models[role] for role in (CHALLENGER, CHAMPION) if role in models}
+    distinct = {model.digest: model for model in asked.values()}
+    parts: dict[Region, dict[str, list[Scores]]] = {
+        region: {digest: [np.empty((0, len(FINDINGS)), np.float32)] for digest in distinct} for region in REGIONS
+    }
+    digests = dict(zip(rows["image_id"], rows["sha256"], strict=True))
+    with (
+        ShardReader(root / contract.DATASET, digests) as reader,
+        steps("evaluate, regions blurred") as show,
+        ThreadPoolExecutor(isolate.processors()) as pool,
+        ExitStack() as open_until_scored,
+    ):
+        processes = {
+            digest: open_until_scored.enter_context(nursery.of(model, params.train))
+            for digest, model in distinct.items()
+        }
+        done = 0
+        for pixels in _decoded(rows["image_id"].tolist(), reader.read, params.evaluate.batch_size):
+            for region, of_region in parts.items():
+                less = list(pool.map(blurred, pixels, itertools.repeat(region)))
+                for digest, process in processes.items():
+                    of_region[digest].append(process.score(less))
+            done += len(pixels)
+            show(done, len(digests))
+            contract.report_progress("evaluate", done, len(digests), unit="images")
+    return reliance.measure(
+        FINDINGS,
+        manifest.label_array(rows).astype(np.float64),
+        rows["patient_id"].to_numpy(),
+        {role: whole[role] for role in asked},
+        {
+            region: {role: np.concatenate(of_region[model.digest]) for role, model in asked.items()}
+            for region, of_region in parts.items()
+        },
+        params.evaluate.level,
+    )
+
+
+def _localize(
+    nursery: Nursery, root: Path, params: Params, rows: pd.DataFrame, models: Mapping[str, Package]
+) -> list[Localization]:
+    """Where each model's maps lie on the scored images that have a box, a record a finding."""
+    shapes = dict(zip(rows["image_id"], zip(rows["height"], rows["width"], strict=True), strict=True))
+    owners = dict(zip(rows["image_id"], rows["patient_id"], strict=True))
+    boxes: dict[str, dict[str, list[Box]]] = {}
+    for box in manifest.read_boxes(root / "validate" / "boxes.csv").to_dict("records"):
+        image_id, finding = box["image_id"], box["finding"]
+        if image_id in shapes and finding in models[CHALLENGER].trained:
+            place = localization.in_square((box["x"], box["y"], box["w"], box["h"]), shapes[image_id])
+            boxes.setdefault(finding, {}).setdefault(image_id, []).append(place)
+    wanted = sorted({image_id for of_finding in boxes.values() for image_id in of_finding})
+    maps: dict[str, dict[str, Maps]] = {}
+    with ShardReader(root / contract.DATASET, dict(zip(rows["image_id"], rows["sha256"], strict=True))) as reader:
+        for role, model in models.items():
+            try:
+                maps[role] = _maps(nursery, params, model, wanted, reader)
+            except DataError:
+                if role == CHALLENGER:  # no report could explain it
+                    raise
+    roles, unmapped = [*models], [role for role in models if role not in maps]
+    return [
+        localization.localize(
+            finding,
+            [
+                Boxed(
+                    patient=owners[image_id],
+                    boxes=places,
+                    maps={role: of_role[image_id][f] for role, of_role in maps.items()},
+                )
+                for image_id, places in sorted(boxes.get(finding, {}).items())
+            ],
+            [role for role in roles if finding in models[role].trained],
+            params.evaluate.level,
+            unmapped=unmapped,
+        )
+        for f, finding in enumerate(FINDINGS)
+        if finding in models[CHALLENGER].trained
+    ]
+
+
+def _check_maps(
+    nursery: Nursery,
+    root: Path,
+    params: Params,
+    asked: HeatMaps | None,
+    rows: pd.DataFrame,
+    models: Mapping[str, Package],
+) -> MapChecks | None:
+    """How alike challenger's and champion's maps are with random weights and after small changes, on a sample.
+
+    The sample is one image a patient, first by its digest: each run on the same images takes the same ones.
+    """
+    if asked is None:
+        return None
+    sample = rows.sort_values("sha256").drop_duplicates("patient_id").head(asked.images)
+    trained = [f for f, finding in enumerate(FINDINGS) if finding in models[CHALLENGER].trained]
+    names, own = [FINDINGS[f] for f in trained], dict[str, Maps]()
+    draws: dict[str, list[Maps]] = {}
+    after: dict[str, dict[str, Alike]] = {how: {} for how in heat_maps.CHANGES}
+    with ShardReader(root / contract.DATASET, dict(zip(sample["image_id"], sample["sha256"], strict=True))) as reader:
+        pictures = [*itertools.chain(*_decoded(sample["image_id"].tolist(), reader.read, MAPPED))]
+    level = params.evaluate.level
+    lists = [pictures[start : start + MAPPED] for start in range(0, len(pictures), MAPPED)]
+    for role in (role for role in (CHALLENGER, CHAMPION) if role in models):
+        try:
+            with nursery.of(models[role], params.train) as process:
+                own[role] = np.concatenate([process.maps(some) for some in lists])[:, trained]
+                draws[role] = [
+                    np.concatenate([process.randomized(some, seed) for some in lists], axis=1)[:, :, trained]
+                    for seed in range(asked.draws)
+                ]
+                for how in heat_maps.CHANGES:
+                    moved = [process.maps([changed(one, how) for one in some]) for some in lists]
+                    others = np.concatenate(moved)[:, trained]
+                    after[how][role] = heat_maps.alike(names, own[role], [others], level)
+        except DataError:
+            if role == CHALLENGER:  # no report could explain it
+                raise
+    random = heat_maps.by_step(names, own, draws, level)
+    return MapChecks(images=len(sample), draws=asked.draws, random=random, steady=after)
+
+
+def _maps(
+    nursery: Nursery, params: Params, model: Package, wanted: Sequence[str], reader: ShardReader
+) -> dict[str, Maps]:
+    """Image -> (14, h, w)."""
+    maps: dict[str, Maps] = {}
+    if wanted:
+        with nursery.of(model, params.train) as process:
+            for pixels in _decoded(wanted, reader.read, MAPPED):
+                maps |= zip(wanted[len(maps) :], process.maps(pixels), strict=False)  # the rest is of later lists
+    return maps
 
 
 def _scored(rows: pd.DataFrame, scores: Mapping[str, Scores]) -> Scored:
@@ -296,7 +564,7 @@ def _test_set_problems(root: Path, frame: pd.DataFrame, period: Period) -> list[
     if both := len(tested & set(frame.loc[elsewhere, "patient_id"])):
         problems.append((Code.SPLIT_MISMATCH, f"{_people(both)} of the test set are on another side of the split too."))
     retired = set(frame.loc[frame["split"] == splits.RETIRED, "patient_id"])
-    before = splits.scored_before(frame, period.closed_batches)
+    before = splits.scored_before(frame, period.closed_batches, manifest.read_withdrawn(root))
     if wrong := len(tested & before) + len(retired - before):
         sentence = (
             f"The test set is not that of period {period.number}: {_people(wrong)} are retired, or not, in error."
@@ -332,16 +600,6 @@ def _not_scored(model: Described, found: Evidence, rules: PerformanceEvaluation)
     return [(Code.NOT_SCORED, sentence)]
 
 
-# How a contract calls the settings of contrast; see `cxr_ops.data.contrast.terms`.
-_CONTRAST: Final = {
-    "name": "contrast",
-    "low": "window_low",
-    "high": "window_high",
-    "clip": "clahe_clip",
-    "tiles": "clahe_tiles",
-}
-
-
 def facts(model: Described, rows: pd.DataFrame) -> Facts:
     """What the challenger is, from its own package, and where the data are from.
 
@@ -351,22 +609,14 @@ def facts(model: Described, rows: pd.DataFrame) -> Facts:
         model: the challenger.
         rows: the manifest.
     """
-    told = model.contract["training"]
-    sections = {"split": told.get("split", {}), "prepare": told.get("prepare", {}), "train": told.get("settings", {})}
-    settings = {f"{part}.{key}": value for part, values in sections.items() for key, value in values.items()}
-    # Of the picture, what is done to it counts, and not what is told of it.
-    contrast = model.contract["input"].get("contrast", {"name": "none"})
-    settings |= {f"prepare.{_CONTRAST[key]}": value for key, value in contrast.items()}
-    settings["prepare.image_size"] = model.image_size
-    settings = {key: value for key, value in settings.items() if key not in NOT_OF_THE_MODEL}
     try:
-        start = StartingWeights.model_validate(told.get("starting_weights"))
+        start = StartingWeights.model_validate(model.contract["training"].get("starting_weights"))
     except ValidationError:
         start = StartingWeights(start="unknown", patients="unknown")
     return Facts(
         architecture=model.contract["architecture"]["name"],
         findings=model.contract["findings"],
-        settings=settings,
+        settings=settings(model.contract),
         sources=sorted(rows["source"].unique()),
         starting_weights=start,
     )

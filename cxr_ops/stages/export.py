@@ -14,6 +14,7 @@ from cxr_ops.edges.home import Home
 from cxr_ops.edges.store import batches
 from cxr_ops.errors import DataError, SettingsError, StorageError
 from cxr_ops.records.base import write_atomic
+from cxr_ops.voice import count
 
 FORMATS: Final = ("nih", "croissant")
 
@@ -27,8 +28,8 @@ class Exported:
     left_out: dict[str, int]
 
     def __str__(self) -> str:
-        lines = [f"{self.images:,} images in {self.folder}"]
-        lines += [f"  left out: {count:,} images {reason}" for reason, count in self.left_out.items()]
+        lines = [f"{count(self.images, 'image')} in {self.folder}"]
+        lines += [f"  left out: {count(number, 'image')} {reason}" for reason, number in self.left_out.items()]
         if self.left_out:
             lines.append("  the NIH's table has no word for these; the format croissant keeps them")
         return "\n".join(lines)

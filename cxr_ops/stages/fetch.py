@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from cxr_ops import voice
+from cxr_ops.data import room
 from cxr_ops.data.manifest import IMAGE_ID
 from cxr_ops.edges import download
 from cxr_ops.errors import DataError, StorageError
@@ -67,7 +69,8 @@ class Fetched:
     missing: tuple[str, ...]
 
     def __str__(self) -> str:
-        lines = [f"{self.images:,} images in {self.folder}; {self.archives} archives were downloaded"]
+        brought = voice.count(self.archives, "archive was", "archives were")
+        lines = [f"{voice.count(self.images, 'image')} in {self.folder}; {brought} downloaded"]
         if self.missing:
             lines.append(f"  take {', '.join(self.missing)} from {PAGE} and put them into {self.folder}")
         lines.append(f"  next: cxr-ops ingest nih {self.folder} --batch nih --on-bad quarantine")
@@ -80,7 +83,7 @@ def run(
     parts: Sequence[int] = (),
     archives: Sequence[Archive] = ARCHIVES,
     progress: Callable[[str, int, int], None] | None = None,
-    free_bytes: Callable[[Path], int] = lambda path: shutil.disk_usage(path).free,
+    free_bytes: Callable[[Path], int] = room.free,
     attempts: int = download.ATTEMPTS,
     pause: Callable[[float], None] | None = None,
 ) -> Fetched:
@@ -110,13 +113,8 @@ def run(
     for archive in [archives[part - 1] for part in sorted(set(parts))] or archives:
         if (out / archive.name).is_dir():
             continue
-        if (free := free_bytes(out)) < _FREE:
-            raise StorageError(
-                f"too little disk: {free / 2**30:,.1f} GiB are free, and an archive with its pictures needs "
-                f"{_FREE / 2**30:,.0f}",
-                where=out,
-                fix="free some; what is here stays, and the same command goes on",
-            )
+        fix = "free some; what is here stays, and the same command goes on"
+        room.check({out: _FREE}, "an archive with its pictures", fix=fix, free_bytes=free_bytes)
         packed = out / f"{archive.name}.tar.gz"
         told = None if progress is None else lambda done, total, name=archive.name: progress(name, done, total)
         waits = {} if pause is None else {"pause": pause}

@@ -5,7 +5,8 @@ person is in, for `dvc repro`. Both get the data set, the champion, the referenc
 starts from, and `inputs.json`: what DVC cannot see. No look at the test set is recorded yet, and `look.json` says so.
 
 A run whose recipe is the champion's own ends here with NO_CHANGE. It would make the champion again; or, where training
-starts from the champion, it would train it once more on what it has seen.
+starts from the champion, it would train it once more on what it has seen. So does a run that would repeat a decision:
+one of the same code, settings, data, plan and champion in the same test period, or one whose model was rolled back.
 """
 
 from __future__ import annotations
@@ -24,8 +25,9 @@ from cxr_ops import contract
 from cxr_ops import plan as plans
 from cxr_ops import recipe as recipes
 from cxr_ops.audit.entries import Entry
-from cxr_ops.audit.state import allowance, open_period, reference_after, state_after
-from cxr_ops.edges import dvc, pipeline, supervisor
+from cxr_ops.audit.state import allowance, judged_before, judged_on, open_period, reference_after, state_after
+from cxr_ops.data import room
+from cxr_ops.edges import deliveries, dvc, pipeline, supervisor
 from cxr_ops.edges import plans as in_force
 from cxr_ops.edges.home import Home
 from cxr_ops.edges.ledger import open_ledger
@@ -33,7 +35,8 @@ from cxr_ops.edges.store import batches, repository, runs, snapshots
 from cxr_ops.errors import DataError, RefusedError, SettingsError
 from cxr_ops.labels import nearest
 from cxr_ops.params import Params
-from cxr_ops.records.base import canonical_json, write_atomic
+from cxr_ops.records.acceptance import ACCEPTANCE, Acceptance
+from cxr_ops.records.base import canonical_json, sha256_bytes, write_atomic
 from cxr_ops.records.data import GENERATED, Batch, DataRevision
 from cxr_ops.records.inputs import Champion, Code, Inputs, OtherPlan, RecordedLook
 from cxr_ops.records.run import OPENED, Opened
@@ -53,12 +56,16 @@ _STATE: Final = (
 )
 
 
+_NOTHING_NEW: Final = "the champion's own: nothing would change"
+
+
 @dataclass(frozen=True, kw_only=True)
 class OpenResult:
     """What `open` pinned.
 
     `inputs` is the digest of `inputs.json`, None for a run that ends here; `champion` the package of the model in use,
-    None before the first release.
+    None before the first release. `repeats` says which earlier run this one would repeat, where it is not the
+    champion's.
     """
 
     run: str | None
@@ -69,10 +76,11 @@ class OpenResult:
     no_change: bool
     inputs: str | None
     champion: str | None
+    repeats: str = ""
 
     def as_xcom(self) -> dict[str, Any]:
         """Identifiers and digests, for Airflow."""
-        return asdict(self)
+        return {name: value for name, value in asdict(self).items() if name != "repeats"}
 
     def __str__(self) -> str:
         """What a person wants to know of it."""
@@ -80,19 +88,20 @@ class OpenResult:
             f"code      {self.code[:12]}" + (" (uncommitted changes)" if self.code_dirty else ""),
             f"data      {self.data[:12]}",
             f"champion  {self.champion[:12] if self.champion else 'none'}",
-            f"recipe    {self.recipe[:12]}" + (", the champion's own: nothing would change" if self.no_change else ""),
+            f"recipe    {self.recipe[:12]}" + (f", {self.repeats or _NOTHING_NEW}" if self.no_change else ""),
         ]
         return "\n".join(lines)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Forecast:
-    """What a retraining would do now, and why: one sentence a reason."""
+    """What a retraining would do now, and why: one sentence a reason. `repeats` is a decision that it would repeat."""
 
     data: DataRevision | None
     champion: Champion
     no_change: bool
     reasons: tuple[str, ...]
+    repeats: str = ""
 
 
 def run(
@@ -114,7 +123,7 @@ def run(
         airflow_run_id: Airflow's id of the run.
         requested_by: who asked for it, where that is known.
         overrides: settings for this run only, by dotted key such as `train.epochs`.
-        force: go on even when nothing that training depends on has changed.
+        force: go on even when nothing that training depends on has changed, or an earlier decision would be repeated.
 
     Raises:
         BusyError: the run is being worked on.
@@ -126,7 +135,7 @@ def run(
         StorageError: a store does not answer, the ledger is damaged, or the package of champion or reference is lost.
     """
     data = batches.data_revision(home)
-    if data is None:
+    if data is None or not data.batches:
         raise _no_data()
     if run is None:
         return _open_checkout(home, data, overrides or {})
@@ -148,13 +157,15 @@ def run(
         recipe = repository.save_recipe(home, parts)
         write_atomic(workspace / repository.RECIPE, canonical_json(parts))
         champion = champion_on_record(home)
-        no_change = champion.recipe == recipe and not force
+        own = champion.recipe == recipe
+        repeats = "" if own or force else _repeats(home, workspace, params, recipe, None if overrides else code.commit)
+        no_change = (own or bool(repeats)) and not force
         inputs = None
         (home.run(run) / "result.json").unlink(missing_ok=True)
         if not no_change:
             governing = plans.load(workspace / params.gate.plan)
             _check_bounds(governing, params)
-            runs.pull(home, workspace, data)
+            _pull(home, workspace, data)
             _check_sources(governing, {name: workspace / contract.DATASET / name for name in data.batches})
             inputs = _write_inputs(home, workspace, params, code, data, recorded=True)
             champion = inputs.champion
@@ -172,6 +183,7 @@ def run(
             overrides=dict(overrides or {}),
             force=force,
             no_change=no_change,
+            repeats=repeats,
             code=code,
             data=data,
             champion=champion,
@@ -189,6 +201,7 @@ def run(
         no_change=no_change,
         inputs=inputs.digest() if inputs else None,
         champion=champion.package,
+        repeats=repeats,
     )
 
 
@@ -220,11 +233,39 @@ def plan(home: Home, overrides: Mapping[str, Any] | None = None, *, force: bool 
         reasons = ("what the champion was trained from is not known here",)
     else:
         reasons = tuple(explain_change(old, parts, recipes.introduced(home.project)))
-    if reasons or force:  # what ends NO_CHANGE trains nothing
+    repeats = ""
+    if reasons and not force:
+        code = None if overrides else snapshots.checked_out(home)
+        repeats = _repeats(home, home.project, params, sha256_bytes(canonical_json(parts)), code)
+    if (reasons and not repeats) or force:  # what ends NO_CHANGE trains nothing
         _check_bounds(governing, params)
         if governing.description_of_modifications.bounds.sources != "any":
             _check_sources(governing, batches.batch_files(home, (batches.BATCH,), data))
-    return Forecast(data=data, champion=champion, no_change=not reasons, reasons=reasons)
+    return Forecast(
+        data=data, champion=champion, no_change=not reasons or bool(repeats), reasons=reasons, repeats=repeats
+    )
+
+
+def _repeats(home: Home, folder: Path, params: Params, recipe: str, code_commit: str | None) -> str:
+    """The decision that a run of this recipe would only repeat, as a clause; "" if it would decide something new.
+
+    It does not say how that was decided: a plan may withhold it. A run with settings of its own has no `code_commit`
+    here: they may change how it is judged.
+    """
+    entries, plan = open_ledger(home).entries(), plans.identify(folder, params.gate.plan)
+    found = judged_before(entries, recipe, code_commit=code_commit, plan_sha256=plan.sha256)
+    if found is None:
+        return ""
+    decided, rollback = found
+    if rollback is not None and rollback.promotion.rollback is not None:
+        return (
+            f"version {decided.decision.model_version} was made from the same (run {decided.decision.run}), and "
+            f"{rollback.promotion.rollback.by} took it out of use by a rollback"
+        )
+    return (
+        f"the run {decided.decision.run} was decided on the same code, settings, data, plan and champion in this test "
+        "period"
+    )
 
 
 def champion_on_record(home: Home) -> Champion:
@@ -284,6 +325,7 @@ def recipe_parts(folder: Path, params: Params, data: DataRevision, image: str | 
         "code": {source: dvc.source_digest(folder, source) for source in sorted(sources)},
         "params": recipes.differing(sections, recipes.introduced(folder)),
         "batches": data.batches,
+        **({"events": data.events} if data.events else {}),  # none is in a recipe of an earlier version
         "image": image,
     }
 
@@ -309,6 +351,10 @@ def explain_change(
     reasons += [f"batch {name} is new" for name in sorted(after.keys() - before)]
     reasons += [f"batch {name} is gone" for name in sorted(before.keys() - after)]
     reasons += [f"batch {name} has changed" for name in sorted(after) if before.get(name, after[name]) != after[name]]
+    events = (old.get("events", {}), new.get("events", {}))
+    reasons += [
+        f"{name} withdraws images or corrects labels" for name, _ in sorted(events[1].items() - events[0].items())
+    ]
     unnamed = _flat(introduced or {})
     was, now = unnamed | _flat(old.get("params", {})), unnamed | _flat(new.get("params", {}))
     reasons += [
@@ -340,7 +386,7 @@ def _open_checkout(home: Home, data: DataRevision, overrides: Mapping[str, Any])
     params = params_of(home.project, {})
     code = snapshots.snapshot(home)
     runs.write_pointers(home, home.project, data)
-    runs.pull(home, home.project, data)
+    _pull(home, home.project, data)
     for sentence in _outside(plans.load(home.project / params.gate.plan), params):
         sys.stderr.write(f"outside the plan {params.gate.plan}: {sentence} A run with it is refused.\n")
     parts = recipe_parts(home.project, params, data, home.image)
@@ -360,6 +406,13 @@ def _open_checkout(home: Home, data: DataRevision, overrides: Mapping[str, Any])
         inputs=inputs.digest(),
         champion=inputs.champion.package,
     )
+
+
+def _pull(home: Home, folder: Path, data: DataRevision) -> None:
+    """Bring the batches in, where there is room for those that DVC's cache does not hold."""
+    missing = batches.missing_bytes(home, data)
+    room.check({home.dvc_cache: missing}, "the data", fix="free some: cxr-ops data gc")
+    runs.pull(home, folder, data)
 
 
 def _write_inputs(
@@ -388,6 +441,8 @@ def _write_inputs(
         limits=limits,
         allowance=allowance(entries, limits, open_period(entries).number) if recorded else None,
         other_plan=_other_plan(home, entries, governing, plan.sha256),
+        earlier=judged_on(entries, champion),
+        refused=_refused(home),
         image=home.image,
     )
     write_atomic(folder / contract.IMAGE, canonical_json({"image": home.image}))
@@ -395,6 +450,12 @@ def _write_inputs(
     inputs.write(folder / contract.INPUTS)
     RecordedLook().write(folder / contract.LOOK)
     return inputs
+
+
+def _refused(home: Home) -> dict[str, int]:
+    """Batches that were refused at ingestion, and how many rows each had: they are in no data set that DVC knows."""
+    records = {name: home.quarantine / name / ACCEPTANCE for name in deliveries.refused(home)}
+    return {name: Acceptance.read(path).rows if path.is_file() else 0 for name, path in records.items()}
 
 
 def _other_plan(home: Home, entries: list[Entry], own: plans.ChangePlan, sha256: str) -> OtherPlan | None:
@@ -457,7 +518,7 @@ def _apply(workspace: Path, overrides: Mapping[str, Any]) -> Params:
         document = dvc.read_params(workspace)
         for key in overrides:
             section, _, name = key.partition(".")
-            document[section][name] = checked[section][name]
+            document.setdefault(section, {})[name] = checked[section][name]
         head = f"# With settings of this run: {', '.join(sorted(overrides))}.\n"
         write_atomic(workspace / dvc.PARAMS, (head + yaml.safe_dump(document, sort_keys=False)).encode())
     return params

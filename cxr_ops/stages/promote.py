@@ -2,7 +2,8 @@
 
 Nothing is taken on trust that can be looked up. The verdict must be the one on the ledger, its files the ones that were
 decided on, the look recorded before and among those that the plan allows, its test period open, the run commit and its
-outs in the store, the package in the registry the one that was judged, enough people other than the requester agreed,
+outs in the store, the package in the registry the one that was judged, its answers where it will be served those of the
+evaluation, enough people other than the requester agreed,
 and champion and reference still those that the challenger was judged against. The ledger's entry is the promotion; the
 aliases in MLflow follow it, and are repaired from it by doing this again.
 
@@ -20,13 +21,19 @@ from typing import Any
 from cxr_ops import plan as plans
 from cxr_ops.audit import rules
 from cxr_ops.audit.entries import Approval, Decision, Entry, Promotion
+from cxr_ops.audit.package import read as read_package
 from cxr_ops.audit.state import find_promotion
 from cxr_ops.contract import PACKAGE
+from cxr_ops.data.checking.pictures import decode_any
+from cxr_ops.data.synthetic import golden
+from cxr_ops.edges import serving, signing
 from cxr_ops.edges.home import Home
 from cxr_ops.edges.ledger import Ledger, open_ledger
 from cxr_ops.edges.mlflow import aliases, versions
-from cxr_ops.edges.store import runs, snapshots
+from cxr_ops.edges.store import checkout, runs, snapshots
 from cxr_ops.errors import RefusedError
+from cxr_ops.model.apart import parent as apart
+from cxr_ops.params import Train
 from cxr_ops.stages.publish import check_not_edited, finish, read_outputs
 
 
@@ -72,7 +79,9 @@ def _promote(home: Home, run: str, ledger: Ledger, entries: list[Entry], approva
     rules.check_plan(entries, decision, outputs.inputs, plan)
     rules.check_record(entries, entry, outputs.inputs, plan)
     ledger.verify(outputs.inputs.ledger)
+    versions.refuse_unknown_promotions(home)
     rules.check_still_current(entries, decision, plan)
+    rules.check_not_rolled_back(entries, decision)
     rules.check_approvals(decision, approvals)
     for approval in approvals:
         _approve(ledger, entry, approval)
@@ -82,12 +91,15 @@ def _promote(home: Home, run: str, ledger: Ledger, entries: list[Entry], approva
     check_not_edited(home, run, outputs, plan, entries)
     _check_reviewed(home, plan, decision)
     _check_stored(home, run, decision)
+    _check_served(home, run, plan, decision)
 
     def decide(now: list[Entry]) -> Promotion | Entry:
         done = find_promotion(now, run)
         if done is not None:
             return done
         rules.check_still_current(now, decision, plan)
+        rules.check_not_rolled_back(now, decision)
+        rules.check_is_last_look(now, entry, rules.limits_of(now, decision, plan))
         return Promotion(
             run=run,
             decision=entry.digest(),
@@ -126,6 +138,12 @@ def _check_reviewed(home: Home, plan: plans.ChangePlan, decision: Decision) -> N
 
 def _check_stored(home: Home, run: str, decision: Decision) -> None:
     """The run commit, its outs and the package must be where people can fetch them again, whole."""
+    if checkout.purged_of(home, decision.run_commit):
+        raise RefusedError(
+            f"data or outputs of {run} were purged: its model was made with a patient who has been removed",
+            where=home.store,
+            fix="retrain without the patient: cxr-ops retrain",
+        )
     if not runs.run_pushed(home, run, decision.run_commit):
         raise RefusedError(
             f"the run commit {decision.run_commit[:12]} or some of its outs are not in the store",
@@ -134,6 +152,32 @@ def _check_stored(home: Home, run: str, decision: Decision) -> None:
         )
     with tempfile.TemporaryDirectory() as aside:
         versions.fetch_package(home, decision.model_version, decision.package, Path(aside) / PACKAGE)
+
+
+def _check_served(home: Home, run: str, plan: plans.ChangePlan, decision: Decision) -> None:
+    """Where the plan asks for it, the signed directory must answer golden pictures where it will be served.
+
+    What it must say is what the evaluation's own way gives: the package in its own process, on the same pictures.
+    """
+    asked = plan.serving
+    if asked is None:
+        return
+    if decision.directory is None:
+        raise RefusedError(
+            f"the plan {plan.name} has a model served before its promotion, and {run} was decided on without a signed "
+            "directory",
+            fix="retrain in a new run",
+        )
+    pictures = golden.pictures()
+    with tempfile.TemporaryDirectory() as aside:
+        folder = Path(aside) / "model"
+        signed = versions.fetch_model(home, decision.model_version, folder)
+        package = read_package(folder / "artifacts" / PACKAGE, decision.package)
+        with apart.nursery() as processes, processes.of(package, Train(device="cpu")) as model:
+            expected = model.score([decode_any(picture) for picture in pictures])
+        key = signing.believed(home)[signed.key]
+        answers = serving.ask_everywhere(folder, key, pictures, home.settings.serve_image)
+    serving.check(answers, expected.tolist(), tolerance=asked.tolerance, seconds=asked.seconds)
 
 
 def _approve(ledger: Ledger, entry: Entry, approval: dict[str, str]) -> None:

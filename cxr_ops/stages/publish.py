@@ -12,9 +12,10 @@ again when the period is closed releases all of it.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from cxr_ops import plan as plans
 from cxr_ops.audit import telling
@@ -24,7 +25,7 @@ from cxr_ops.audit.judgement import misjudged, other_facts, straw_men
 from cxr_ops.audit.package import digest as package_digest
 from cxr_ops.audit.state import approvals_to_leave, find_decision, find_promotion, open_period, period_limits, strictest
 from cxr_ops.contract import INPUTS, PACKAGE, PROMOTE
-from cxr_ops.edges import dvc, live
+from cxr_ops.edges import dvc, links, live, resources
 from cxr_ops.edges.home import Home
 from cxr_ops.edges.ledger import open_ledger
 from cxr_ops.edges.mlflow import aliases, content, tracking, versions
@@ -35,9 +36,12 @@ from cxr_ops.records.base import sha256_file, write_atomic
 from cxr_ops.records.evidence import Evaluation
 from cxr_ops.records.inputs import Inputs, Limits
 from cxr_ops.records.run import OPENED, Identifiers, Opened, Result
-from cxr_ops.records.verdict import Reason, Verdict
+from cxr_ops.records.second_truth import SecondTruth
+from cxr_ops.records.verdict import Verdict
 from cxr_ops.report import published
 from cxr_ops.stats.codes import HOLDS, MEANING, Code
+
+SECOND_TRUTH: Final = "second-truth.json"  # in a run's folder: what `reread` found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,9 +97,10 @@ def run(home: Home, run: str) -> dict[str, Any]:
 
     Returns:
         `run`, `mlflow_run_id`, `model_version`, `run_commit`, `report` (where the published page stands), `withheld`
-        (whether that page withholds what the test set shows), `verdict`, `approvals` (how many people must agree),
-        `holds` (codes for which more than usual must, and what each means), `limited_findings` and `decision` (the
-        ledger's entry).
+        (whether that page withholds what the test set shows), `verdict` (as it is told), `limited_findings` and
+        `decision` (the ledger's entry). For those who carry a PROMOTE out: `next` (`approve` or `promote`; None where
+        the gate decided otherwise), `approvals` (how many people must then agree) and `holds` (codes for which more
+        than usual must, and what each means).
 
     Raises:
         DataError: an output is missing, or outputs do not belong together.
@@ -107,7 +112,7 @@ def run(home: Home, run: str) -> dict[str, Any]:
     decision = find_decision(entries, run)
     outputs = read_outputs(home, run, decision.decision if decision else None)
     plan = plans.load_bound(outputs.root, outputs.inputs.plan.path, outputs.inputs.plan)
-    withheld = _withholds(plan, outputs.inputs.period.number, entries)
+    withheld = withholds(plan, outputs.inputs.period.number, entries)
     if decision is None:
         check_not_edited(home, run, outputs, plan, entries)
         live.replay(home, run)
@@ -116,16 +121,28 @@ def run(home: Home, run: str) -> dict[str, Any]:
         # A run that is decided on is logged again when its period has ended: what was withheld is added.
         mlflow_run_id = tracking.log_run(home, _content(home, outputs, limits, withheld=withheld))
     if decision is None:
-        told = telling.verdict(outputs.verdict.verdict, limits if withheld else None)
-        tags = content.of_version(content.tags(outputs.root, outputs.made, outputs.identifiers, told))
-        version = versions.register(home, outputs.root / "train" / PACKAGE, mlflow_run_id, tags)
-        known = outputs.identifiers.model_copy(update={"mlflow_run_id": mlflow_run_id, "model_version": version})
+        told = telling.verdict(outputs.verdict.verdict, limits if withheld else None, promoted=False)
+        tags = content.of_version(
+            content.tags(outputs.root, outputs.made, outputs.identifiers, told, withheld=withheld)
+        )
+        registered = versions.register(
+            home,
+            outputs.root / "train" / PACKAGE,
+            mlflow_run_id,
+            tags,
+            _claims(outputs, told, withheld=withheld),
+            outputs.evaluation.points,
+        )
+        known = outputs.identifiers.model_copy(
+            update={"mlflow_run_id": mlflow_run_id, "model_version": registered.version}
+        )
         trailers = f"{known.trailers()}Report: {outputs.digest('report/report.html')}\n"
-        commit = runs.commit_run(home, run, f"{outputs.verdict.verdict}: {run}\n\n{trailers}")
-        decision = _decide(home, outputs, known.model_copy(update={"run_commit": commit}))
+        commit = runs.commit_run(home, run, f"Run {run}\n\n{trailers}")
+        decision = _decide(home, outputs, known.model_copy(update={"run_commit": commit}), registered.directory)
         check_unchanged(outputs, decision.decision)
     aliases.reconcile(home)
     result = finish(home, run)
+    promotes = decision.decision.verdict == PROMOTE
     return {
         "run": run,
         "mlflow_run_id": result.mlflow_run_id,
@@ -134,8 +151,9 @@ def run(home: Home, run: str) -> dict[str, Any]:
         "report": result.report,
         "withheld": result.restricted is not None,
         "verdict": result.verdict,
-        "approvals": result.approvals,
-        "holds": {code: MEANING[Code(code)] for code in result.holds},
+        "next": ("approve" if decision.decision.approvals else "promote") if promotes else None,
+        "approvals": decision.decision.approvals if promotes else result.approvals,
+        "holds": {code: MEANING[Code(code)] for code in (decision.decision.holds if promotes else result.holds)},
         "limited_findings": result.limited_findings,
         "decision": result.decision,
     }
@@ -237,37 +255,53 @@ def finish(home: Home, run: str) -> Result:
     root = home.workspace(run)
     verdict = Verdict.read(root / "gate" / "verdict.json")
     plan = plans.load_bound(root, verdict.plan.path, verdict.plan)
-    withheld, limits = _withholds(plan, decision.period, entries), _limits(plan, decision.period, entries)
-    told = telling.verdict(decision.verdict, limits if withheld else None)
+    withheld, limits = withholds(plan, decision.period, entries), _limits(plan, decision.period, entries)
+    held = limits if withheld else None
+    told = telling.verdict(decision.verdict, held, promoted=promotion is not None)
+    reasons = telling.reasons(verdict.reasons, held, told) if withheld else verdict.reasons
     report = (root / "report" / "report.html").read_text(encoding="utf-8")
     proof = checkout.plain_commands(home, decision.run_commit)
-    full = published.render(report, entry, promotion, entries, proof=proof)
+    addresses = links.of_run(home, decision.identifiers, code_source=plan.code_source, dirty=decision.code_dirty)
+    around: dict[str, Any] = {"links": addresses, "spent": resources.read(home, run)}
+    second = _second_truth(home, run, decision)
+    full = published.render(report, entry, promotion, entries, proof=proof, second=second, **around)
     page, restricted = full, home.restricted / f"{run}.html"
+    outcome = None
     if withheld:
         summary = (root / "report" / "summary.html").read_text(encoding="utf-8")
-        page = published.render(summary, entry, promotion, entries)
+        outcome = published.Told(
+            verdict=told,
+            reasons=reasons,
+            reasons_told=telling.tells_reasons(limits),
+            outside=sorted(one.sentence for one in verdict.reasons if one.code == Code.OUTSIDE_PLAN),
+            champion=verdict.champion.package is not None,
+        )
+        page = published.render(summary, entry, promotion, entries, told=outcome, **around)
         # The folder guards its files. The administrator may give it to others later, so it is left as it is.
         home.restricted.mkdir(mode=0o700, parents=True, exist_ok=True)
         write_atomic(restricted, full.encode())
     place = home.reports / f"{run}.html"
     place.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(place, page.encode())
+    _write_beside(root, place, entry, promotion, outcome, addresses)
     if not withheld:
         restricted.unlink(missing_ok=True)
     runs.guard(home, run, withheld=withheld)
     tracking.add_text(home, decision.mlflow_run_id, "report/published.html", page)
     tags = {
         **decision.identifiers.tags(),
+        "cxr.verdict": told,
         "cxr.decision": entry.digest(),
+        "mlflow.note.content": content.note(read_made(root), decision.identifiers, told, reasons, addresses),
         **({"cxr.promotion": promotion.digest()} if promotion else {}),
     }
     tracking.tag_run(home, decision.mlflow_run_id, tags)
+    versions.tag_version(home, decision.model_version, {"cxr.verdict": told})
     result = Result(
         **decision.identifiers.model_dump(),
         verdict=told,
-        reasons=_told(verdict, limits, withheld=withheld),
-        # A hold asks for more people: of a run that waits for nobody their number would tell of it.
-        approvals=decision.approvals if told != telling.NOT_PROMOTED else 0,
+        reasons=reasons,
+        approvals=telling.approvals(decision.approvals, told, held),
         limited_findings=list(decision.limited_findings),
         # They follow from the test set: of a run that waits for nobody they would tell more than its verdict does.
         holds=list(decision.holds) if not withheld or telling.tells_reasons(limits) or told == PROMOTE else [],
@@ -281,6 +315,38 @@ def finish(home: Home, run: str) -> Result:
     return result
 
 
+def _second_truth(home: Home, run: str, decision: Decision) -> SecondTruth | None:
+    """The second truth that was given of a run, where there is one and it is of the evidence that was decided on."""
+    path = home.run(run) / SECOND_TRUTH
+    found = SecondTruth.read(path) if path.is_file() else None
+    return found if found is not None and found.evaluation == decision.evaluation else None
+
+
+def _write_beside(
+    root: Path,
+    place: Path,
+    decision: Entry,
+    promotion: Entry | None,
+    told: published.Told | None,
+    addresses: Mapping[str, str],
+) -> None:
+    """Write beside the published page the same for machines, and the text for chats and pull requests.
+
+    A run of an earlier version made neither. While the page is the summary, so are they.
+    """
+    made = root / "report" / ("report" if told is None else "summary")
+    place.with_suffix(".pdf").unlink(missing_ok=True)  # printed of an earlier page, which may have told more
+    for suffix in (".json", ".md"):
+        source, target = made.with_suffix(suffix), place.with_suffix(suffix)
+        if not source.is_file():
+            target.unlink(missing_ok=True)
+            continue
+        data = source.read_bytes()
+        if suffix == ".md":
+            data = published.text(data.decode(), decision, promotion, told=told, links=addresses).encode()
+        write_atomic(target, data)
+
+
 def _opened(home: Home, run: str) -> Opened:
     path = home.run(run) / OPENED
     if not path.is_file():
@@ -288,7 +354,7 @@ def _opened(home: Home, run: str) -> Opened:
     return Opened.read(path)
 
 
-def _withholds(plan: plans.ChangePlan, period: int, entries: list[Entry]) -> bool:
+def withholds(plan: plans.ChangePlan, period: int, entries: list[Entry]) -> bool:
     """Whether what the test set shows of a run of this period is kept from people who tune: the strictest plan says."""
     limits = _limits(plan, period, entries)
     return limits.disclosure != "all" and open_period(entries).number == period
@@ -299,16 +365,31 @@ def _limits(plan: plans.ChangePlan, period: int, entries: list[Entry]) -> Limits
     return strictest([plan.limits, period_limits(entries, period)]) or plan.limits
 
 
-def _told(verdict: Verdict, limits: Limits | None, *, withheld: bool) -> list[Reason]:
-    """The verdict's reasons; where the test set is withheld, what codes mean that are told, and nothing else."""
-    return telling.reasons(verdict.reasons, limits) if withheld else verdict.reasons
-
-
 def _again(run: str, stages: str) -> str:
     return f"run {stages} again: cxr-ops stage VERB --run {run}"
 
 
-def _decide(home: Home, outputs: Outputs, identifiers: Identifiers) -> Entry:
+def _claims(outputs: Outputs, told: str, *, withheld: bool) -> dict[str, dict[str, Any]]:
+    """What is claimed of the model beside its signature, by digests; its verdict only where that is told."""
+    inputs, verdict = outputs.inputs, outputs.verdict
+    claims: dict[str, dict[str, Any]] = {
+        "data": {"revision": inputs.data.revision, "batches": dict(inputs.data.batches)},
+        "plan": {"name": verdict.plan.name, "sha256": verdict.plan.sha256},
+        "training": {
+            "run": outputs.opened.run,
+            "package": outputs.package,
+            "recipe": outputs.opened.recipe,
+            "code_commit": inputs.code.commit,
+            "code_dirty": inputs.code.dirty,
+            "image": inputs.image,
+        },
+    }
+    if not withheld:
+        claims["verdict"] = {"verdict": told, "sha256": outputs.digest("gate/verdict.json")}
+    return claims
+
+
+def _decide(home: Home, outputs: Outputs, identifiers: Identifiers, directory: str | None = None) -> Entry:
     """Append the decision, unless another process that published the same run was faster."""
     inputs, verdict = outputs.inputs, outputs.verdict
     body = Decision(
@@ -330,6 +411,7 @@ def _decide(home: Home, outputs: Outputs, identifiers: Identifiers) -> Entry:
         period=inputs.period.number,
         limited_findings=tuple(verdict.limited_findings),
         holds=tuple(sorted({reason.code for reason in verdict.reasons} & HOLDS)),
+        directory=directory,
     )
 
     def decide(entries: list[Entry]) -> Decision | Entry:
@@ -342,12 +424,14 @@ def _decide(home: Home, outputs: Outputs, identifiers: Identifiers) -> Entry:
 
 
 def _content(home: Home, outputs: Outputs, limits: Limits, *, withheld: bool) -> tracking.RunContent:
+    held = limits if withheld else None
+    told = telling.verdict(outputs.verdict.verdict, held, promoted=False)
     return content.of_run(
         home,
         outputs.root,
         outputs.made,
         outputs.identifiers,
-        told=telling.verdict(outputs.verdict.verdict, limits if withheld else None),
-        reasons=_told(outputs.verdict, limits, withheld=withheld),
+        told=told,
+        reasons=telling.reasons(outputs.verdict.reasons, held, told) if withheld else outputs.verdict.reasons,
         withheld=withheld,
     )

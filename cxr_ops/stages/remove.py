@@ -7,22 +7,24 @@ again as if nobody had ever scored them.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 import pandas as pd
 
+from cxr_ops import voice
 from cxr_ops.audit.entries import Entry
 from cxr_ops.audit.state import open_period
-from cxr_ops.data import manifest, splits
+from cxr_ops.data import events, manifest, room, splits
 from cxr_ops.edges import dvc
 from cxr_ops.edges.home import Home
 from cxr_ops.edges.ledger import open_ledger
-from cxr_ops.edges.locks import Lock
 from cxr_ops.edges.store import batches
 from cxr_ops.errors import BusyError, RefusedError, SettingsError
 from cxr_ops.labels import nearest
+from cxr_ops.locks import Lock
 from cxr_ops.params import Params, Split
+from cxr_ops.voice import count
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,14 +51,10 @@ class Removal:
 
     def __str__(self) -> str:
         """A line for what left, and one for each thing that follows."""
-        images, patients = (f"{before:,} -> {after:,}" for before, after in (self.test_images, self.test_patients))
-        left = f"{self.images:,} images, and {self.patients:,} patients who have no other"
+        patients = f"{count(self.patients, 'patient')} who {'has' if self.patients == 1 else 'have'} no other"
+        left = f"{count(self.images, 'image')}, and {patients}"
         lines = [f"batch {self.batch} is out of the data set: {left}"]
-        if self.test_images[0] != self.test_images[1]:
-            lines.append(f"  the test set becomes another one: images {images}, patients {patients}")
-            lines.append("  looks that were spent stay spent; the next run scores every model on it anew")
-        else:
-            lines.append("  the test set stays as it is")
+        lines += tell_test_set(self.test_images, self.test_patients, relabelled=0)
         if self.scored:
             lines.append(
                 "  models were scored on its test patients: they may come back in a batch of the same name, and in no "
@@ -64,6 +62,31 @@ class Removal:
             )
         lines.append("  nothing is lost: the store keeps the batch; the same folder and name bring it back")
         return "\n".join([*lines, f"  data revision {self.revision}"])
+
+
+def tell_test_set(images: tuple[int, int], patients: tuple[int, int], *, relabelled: int) -> list[str]:
+    """What becomes of the test set, a line each.
+
+    Args:
+        images: of the test set before and after.
+        patients: of the test set before and after.
+        relabelled: its images with a corrected label.
+    """
+    if images[0] == images[1] and not relabelled:
+        return ["  the test set stays as it is"]
+    if images[0] == images[1]:
+        how = f"labels of {relabelled:,} of its {count(images[1], 'image')} are corrected"
+    else:
+        told = (f"{name} {before:,} -> {after:,}" for name, (before, after) in _named(images, patients))
+        how = ", ".join(told)
+    return [
+        f"  the test set becomes another one: {how}",
+        "  looks that were spent stay spent; the next run scores every model on it anew",
+    ]
+
+
+def _named(images: tuple[int, int], patients: tuple[int, int]) -> Iterable[tuple[str, tuple[int, int]]]:
+    return (("images", images), ("patients", patients))
 
 
 def run(home: Home, batch: str, *, by: str, reason: str) -> Removal:
@@ -77,15 +100,16 @@ def run(home: Home, batch: str, *, by: str, reason: str) -> Removal:
 
     Raises:
         SettingsError: there is no such batch, or `by` or `reason` is blank.
-        RefusedError: no batch would be left, patients of it were tested in an earlier test period, or its source's own
-            split is what keeps patients of other batches on their side.
+        RefusedError: no batch or no image would be left, patients of it were tested in an earlier test period, or its
+            source's own split is what keeps patients of other batches on their side.
         BusyError: an ingestion is going on.
         DataError: a batch is missing from the store or was altered.
         StorageError: the ledger or the store cannot be read or written.
     """
     if not by.strip() or not reason.strip():
         raise SettingsError("a removal needs a name and a reason", where="data remove", fix="--by NAME --reason TEXT")
-    with Lock(home.locks / "ingest") as lock:
+    again = "and type the command again: the data set is as it was"
+    with room.storage_errors(home.root, then=again), Lock(home.locks / "ingest") as lock:
         if not lock.try_acquire():
             raise BusyError("an ingestion is going on", where=lock.path, fix="take the batch out when it has ended")
         revision = batches.data_revision(home)
@@ -103,13 +127,22 @@ def run(home: Home, batch: str, *, by: str, reason: str) -> Removal:
         entries = open_ledger(home).entries()
         closed = open_period(entries).closed_batches
         split = Params.load(home.project / dvc.PARAMS).split
-        leaving, staying = frame[frame["batch"] == batch], frame[frame["batch"] != batch]
+        happened = batches.read_events(home, revision)
+        now, _, withdrawn = events.apply(frame, manifest.no_boxes(), happened)
+        leaving, staying = now[now["batch"] == batch], now[now["batch"] != batch]
+        if staying.empty:
+            raise RefusedError(
+                f"all images of the other batches are withdrawn: without {batch} no image would be left",
+                where=home.store,
+                fix="ingest another batch first, or begin an installation of its own: CXR_HOME=FOLDER",
+            )
         pins = manifest.read_sides(folders.values())
         left = manifest.read_sides(path for name, path in folders.items() if name != batch)
         if batch in closed:
-            _refuse_retired(batch, leaving, split, pins)
+            _refuse_retired(batch, frame[frame["batch"] == batch], split, pins)
         _refuse_moves(batch, staying, split, pins, left)
-        before, after = (_test_set(rows, split, closed, pins) for rows in (frame, staying))
+        before = test_set(now, split, closed, pins, withdrawn)
+        after = test_set(staying, split, closed, pins, withdrawn[withdrawn["batch"] != batch])
         commit = batches.remove_batch(home, batch, revision, by=by, reason=reason)
     return Removal(
         batch=batch,
@@ -142,17 +175,30 @@ def tested_and_gone(home: Home, *, but: str) -> dict[str, str]:
     tested: dict[str, str] = {}
     for name in filter(lambda name: _scored(entries, name), gone):
         before = batches.revision_at(home, gone[name])
+        if name not in before.batches:
+            continue  # its only patient was purged, from the earlier versions too
         only = before.model_copy(update={"batches": {name: before.batches[name]}})
         names = (batches.BATCH, "manifest.csv")
         folder = batches.batch_files(home, names, only, optional=(manifest.SIDES,))[name]
         rows = manifest.read_manifest(folder / "manifest.csv")
         split = Params.load(home.project / dvc.PARAMS).split
-        tested |= dict.fromkeys(_test_set(rows, split, (), manifest.read_sides([folder]))["patient_id"], name)
+        tested |= dict.fromkeys(test_set(rows, split, (), manifest.read_sides([folder]), None)["patient_id"], name)
     return tested
 
 
-def _test_set(rows: pd.DataFrame, split: Split, closed: Collection[str], pins: Mapping[str, str]) -> pd.DataFrame:
-    return rows[splits.assign(rows, **split.model_dump(), closed_batches=closed, pinned=pins) == "test"]
+def test_set(
+    rows: pd.DataFrame,
+    split: Split,
+    closed: Collection[str],
+    pins: Mapping[str, str],
+    withdrawn: pd.DataFrame | None,
+) -> pd.DataFrame:
+    """The rows of a manifest that are tested on; see `splits.assign`."""
+    sides = splits.assign(rows, **split.model_dump(), closed_batches=closed, pinned=pins, withdrawn=withdrawn)
+    return rows[sides == "test"]
+
+
+test_set.__test__ = False  # type: ignore[attr-defined]  # pytest takes a name that begins with test_ for a test
 
 
 def _refuse_moves(
@@ -161,9 +207,9 @@ def _refuse_moves(
     """See that patients of other batches stay where the own split of this batch's source has put them."""
     was, now = (splits.assign(rows, **split.model_dump(), pinned=pinned) for pinned in (pins, left))
     if moved := rows.loc[was != now, "patient_id"].nunique():
+        told = voice.count(moved, "patient of another batch is", "patients of other batches are")
         raise RefusedError(
-            f"{moved:,} patients of other batches are on their side because {batch} came with a split of its own: "
-            "without it they would change sides",
+            f"{told} on the side where the split of {batch} itself puts them: without it they would change sides",
             where=batch,
             fix="leave it; or take out first the batches that hold the same patients",
         )
@@ -171,11 +217,12 @@ def _refuse_moves(
 
 def _refuse_retired(batch: str, rows: pd.DataFrame, split: Split, pins: Mapping[str, str]) -> None:
     """See that no test patient of an earlier test period has only this batch to show it."""
-    retired = _test_set(rows, split, (), pins)["patient_id"].nunique()
+    retired = test_set(rows, split, (), pins, None)["patient_id"].nunique()
     if retired:
+        told = f"{voice.count(retired, 'patient')} of {batch} {'was' if retired == 1 else 'were'}"
         raise RefusedError(
-            f"{retired:,} patients of {batch} were tested in an earlier test period, and the batch is what shows it: "
-            "without it they would be tested again",
+            f"{told} tested in an earlier test period, and the batch is what shows it: without it they would be tested "
+            "again",
             where=f"closed batch {batch}",
             fix="leave it: its test patients are neither tested nor trained on any more",
         )

@@ -1,6 +1,7 @@
 """split: give each patient a side, and count what stands on it.
 
-Reads `validate/manifest.csv`, `validate/sides.csv` (where sources' own splits are kept) and `test-period.json`; writes
+Reads `validate/manifest.csv`, `validate/sides.csv` (where sources' own splits are kept), `validate/withdrawn.csv`
+(whose withdrawn images were scored) and `test-period.json`; writes
 `split/split.csv` (image_id, patient_id, split) and `split/split.json`. Test patients who were scored in an earlier
 period get the side `retired`, images that are lateral or of unknown view the side `not-frontal`.
 """
@@ -18,7 +19,7 @@ from cxr_ops.errors import DataError
 from cxr_ops.labels import FINDINGS
 from cxr_ops.params import Params
 from cxr_ops.records.base import write_atomic
-from cxr_ops.records.data import Division, Side
+from cxr_ops.records.data import Division, SplitSide
 from cxr_ops.records.inputs import Period
 
 
@@ -43,6 +44,7 @@ def run(root: Path, params: Params) -> None:
         test=params.split.test,
         closed_batches=period.closed_batches,
         pinned=manifest.read_sides([root / "validate"]),
+        withdrawn=manifest.read_withdrawn(root),
     )
     sides = [*splits.SIDES, splits.RETIRED]
     if (frame["split"] == splits.NOT_FRONTAL).any():
@@ -80,8 +82,8 @@ def _period(root: Path) -> Period:
     return Period.read(root / contract.PERIOD)
 
 
-def _count(rows: pd.DataFrame) -> Side:
-    return Side(
+def _count(rows: pd.DataFrame) -> SplitSide:
+    return SplitSide(
         images=len(rows),
         patients=int(rows["patient_id"].nunique()),
         positives={finding: int((rows[finding] == 1).sum()) for finding in FINDINGS},

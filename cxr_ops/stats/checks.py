@@ -17,8 +17,9 @@ from typing import Final, Literal
 
 from scipy import special
 
-from cxr_ops.plan import PerformanceEvaluation
+from cxr_ops.plan import MapPlaces, PerformanceEvaluation
 from cxr_ops.records.evidence import (
+    Blurred,
     Composite,
     Estimate,
     Evaluation,
@@ -26,6 +27,7 @@ from cxr_ops.records.evidence import (
     Falls,
     Figure,
     FindingEvidence,
+    Localization,
     Paired,
     Subgroup,
     Support,
@@ -35,7 +37,9 @@ from cxr_ops.records.verdict import Check, Reason
 from cxr_ops.stats import auc, sparse
 from cxr_ops.stats.codes import Code
 
-Kind = Literal["floor", "margin", "sparse", "composite", "sensitivity", "specificity", "slope", "brier"]
+Kind = Literal[
+    "floor", "margin", "sparse", "composite", "sensitivity", "specificity", "slope", "brier", "missed", "alarmed"
+]
 Role = Literal["champion", "reference"]
 Outcome = Literal["met", "failed", "unclear", "undefined"]
 
@@ -52,6 +56,11 @@ _NAMES: Final = {
     "specificity": "Specificity",
     "slope": "Calibration slope",
     "brier": "Brier score",
+}
+# Shares of images: figures of two models, and no differences.
+_FLIPS: Final[dict[Kind, str]] = {
+    "missed": "Images with {finding} that the champion calls and the challenger misses",
+    "alarmed": "Images without {finding} that the challenger calls and the champion does not",
 }
 
 
@@ -70,11 +79,14 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def p_above(estimate: Estimate, limit: float) -> float:
-    """One-sided p-value of the evidence that the true value of a difference or a slope lies above `limit`.
+    """One-sided p-value of the evidence that the true value of a difference, a slope or a share lies above `limit`.
 
     >>> round(p_above(Estimate(value=0.02, se=0.01, low=0, high=0, level=0.95), 0.0), 4)
     0.0228
     """
+    if estimate.method in ("logit", "separated"):  # a share: the rest lies below
+        rest = {"value": 1.0 - estimate.value, "low": 1.0 - estimate.high, "high": 1.0 - estimate.low}
+        return auc.p_below(estimate.model_copy(update=rest), 1.0 - limit)
     return auc.p_below(auc.mirrored(estimate), -limit)
 
 
@@ -133,7 +145,7 @@ def fault(figure: Estimate, kind: Kind, against: Role | None = None) -> str | No
         kind: of what; a margin is of AUCs.
         against: None for a model's own figure, else for the difference from that model.
     """
-    own = against is None
+    own = against is None or kind in _FLIPS
     range_ = (-math.inf, math.inf) if kind == "slope" else (0.0 if own else -1.0, 1.0)
     if not range_[0] <= figure.value <= range_[1]:
         return f"it lies outside {range_[0]:g} to {range_[1]:g}"
@@ -187,13 +199,15 @@ class Claim:
     @property
     def name(self) -> str:
         """What the figure is of."""
+        if self.kind in _FLIPS:
+            return _FLIPS[self.kind].format(finding=self.finding)
         of = f"{_NAMES[self.kind]} for {self.finding}" if self.kind in _NAMES else self.finding or "Macro-AUC"
         return of if self.subgroup is None else f"{of} in {self.subgroup}"
 
     @property
     def aim(self) -> float | None:
         """Where the figure of a model that is as good as it should be lies; None where nobody can say."""
-        if self.kind == "floor":
+        if self.kind == "floor" or self.kind in _FLIPS:
             return None
         return 1.0 if self.kind == "slope" else 0.0
 
@@ -204,10 +218,11 @@ class Claim:
         if fault(self.figure, self.kind, self.against):
             return 1.0
         sides: list[float] = []
+        own = self.against is None or self.kind in _FLIPS
         if self.limit is not None:
-            sides.append(auc.p_below(self.figure, self.limit if self.against is None else 0.0))
+            sides.append(auc.p_below(self.figure, self.limit if own else 0.0))
         if self.upper is not None:
-            sides.append(p_above(self.figure, self.upper if self.against is None else 0.0))
+            sides.append(p_above(self.figure, self.upper if own else 0.0))
         return min(1.0, len(sides) * min(sides))
 
     def judge(self, alpha: float, p_harm: float, claims: int) -> tuple[Check, Reason | None]:
@@ -272,24 +287,26 @@ class Claim:
         times = None if powered else sparse.times_needed(margin, seen.error, rarer, figure.df, alpha, wanted)
         needed = None if times is None else max(self.patients + 1, math.ceil(times * self.patients))
         check = self._check("failed" if powered else "unclear", value=figure.value, low=low, needed=needed)
-        fell = seen.positive.fallen_patients
+        fell, others = (side.fallen_patients for side in (seen.positive, seen.negative))
+        without = f", and {others} without the finding" if others else ""
         sentence = (
             f"{self.name}: {figure.value:+.3f} against the {self.against}, at least {low:+.3f} with "
             f"{100 * (1 - alpha):g} % confidence if a few patients fail outright; {fell} of {self.patients} "
-            f"{self.counted} fell by more than half of all ranks. The margin of {margin:g} is not "
+            f"{self.counted} fell by more than half of all ranks{without}. The margin of {margin:g} is not "
         )
         numbers: dict[str, float | int | None] = {
             "value": figure.value,
             "low": low,
             "limit": self.limit,
             "fallen": fell,
-            "fallen_negative": seen.negative.fallen_patients,
+            "fallen_negative": others,
             "patients": self.patients,
             "needed": needed,
         }
         if powered:
             sentence += "met, although there are enough patients to show it for an equally good model."
-            return check, self._reason(Code.PATIENTS_FAILED, sentence, numbers)
+            code = Code.PATIENTS_FAILED if fell or others else Code.MARGIN_NOT_MET  # where nobody fell, it is the loss
+            return check, self._reason(code, sentence, numbers)
         more = f" For an equally good model about {needed} {self.counted} would show it." if needed else ""
         return check, self._reason(Code.FAILURES_NOT_EXCLUDED, f"{sentence}shown.{more}", numbers)
 
@@ -326,7 +343,11 @@ class Claim:
 
     def _undefined(self, why: str, figure: Undefined | None) -> tuple[Check, Reason]:
         needed = f" Needed: {figure.needed}." if figure is not None and figure.needed else ""
-        of = f"the difference from the {self.against}" if self.against else "the challenger's figure"
+        of = "the challenger's figure"
+        if self.kind in _FLIPS:
+            of = "the share"
+        elif self.against:
+            of = f"the difference from the {self.against}"
         sentence = f"{self.name}: {of} is undefined, because {why}.{needed}"
         return self._check("undefined"), self._reason(Code.UNDEFINED_EVIDENCE, sentence, {})
 
@@ -334,8 +355,8 @@ class Claim:
         """Patients that would show the claim, if it is true, with the probability that `away` stands for.
 
         The standard error falls with the root of the patients. The models are taken as equally good and the
-        calibration as right, and for a floor the AUC as it was seen; an AUC at or below its floor is helped by no
-        number of patients.
+        calibration as right; the AUC of a floor and the share of flips as they were seen, so that what lies beyond
+        its limit is helped by no number of patients.
         """
         room = self._room(figure.value if self.aim is None else self.aim)
         if room <= 0 or not 0 < figure.se * away < HOPELESS * room:
@@ -368,6 +389,15 @@ class Claim:
             if check.outcome == "failed":
                 return Code.MISCALIBRATED, f"{seen}: that it lies within {limits} is not shown, {enough}."
             return Code.CALIBRATION_NOT_SHOWN, f"{seen}: that it lies within {limits} is not shown.{more}"
+        if self.kind in _FLIPS:
+            seen = f"{self.name}: a share of {value:.3f}"
+            if harm:
+                return Code.HARMFUL_FLIPS, f"{seen}, above the limit of {self.upper:g} with {sure}."
+            more = f" About {check.needed} {self.counted} would show it; there are {self.patients}." if more else ""
+            return (
+                Code.FLIPS_NOT_EXCLUDED,
+                f"{seen}, at most {check.high:.3f} with {sure}: that it lies below {self.upper:g} is not shown.{more}",
+            )
         digits = 4 if self.kind == "brier" else 3
         seen = f"{self.name}: {value:+.{digits}f} against the {self.against}"
         bound = f"at most {check.high:+.{digits}f}" if self.limit is None else f"at least {check.low:+.{digits}f}"
@@ -614,6 +644,69 @@ def of_probabilities(
             [claim("brier", finding, role, None, calibration.brier_margin) for finding in named] for role in against
         ]
     return families, notes
+
+
+def of_flips(
+    evaluation: Evaluation, rules: PerformanceEvaluation, against: Sequence[Role]
+) -> tuple[list[list[Claim]], list[Reason]]:
+    """Limits on images that the champion calls rightly and the challenger does not; a note where patients are too few.
+
+    A first release changes no call.
+    """
+    asked = rules.harmful_flips
+    if asked is None or "champion" not in against:
+        return [], []
+    supports = {row.finding: row.support for row in evaluation.findings}
+    measured = {row.finding: row.flips for row in evaluation.performance}
+    least = max(asked.min_positive_patients, rules.min_positive_patients)
+    named, notes = _with_patients(asked.findings, supports, rules, least, "What flips")
+    families: list[list[Claim]] = []
+    kinds: tuple[Literal["missed", "alarmed"], ...] = ("missed", "alarmed")
+    for kind in kinds:
+        upper: float | None = getattr(asked, kind)
+        if upper is None:
+            continue
+        families.append(
+            [
+                Claim(
+                    kind=kind,
+                    against="champion",
+                    finding=finding,
+                    figure=getattr(flips, kind).share if (flips := measured.get(finding)) is not None else None,
+                    limit=None,
+                    upper=upper,
+                    patients=supports[finding].positive_patients
+                    if kind == "missed"
+                    else supports[finding].negative_patients,
+                    counted="positive patients" if kind == "missed" else "negative patients",
+                )
+                for finding in named
+            ]
+        )
+    return families, notes
+
+
+def rests_on(region: str, blurred: Blurred) -> tuple[Figure, Figure | None]:
+    """What the plan limits of a region, of the challenger, and how far that is beyond the champion's (None: no such).
+
+    Of a region outside the thorax it is the AUC that is lost without it, and of the thorax the AUC that is left. Of the
+    latter the champion's is compared by what both lose: who loses less has more left, of the same AUC.
+    """
+    if region != "inside":
+        return blurred.loss["challenger"], blurred.excess
+    excess = blurred.excess
+    return blurred.auc["challenger"], auc.mirrored(excess) if isinstance(excess, Estimate) else excess
+
+
+def lies(row: Localization, measure: str, asked: MapPlaces) -> Paired:
+    """The figures of a finding's maps and boxes that the plan limits: `pointing`, `energy` or `overlap`."""
+    if measure == "overlap":
+        return row.overlap.get(str(asked.overlap_at), Paired(challenger=_NOT_MEASURED))
+    figures: Paired = getattr(row, measure)
+    return figures
+
+
+_NOT_MEASURED: Final = Undefined(reason="it was not measured")
 
 
 def _with_patients(

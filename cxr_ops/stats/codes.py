@@ -18,6 +18,11 @@ class Code(StrEnum):
     MARGIN_NOT_MET = "MARGIN_NOT_MET"
     PATIENTS_FAILED = "PATIENTS_FAILED"
     MISCALIBRATED = "MISCALIBRATED"
+    HARMFUL_FLIPS = "HARMFUL_FLIPS"
+    SHORTCUT = "SHORTCUT"
+    MAPS_MISPLACED = "MAPS_MISPLACED"
+    MAPS_INSENSITIVE = "MAPS_INSENSITIVE"
+    MAPS_UNSTEADY = "MAPS_UNSTEADY"
     INVALID_SCORES = "INVALID_SCORES"
     CONSTANT_SCORES = "CONSTANT_SCORES"
     PERMUTED_FINDINGS = "PERMUTED_FINDINGS"
@@ -27,6 +32,7 @@ class Code(StrEnum):
     MARGIN_NOT_SHOWN = "MARGIN_NOT_SHOWN"
     FAILURES_NOT_EXCLUDED = "FAILURES_NOT_EXCLUDED"
     CALIBRATION_NOT_SHOWN = "CALIBRATION_NOT_SHOWN"
+    FLIPS_NOT_EXCLUDED = "FLIPS_NOT_EXCLUDED"
     UNCERTAIN_LABELS = "UNCERTAIN_LABELS"
     TOO_FEW_PATIENTS = "TOO_FEW_PATIENTS"
     SUBGROUP_MISSING = "SUBGROUP_MISSING"
@@ -63,6 +69,11 @@ AGAINST: Final = frozenset(
         Code.MARGIN_NOT_MET,
         Code.PATIENTS_FAILED,
         Code.MISCALIBRATED,
+        Code.HARMFUL_FLIPS,
+        Code.SHORTCUT,
+        Code.MAPS_MISPLACED,
+        Code.MAPS_INSENSITIVE,
+        Code.MAPS_UNSTEADY,
         Code.INVALID_SCORES,
         Code.CONSTANT_SCORES,
         Code.PERMUTED_FINDINGS,
@@ -95,8 +106,13 @@ MEANING: Final[dict[Code, str]] = {
     Code.BELOW_FLOOR: "An AUC of the challenger is shown to lie below its floor, at the plan's error.",
     Code.WORSE: "The challenger is shown to be worse than an earlier model, at the plan's error.",
     Code.MARGIN_NOT_MET: "There are enough patients for an equally good model to show the margin; this model does not.",
-    Code.PATIENTS_FAILED: "There are enough patients to show the margin even if some fail outright; it is not shown.",
+    Code.PATIENTS_FAILED: "Patients fell far, and the margin is not met, which enough patients would have shown.",
     Code.MISCALIBRATED: "The challenger's calibration slope lies outside the plan's limits.",
+    Code.HARMFUL_FLIPS: "More images that the champion called rightly are called wrongly than the plan allows.",
+    Code.SHORTCUT: "The challenger's scores rest on what is outside the thorax, more than the plan allows.",
+    Code.MAPS_MISPLACED: "Heat maps lie where people saw the finding less often than the plan allows.",
+    Code.MAPS_INSENSITIVE: "Heat maps stay nearly the same once the network's weights are random.",
+    Code.MAPS_UNSTEADY: "Heat maps change more with a small move or change of contrast than the plan allows.",
     Code.INVALID_SCORES: "Some scores of the challenger are missing, not finite, or not probabilities.",
     Code.CONSTANT_SCORES: "The challenger gives every image the same score for a finding.",
     Code.PERMUTED_FINDINGS: "The challenger's scores are exchanged between findings.",
@@ -105,6 +121,7 @@ MEANING: Final[dict[Code, str]] = {
     Code.MARGIN_NOT_SHOWN: "There are too few patients to show whether a loss stays within its margin.",
     Code.FAILURES_NOT_EXCLUDED: "There are too few patients to show that few of them fail outright.",
     Code.CALIBRATION_NOT_SHOWN: "There are too few patients to show whether the calibration slope keeps its limits.",
+    Code.FLIPS_NOT_EXCLUDED: "There are too few patients to show that few right calls of the champion become wrong.",
     Code.UNCERTAIN_LABELS: "The decision would change if all uncertain labels were negative, or all positive.",
     Code.TOO_FEW_PATIENTS: "The test set, or a finding that the plan requires, has too few patients.",
     Code.SUBGROUP_MISSING: "A subgroup that the plan asks for cannot be formed from the data.",
@@ -123,7 +140,7 @@ MEANING: Final[dict[Code, str]] = {
     Code.CHAMPION_MISMATCH: "The challenger was not judged against the champion on record.",
     Code.REFERENCE_MISMATCH: "The challenger was not judged against the reference on record.",
     Code.UNRECORDED_LOOK: "The look at the test set is not on the ledger.",
-    Code.TEST_SET_EXHAUSTED: "All looks of this test period are spent; patients never scored before are needed.",
+    Code.TEST_SET_EXHAUSTED: "This test period has no look or no error left; patients never scored before are needed.",
     Code.DIRTY_CODE: "The code held uncommitted changes.",
     Code.SUSPICIOUS_IMPROVEMENT: "The gain is larger than retraining can explain; somebody must look for a leak.",
     Code.HARM_SIGNAL: "A finding seems to have become worse in a subgroup; another person must look at it.",

@@ -276,7 +276,7 @@ def _values(name: str, texts: Sequence[str], subgroups: Subgroups) -> tuple[list
     distinct = sorted(set(texts))
     if name == "age":
         names = _bands(subgroups.age_bands)
-        code_of = {text: _band(text, subgroups.age_bands) for text in distinct}
+        code_of = {text: band_of_age(text, subgroups.age_bands) for text in distinct}
     else:
         # A comma separates the values of a pair.
         value_of = {text: text.strip().replace(",", ";") for text in distinct}
@@ -296,7 +296,7 @@ def _bands(starts: Sequence[int]) -> list[str]:
     return [*closed, f"{edges[-1]} and over"]
 
 
-def _band(text: str, starts: Sequence[int]) -> int:
+def band_of_age(text: str, starts: Sequence[int]) -> int:
     """Number of the band of an age; -1 for what is no age."""
     try:
         years = float(text)

@@ -5,7 +5,7 @@ Maurer, Brannath, Posch, Statistics in Medicine 28 (2009) 586-604; for a test se
 Petrick, Sahiner, Pirracchio, Gossmann, UAI 2022, PMLR 180:674-684). Its root holds the whole error of the period. A
 look spends `success_weight` of what its node holds. A promotion hands what was spent on to the branch of success, and
 it is spent again; the rest goes to the branch of failure, in equal parts to all outcomes that people who tune can tell
-apart there.
+apart there. How many these are is a fact of each look, since a later plan tells nothing less of what was told before.
 
 Why the error of a period stays below what the root holds, whoever chooses the challengers: each node of the tree is one
 claim, fixed by the outcomes on the way to it, and so is the champion that the claim is about. Call e(h) the largest
@@ -14,7 +14,8 @@ here with at most w h, or after a failure, below a node that holds (1 - w) h. If
 false; then it happens below a success, which holds w h, or below a failure. Either way e(h) is at most
 e(w h) + e((1 - w) h), or w h + e((1 - w) h), and e(h) <= h solves both. Parts of the branch of failure add up to it. No
 assumption is made on how the looks depend on one another. It is assumed that nobody learns more of the test set than
-the outcomes that are counted here.
+the outcomes that are counted here. So the branch of success begins at its own look: for a promotion after a later look
+nothing was set aside, and it leaves nothing.
 """
 
 from __future__ import annotations
@@ -36,10 +37,14 @@ class Event:
 
     A look that is not promoted needs no event of its own: from the moment that it is taken until it is promoted, what
     follows stands on the branch of failure. That also settles a look that is taken while an earlier one is undecided.
+
+    `told`: of a look, the outcomes without promotion that people who tune could tell apart, by the plans of its time;
+    None: they are without number, as where reasons or figures were told.
     """
 
     kind: Literal["look", "promotion"]
     look: int
+    told: int | None = 1
 
 
 def spent_up(level: Level) -> bool:
@@ -49,6 +54,23 @@ def spent_up(level: Level) -> bool:
     (False, True)
     """
     return level.checks < LEAST
+
+
+def exceeds(judged: Level, left: Level) -> str:
+    """Say in what a look was judged at more than is left for it; nothing where it was not.
+
+    >>> exceeds(Level(checks=0.04, superiority=0.005), Level(checks=0.008, superiority=0.005))
+    'may spend 0.8 % on each check, and was opened to spend 4 %'
+    """
+    over = [
+        f"may spend {100 * may:.3g} % on {what}, and was opened to spend {100 * asked:.3g} %"
+        for what, asked, may in (
+            ("each check", judged.checks, left.checks),
+            ("the claim that the model beats the reference", judged.superiority, left.superiority),
+        )
+        if asked > may
+    ]
+    return "; it ".join(over)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,12 +134,13 @@ def after(terms: Sequence[Spending], outcomes: str) -> Level:
     return account(terms, events).next
 
 
-def explain(terms: Sequence[Spending], promoted: Sequence[bool]) -> str:
+def explain(terms: Sequence[Spending], promoted: Sequence[bool], told: Sequence[int | None] = ()) -> str:
     """Say why a look may spend what it may.
 
     Args:
         terms: how the plans spend that have a say.
         promoted: of each look before it, whether it ended in a promotion.
+        told: of each look before it, as `Event.told`, where that is known.
 
     >>> recycled = Spending(method="recycled", period_alpha=0.05, success_weight=0.8, max_looks=10)
     >>> explain([recycled], [True, False]).partition("back. ")[2]
@@ -128,7 +151,14 @@ def explain(terms: Sequence[Spending], promoted: Sequence[bool]) -> str:
     parts = [_in_words(one) for one in terms]
     sentences = parts if len(parts) == 1 else [f"Plan {number}: {part}" for number, part in enumerate(parts, 1)]
     sentences += ["Of these the least holds."] if len(parts) > 1 else []
-    sentences += [_before(promoted)] if any(one.method == "recycled" for one in terms) else []
+    if any(one.method == "recycled" for one in terms):
+        sentences.append(_before(promoted))
+        open_book = [str(number) for number, outcomes in enumerate(told, 1) if outcomes is None]
+        if open_book:
+            sentences.append(
+                f"Of look{'' if len(open_book) == 1 else 's'} {', '.join(open_book)} more was told than a verdict: "
+                "that leaves nothing to recycle."
+            )
     return " ".join(sentences)
 
 
@@ -166,19 +196,22 @@ def _least(levels: Sequence[Level]) -> Level:
 
 def _one(terms: Spending, events: Sequence[Event]) -> Account:
     taken: list[Level] = []
+    told: list[int | None] = []
     held = terms.period_alpha if terms.method == "recycled" else None
     for event in events:
         if event.kind == "look":
             if event.look != len(taken):
                 raise ValueError(f"look {event.look} is no look that follows {len(taken)}")
             taken.append(_at(terms, held))
+            told.append(event.told)
             if held is not None:
-                held = (held - taken[-1].checks) / terms.told_failures
+                left = held - taken[-1].checks
+                held = 0.0 if event.told is None else left / max(terms.told_failures, event.told)
         elif event.look >= len(taken):
             raise ValueError(f"look {event.look} was promoted and not taken")
         elif held is not None:
-            # Looks taken since then were judged against a champion that is none any more, and end here.
-            held = taken[event.look].checks
+            last = event.look == len(taken) - 1
+            held = taken[event.look].checks if last and told[event.look] is not None else 0.0
     return Account(taken=tuple(taken), next=_at(terms, held))
 
 

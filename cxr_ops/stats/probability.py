@@ -32,7 +32,7 @@ import numpy.typing as npt
 from scipy import special
 
 from cxr_ops.plan import OperatingPoints
-from cxr_ops.records.evidence import Figure, Paired, Performance, ReliabilityBin, Undefined
+from cxr_ops.records.evidence import Figure, Flip, Flips, Paired, Performance, ReliabilityBin, Undefined
 from cxr_ops.stats import auc
 
 Floats = npt.NDArray[np.float64]
@@ -143,6 +143,22 @@ def _share(hits: Ints, images: Ints) -> Linear:
     return Linear(value=value, parts=(hits - value * images) / images.sum())
 
 
+def mean(values: npt.ArrayLike, patients: npt.ArrayLike, count: int) -> Linear:
+    """Mean of a number that each image has.
+
+    Args:
+        values: (N,) at least one.
+        patients: (N,) below `count`.
+        count: number of patients P.
+
+    >>> mean([0.25, 0.75], [0, 1], 2).value
+    0.5
+    """
+    numbers = np.asarray(values, dtype=np.float64)
+    value = float(numbers.mean())
+    return Linear(value=value, parts=_by_patient(numbers - value, np.asarray(patients), count) / numbers.size)
+
+
 def brier(truth: npt.ArrayLike, probabilities: npt.ArrayLike, patients: npt.ArrayLike, count: int) -> Linear:
     """Brier score: the mean squared difference of probability and truth, from 0 (best) to 1.
 
@@ -155,9 +171,9 @@ def brier(truth: npt.ArrayLike, probabilities: npt.ArrayLike, patients: npt.Arra
     >>> brier([1, 0], [0.75, 0.5], [0, 1], 2).value
     0.15625
     """
-    loss = (np.asarray(probabilities, dtype=np.float64) - np.asarray(truth, dtype=np.float64)) ** 2
-    value = float(loss.mean())
-    return Linear(value=value, parts=_by_patient(loss - value, np.asarray(patients), count) / loss.size)
+    return mean(
+        (np.asarray(probabilities, dtype=np.float64) - np.asarray(truth, dtype=np.float64)) ** 2, patients, count
+    )
 
 
 def slope(truth: npt.ArrayLike, logits: npt.ArrayLike, patients: npt.ArrayLike, count: int) -> Linear | Undefined:
@@ -662,6 +678,7 @@ def performance(
                 thresholds={model: at for model, at in thresholds.items() if not isinstance(at, Undefined)},
                 recalibration={model: by for model, by in recalibration.items() if not isinstance(by, Undefined)},
                 reliability=curves,
+                flips=_flips(images, tables.scores, f, thresholds, level),
                 **{name: _paired(name, figures, images, of_finding.same_order, level) for name in _SCALES},
             )
         )
@@ -700,6 +717,45 @@ class _Images:
             clusters={"positive": positive, "negative": negative, "rarer": rarer},
             lacking={"positive": no_positive, "negative": no_negative, "rarer": no_positive or no_negative},
         )
+
+
+def _flips(
+    images: _Images,
+    tables: Mapping[str, auc.Scores],
+    finding: int,
+    thresholds: Mapping[str, float | Undefined],
+    level: float,
+) -> Flips | None:
+    """Who is called by one of champion and challenger alone."""
+    labelled = images.labelled
+    called: list[Bools] = []
+    for model in ("champion", "challenger"):
+        at = thresholds.get(model)
+        if not isinstance(at, float):
+            return None
+        scores = tables[model][finding][labelled.rows]
+        if not np.isfinite(scores).all():
+            return None
+        called.append(scores >= at)
+    before, after = called
+    count = labelled.positives.size
+
+    def flip(hits: Ints, kind: Kind) -> Flip:
+        of_kind = labelled.positives if kind == "positive" else labelled.negatives
+        share = images.lacking[kind] or _share(hits, of_kind)
+        return Flip(
+            share=single(share, images.clusters[kind], level, "logit"),
+            images=int(hits.sum()),
+            patients=int(np.count_nonzero(hits)),
+        )
+
+    lost, won = (np.bincount(labelled.cells[who], minlength=2 * count) for who in (before & ~after, after & ~before))
+    return Flips(
+        missed=flip(lost[1::2], "positive"),
+        found=flip(won[1::2], "positive"),
+        alarmed=flip(won[::2], "negative"),
+        cleared=flip(lost[::2], "negative"),
+    )
 
 
 def _figures(

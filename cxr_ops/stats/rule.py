@@ -19,10 +19,10 @@ from typing import Final, Literal
 
 from cxr_ops.labels import FINDINGS
 from cxr_ops.plan import Bounds, ChangePlan, PerformanceEvaluation
-from cxr_ops.records.evidence import Estimate, Evaluation, Evidence, Facts, Scenario
+from cxr_ops.records.evidence import Estimate, Evaluation, Evidence, Facts, Figure, Scenario, Undefined
 from cxr_ops.records.inputs import Inputs, Level, Limits
 from cxr_ops.records.verdict import Check, Reason, Verdict
-from cxr_ops.stats import auc, checks, levels, soundness
+from cxr_ops.stats import auc, checks, heat_maps, levels, soundness
 from cxr_ops.stats.checks import Role, holm
 from cxr_ops.stats.codes import AGAINST, MEANING, NOT_STOPPING, Code
 
@@ -64,12 +64,14 @@ def judge(evaluation: Evaluation, plan: ChangePlan, level: Level | None = None) 
     against = checks.roles(evaluation)
     group_claims, group_reasons = checks.of_subgroups(evaluation, rules, against)
     probability_claims, probability_notes = checks.of_probabilities(evaluation, rules, against)
+    flip_claims, flip_notes = checks.of_flips(evaluation, rules, against)
     families = [
         *checks.of_aucs(evaluation, rules, against, evaluation.test_patients),
         *checks.of_failures(evaluation, rules, against),
         *checks.of_composites(evaluation, rules, against),
         *group_claims,
         *probability_claims,
+        *flip_claims,
     ]
     made, judged = checks.judge(families, alpha)
     holds, approvals = _holds(evaluation, plan, against, alpha)
@@ -81,7 +83,11 @@ def judge(evaluation: Evaluation, plan: ChangePlan, level: Level | None = None) 
         *_sufficiency(evaluation, rules),
         *group_reasons,
         *probability_notes,
+        *flip_notes,
         *judged,
+        *_shortcuts(evaluation, rules),
+        *_misplaced(evaluation, rules, against),
+        *_unlike(evaluation, rules),
         *_scenarios(evaluation, rules, against, made, alpha),
         *holds,
     ]
@@ -292,6 +298,14 @@ def _all_met(made: Sequence[Check], evaluation: Evaluation, rules: PerformanceEv
         asked |= {composite.name for composite in rules.composites}
         wanted |= {("sparse", role, name, None) for role in against for name in asked}
     wanted |= {("composite", role, composite.name, None) for role in against for composite in rules.composites}
+    wanted |= _wanted_at_thresholds(evaluation, rules, against)
+    met = {_key(check) for check in made if check.outcome == "met"}
+    return bool(wanted) and wanted == met and len(made) == len(wanted)
+
+
+def _wanted_at_thresholds(evaluation: Evaluation, rules: PerformanceEvaluation, against: Sequence[Role]) -> set[_Key]:
+    """The same of checks of operating points, of what flips there, and of calibration."""
+    wanted: set[_Key] = set()
     positives = {row.finding: row.support.positive_patients for row in evaluation.findings}
     if rules.operating_points is not None:
         for finding in set(rules.operating_points.findings) & set(evaluation.macro_over):
@@ -300,8 +314,13 @@ def _all_met(made: Sequence[Check], evaluation: Evaluation, rules: PerformanceEv
     if rules.calibration is not None:
         for finding in set(rules.calibration.findings) & set(evaluation.macro_over):
             wanted |= {("slope", None, finding, None), *(("brier", role, finding, None) for role in against)}
-    met = {_key(check) for check in made if check.outcome == "met"}
-    return bool(wanted) and wanted == met and len(made) == len(wanted)
+    if rules.harmful_flips is not None and "champion" in against:
+        limits = {"missed": rules.harmful_flips.missed, "alarmed": rules.harmful_flips.alarmed}
+        kinds = [kind for kind, limit in limits.items() if limit is not None]
+        for finding in set(rules.harmful_flips.findings) & set(evaluation.macro_over):
+            if positives[finding] >= rules.harmful_flips.min_positive_patients:
+                wanted |= {(kind, "champion", finding, None) for kind in kinds}
+    return wanted
 
 
 def _grounds(evaluation: Evaluation, plan: ChangePlan, against: Sequence[Role]) -> Reason:
@@ -366,6 +385,147 @@ def _harm_signals(evaluation: Evaluation, rules: PerformanceEvaluation, against:
         )
         for (group, finding, role, figure), p in zip(cells, adjusted, strict=True)
         if p <= screen.error and figure.value < -screen.loss
+    ]
+
+
+# What each region's figure is, where there is too much of it.
+_RESTS_ON: Final = {
+    "corners": "AUC is lost with the corners blurred",
+    "outside": "AUC is lost with all blurred that is outside the thorax",
+    "inside": "AUC is left with the thorax blurred",
+}
+
+
+def _shortcuts(evaluation: Evaluation, rules: PerformanceEvaluation) -> list[Reason]:
+    """Findings whose scores are shown to rest on what the plan forbids, after Holm's correction over all of them."""
+    if rules.reliance is None:
+        return []
+    found: list[Reason] = []
+    shown: list[tuple[str, str, float, Estimate, float]] = []
+    measured = {row.finding: row.regions for row in evaluation.reliance}
+    for finding in evaluation.macro_over:
+        for region, limit in rules.reliance.limits.items():
+            if (blurred := measured.get(finding, {}).get(region)) is None:
+                continue  # a hole, which `soundness` tells
+            own, excess = checks.rests_on(region, blurred)
+            if isinstance(own, Estimate) and not isinstance(excess, Undefined):
+                more_than_champion = 0.0 if excess is None else checks.p_above(excess, 0.0)
+                p = max(checks.p_above(own, limit), more_than_champion)
+                shown.append((finding, region, limit, own, p))
+                continue
+            why = next(one.reason for one in (own, excess) if isinstance(one, Undefined))
+            sentence = f"{finding}: what its scores rest on ({region}) cannot be told: {why}."
+            found.append(Reason(code=Code.UNDEFINED_EVIDENCE, finding=finding, sentence=sentence))
+    adjusted = holm([p for *_, p in shown])
+    for (finding, region, limit, own, _), p in zip(shown, adjusted, strict=True):
+        if p > rules.reliance.error:
+            continue
+        more = ", and more than the champion's" if evaluation.champion is not None else ""
+        found.append(
+            Reason(
+                code=Code.SHORTCUT,
+                finding=finding,
+                sentence=f"{finding}: {own.value:.3f} of {_RESTS_ON[region]}, more than the {limit:g} that the plan "
+                f"allows{more} (Holm's correction over {len(shown)} figures, p = {p:.2g}).",
+                numbers={"value": own.value, "limit": limit, "p": p},
+            )
+        )
+    return found
+
+
+# What each figure of `Localization` is of.
+_LIES: Final = {
+    "pointing": "of the images have the map's peak in a box",
+    "energy": "of a map lies in the boxes",
+    "overlap": "of the images have a map whose box overlaps an annotated one enough",
+}
+
+
+def _misplaced(evaluation: Evaluation, rules: PerformanceEvaluation, against: Sequence[Role]) -> list[Reason]:
+    """Findings whose maps are shown to lie elsewhere than people saw them, by more than the plan allows."""
+    asked = rules.map_places
+    if asked is None:
+        return []
+    found: list[Reason] = []
+    shown: list[tuple[str, str, Estimate, float, bool]] = []
+    rows = {row.finding: row for row in evaluation.localization}
+    judged = [finding for finding in evaluation.macro_over if finding in rows]  # others are a hole: see `soundness`
+    boxed = [finding for finding in judged if rows[finding].patients >= asked.min_patients]
+    if few := [finding for finding in judged if finding not in boxed]:
+        found.append(
+            Reason(
+                code=Code.NOT_EVALUABLE,
+                sentence=f"Where maps lie is not judged of {', '.join(few)}: the plan asks for boxes of "
+                f"{asked.min_patients} patients.",
+                numbers={"least": asked.min_patients},
+            )
+        )
+    for finding in boxed:
+        for measure, limit, is_margin in (
+            *((measure, -margin, True) for measure, margin in asked.margins.items() if "champion" in against),
+            *((measure, floor, False) for measure, floor in asked.floors.items()),
+        ):
+            paired = checks.lies(rows[finding], measure, asked)
+            figure = paired.difference if is_margin else paired.challenger
+            if isinstance(figure, Estimate):
+                shown.append((finding, measure, figure, limit, is_margin))
+            elif isinstance(figure, Undefined):
+                sentence = f"{finding}: where its maps lie ({measure}) cannot be told: {figure.reason}."
+                found.append(Reason(code=Code.UNDEFINED_EVIDENCE, finding=finding, sentence=sentence))
+    adjusted = holm([auc.p_below(figure, limit) for _, _, figure, limit, _ in shown])
+    for (finding, measure, figure, limit, is_margin), p in zip(shown, adjusted, strict=True):
+        if p > asked.error:
+            continue
+        how = f"{figure.value:+.3f} against the champion" if is_margin else f"{figure.value:.3f}"
+        least = f"a loss of {-limit:g}" if is_margin else f"no less than {limit:g}"
+        found.append(
+            Reason(
+                code=Code.MAPS_MISPLACED,
+                finding=finding,
+                sentence=f"{finding}, share that says how much {_LIES[measure]}: {how}; the plan allows {least} "
+                f"(Holm's correction over {len(shown)} figures, p = {p:.2g}).",
+                numbers={"value": figure.value, "limit": limit, "p": p},
+            )
+        )
+    return found
+
+
+def _unlike(evaluation: Evaluation, rules: PerformanceEvaluation) -> list[Reason]:
+    """Heat maps that are shown not to depend on the weights, or to change where the image hardly does."""
+    asked, measured = rules.heat_maps, evaluation.heat_maps
+    if asked is None or measured is None:  # the latter is a hole, which `soundness` tells
+        return []
+    figures: list[tuple[Code, str, Figure | None, float]] = []
+    if asked.random is not None:
+        last = measured.random.get(heat_maps.STEPS[-1], {}).get("challenger")
+        what = "with maps of the same network with random weights"
+        figures.append((Code.MAPS_INSENSITIVE, what, last.overall if last else None, asked.random))
+    if asked.steady is not None:
+        for change, of in measured.steady.items():
+            own = of.get("challenger")
+            what = f"with maps of the same images, {change} a little"
+            figures.append((Code.MAPS_UNSTEADY, what, own.overall if own else None, asked.steady))
+    found: list[Reason] = []
+    shown: list[tuple[Code, str, Estimate, float, float]] = []
+    for code, what, figure, limit in figures:
+        if isinstance(figure, Estimate):
+            above = code == Code.MAPS_INSENSITIVE
+            p = checks.p_above(figure, limit) if above else auc.p_below(figure, limit)
+            shown.append((code, what, figure, limit, p))
+        elif figure is not None:
+            sentence = f"How alike heat maps are {what} cannot be told: {figure.reason}."
+            found.append(Reason(code=Code.UNDEFINED_EVIDENCE, sentence=sentence))
+    adjusted = holm([p for *_, p in shown])
+    return found + [
+        Reason(
+            code=code,
+            sentence=f"Heat maps have a mean rank correlation of {figure.value:.3f} {what}; the plan allows "
+            f"{'at most' if code == Code.MAPS_INSENSITIVE else 'no less than'} {limit:g} (Holm's correction over "
+            f"{len(shown)} figures, p = {p:.2g}).",
+            numbers={"value": figure.value, "limit": limit, "p": p},
+        )
+        for (code, what, figure, limit, _), p in zip(shown, adjusted, strict=True)
+        if p <= asked.error
     ]
 
 
@@ -462,9 +622,9 @@ def _place(inputs: Inputs, package: str, test_digest: str) -> int | None:
     if inputs.ledger is None:
         return None
     looked = inputs.ledger.looked
-    claims = inputs.allowance.claims if inputs.allowance is not None else [None] * len(looked)
+    claims = inputs.allowance.claims if inputs.allowance is not None else [inputs.claim] * len(looked)
     for place, (look, claim) in enumerate(zip(looked, claims, strict=True)):
-        if look == (package, test_digest) and claim in (None, inputs.claim):
+        if look == (package, test_digest) and claim == inputs.claim:  # what nobody knows is no repeat
             return place
     return None
 
@@ -475,8 +635,8 @@ def _spending(evaluation: Evaluation, inputs: Inputs, plan: ChangePlan) -> str:
     if allowed is None:
         return ""
     place = _place(inputs, evaluation.challenger, evaluation.test_digest)
-    before = allowed.promoted if place is None else allowed.promoted[:place]
-    return levels.explain(_limits(inputs, plan).spending, before)
+    before, told = allowed.promoted[:place], allowed.told[:place]
+    return levels.explain(_limits(inputs, plan).spending, before, told)
 
 
 def _looks(evaluation: Evaluation, inputs: Inputs) -> int | None:
@@ -519,9 +679,9 @@ def _record(evaluation: Evaluation, inputs: Inputs, plan: ChangePlan) -> list[Re
         found.append(
             Reason(
                 code=Code.TEST_SET_EXHAUSTED,
-                sentence="The looks of this test period have spent what it held: nothing can be shown with what is "
-                "left. Patients never scored before are needed: ingest them, then open a new period with cxr-ops "
-                "period open.",
+                sentence="The looks of this test period, and what was told of them, have used up what it held: nothing "
+                "can be shown with what is left. Patients never scored before are needed: ingest them, then open a "
+                "new period with cxr-ops period open.",
                 numbers={"looks": looks, "period": inputs.period.number},
             )
         )

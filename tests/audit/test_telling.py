@@ -27,10 +27,10 @@ def limits(disclosure: str, *spending: Spending) -> Limits:
 
 @pytest.mark.parametrize("decided", ["PROMOTE", "REJECT", "INSUFFICIENT EVIDENCE"])
 def test_only_promotions_are_told_where_the_plan_says_so(decided: str) -> None:
-    """Under `disclosure: promotion` the two other verdicts cannot be told apart; under `verdict` they can."""
-    assert telling.verdict(decided, limits("verdict")) == decided
-    told = telling.verdict(decided, limits("promotion"))
-    assert told == (decided if decided == "PROMOTE" else "NOT PROMOTED")
+    """Under `disclosure: promotion` verdicts cannot be told apart before a promotion; under `verdict` they can."""
+    assert telling.verdict(decided, limits("verdict"), promoted=False) == decided
+    assert telling.verdict(decided, limits("promotion"), promoted=False) == "NOT PROMOTED"
+    assert telling.verdict("PROMOTE", limits("promotion"), promoted=True) == "PROMOTE"
 
 
 @pytest.mark.parametrize(
@@ -44,7 +44,7 @@ def test_only_promotions_are_told_where_the_plan_says_so(decided: str) -> None:
 )
 def test_reasons_of_the_test_set_are_told_only_where_nothing_is_counted_by_them(held: Limits, codes: list[str]) -> None:
     """Each told code comes once with its general sentence; numbers, findings and unknown codes never do."""
-    told = telling.reasons(REASONS, held)
+    told = telling.reasons(REASONS, held, telling.verdict("REJECT", held, promoted=False))
     assert [reason.code for reason in told] == codes
     assert all(reason == Reason(code=reason.code, sentence=MEANING[Code(reason.code)]) for reason in told)
 
@@ -56,10 +56,18 @@ def test_what_the_record_says_needs_no_test_set() -> None:
 
 
 def test_grounds_are_told_of_a_promotion_alone() -> None:
-    """They say no more than a PROMOTE; where the record forbids one, they would tell what the evidence says."""
+    """They say no more than a PROMOTE that is told; where it is not, they would tell what the evidence says."""
     grounds, signal, dirty = (
         Reason(code=code, sentence="s") for code in (Code.NOT_WORSE, Code.HARM_SIGNAL, Code.DIRTY_CODE)
     )
     held = limits("promotion", RECYCLED)
-    assert [reason.code for reason in telling.reasons([grounds, signal], held)] == ["NOT_WORSE"]
-    assert [reason.code for reason in telling.reasons([dirty, grounds], held)] == ["DIRTY_CODE"]
+    assert [reason.code for reason in telling.reasons([grounds, signal], held, "PROMOTE")] == ["NOT_WORSE"]
+    assert telling.reasons([grounds, signal], held, "NOT PROMOTED") == []
+    assert [reason.code for reason in telling.reasons([dirty, grounds], held, "NOT PROMOTED")] == ["DIRTY_CODE"]
+
+
+def test_people_who_must_agree_are_told_with_a_promote_alone() -> None:
+    """A hold raises their number, so that of a rejected run it would tell of the hold."""
+    held = limits("verdict", RECYCLED)
+    assert [telling.approvals(2, told, held) for told in ("PROMOTE", "REJECT", "NOT PROMOTED")] == [2, 0, 0]
+    assert telling.approvals(2, "REJECT", limits("all")) == 2

@@ -265,6 +265,12 @@ def test_a_target_is_met_only_by_enough_replicates(mean, count, state):
     assert page.Target("?", ["share"], high=95.0).verdict(results)[1] == state
 
 
+def test_nothing_in_many_replicates_meets_a_limit():
+    """A share of 0 has an error, and no share lies below 0: what is far below the limit is met."""
+    results = Results({}, {"look": Tally(sums={"share": [6000, 0.0, 0.0]})})
+    assert page.Target("?", ["share"], high=0.65).verdict(results)[1] == "met"
+
+
 def test_a_stopped_run_goes_on(tmp_path, monkeypatch):
     """With no time left one block of each call is done, kept, and not done again."""
     table = structure.generated(200)

@@ -22,21 +22,16 @@ def test_only_its_own_section_is_replaced() -> None:
     assert put(PAGE.partition("## After")[0].rstrip() + "\n", text).endswith("new figures\n")
 
 
-def test_one_part_is_measured_anew_on_the_same_machine_only(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """With --only the other sections keep their figures, but not beside those of another machine."""
+def test_a_part_that_is_measured_anew_names_its_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With --only the other sections keep their figures and their machine; one that no section names is not listed."""
     page = tmp_path / "benchmarks.md"
     monkeypatch.setattr(statistics, "section", lambda: "## One\n\n1\n\n## Two\n\n2\n")
     monkeypatch.setattr(step, "section", lambda: pytest.fail("not asked for"))
-    page.write_text(
-        f"# Benchmarks\n\nMachine: {bench.machine()}.\n\n## One\n\nold\n\n## Two\n\nold\n\n## Last\n\nkept\n"
-    )
-    given = ["--only", "statistics", "--page", str(page)]
-    assert bench.main(given) == 0
-    assert page.read_text().partition(".\n\n## One")[2] == "\n\n1\n\n## Two\n\n2\n\n## Last\n\nkept\n"
-    monkeypatch.setattr(bench, "machine", lambda: "another")
-    before = page.read_text()
-    assert bench.main(given) == 1
-    assert "without --only" in capsys.readouterr().out
-    assert page.read_text() == before
+    monkeypatch.setattr(bench, "machine", lambda: "a new one")
+    old = "## One\n\nMachine B. old\n\n## Two\n\nMachine B. old\n\n## Last\n\nMachine A. kept\n"
+    page.write_text(f"{bench.HEAD}* A: an old one.\n* B: another.\n\n{old}")
+    assert bench.main(["--only", "statistics", "--page", str(page)]) == 0
+    new = "## One\n\nMachine C. 1\n\n## Two\n\nMachine C. 2\n\n## Last\n\nMachine A. kept\n"
+    assert page.read_text() == f"{bench.HEAD}* A: an old one.\n* C: a new one.\n\n{new}"
+    assert bench.main(["--only", "statistics", "--page", str(page)]) == 0
+    assert page.read_text() == f"{bench.HEAD}* A: an old one.\n* C: a new one.\n\n{new}"

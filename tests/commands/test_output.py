@@ -21,5 +21,5 @@ def test_variable_that_nothing_reads_is_told_and_the_command_goes_on(
     monkeypatch.setenv("CXR_DVC_REMOT", "s3://bucket/x")
     done = CliRunner().invoke(command.app, ["ledger", "verify"])
     assert done.exit_code == 0
-    assert done.stdout == "0 entries, chain whole\n"
+    assert done.stdout.startswith("0 entries, chain whole\n")
     assert "CXR_DVC_REMOT is not a setting; the nearest one is CXR_DVC_REMOTE" in done.stderr

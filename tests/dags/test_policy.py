@@ -24,16 +24,28 @@ HEAVY = {
     *("PIL", "matplotlib", "boto3", "botocore", "docker"),
 }
 OURS = {
-    *("cxr_ops", "cxr_ops.attempt", "cxr_ops.contract", "cxr_ops.errors", "cxr_ops.launchers"),
-    *(f"cxr_ops.launchers.{name}" for name in ("arguments", "process", "protocol", "stage")),
+    *("cxr_ops", "cxr_ops.attempt", "cxr_ops.contract", "cxr_ops.errors", "cxr_ops.launchers", "cxr_ops.locks"),
+    *(f"cxr_ops.launchers.{name}" for name in ("arguments", "defaults", "notices", "process", "protocol", "stage")),
 }
+OPERATING = (contract.PROMOTE_DAG_ID, contract.ROLLBACK_DAG_ID, contract.MAINTENANCE_DAG_ID)
+GROUPS = {
+    "make": ["open", "validate", "split", "prepare", "train", "changed", "differs"],
+    "judge": ["evaluate", "explain", "gate", "report", "publish"],
+    "decide": ["approve", "promote", "keep", "route"],
+}
+WATCHING = {
+    *("cxr_ops", "cxr_ops.attempt", "cxr_ops.contract", "cxr_ops.errors", "cxr_ops.launchers"),
+    *(f"cxr_ops.launchers.{name}" for name in ("arrivals", "defaults", "notices", "protocol")),
+}
+# The form of an approval names the pages of reports, which import nothing until one is asked for.
+JUDGING = OURS | {"cxr_ops.launchers.reports"}
 IMAGE = "registry.example.org/cxr-ops@sha256:" + "0f" * 32
 DOCKER = {"CXR_LAUNCHER": "docker", "CXR_HOME": "/srv/cxr", "CXR_PROJECT": "/srv/project", "CXR_IMAGE": IMAGE}
 
 
 @pytest.fixture(scope="module")
 def dags(runs: Runs) -> dict[str, Any]:
-    declared, errors = runs.describe()
+    declared, errors = runs.describe(CXR_INCOMING="/srv/incoming")
     assert not errors
     return declared
 
@@ -43,12 +55,13 @@ def test_a_dag_file_imports_nothing_heavy(file: Path, tmp_path: Path) -> None:
     """A fresh interpreter that has imported a DAG file holds no library but Airflow's, and of ours the launchers."""
     code = f"import sys, {file.stem}; print(*sys.modules)"
     path = os.pathsep.join((str(file.parent), str(PROJECT)))
-    env = os.environ | {"AIRFLOW_HOME": str(tmp_path), "PYTHONPATH": path}
+    env = os.environ | {"AIRFLOW_HOME": str(tmp_path), "PYTHONPATH": path, "CXR_INCOMING": "/srv/incoming"}
     done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     modules = set(done.stdout.splitlines()[-1].split())
     assert modules.isdisjoint(HEAVY)
-    assert {name for name in modules if name.startswith("cxr_ops")} == OURS
+    ours = {name for name in modules if name.startswith("cxr_ops")}
+    assert ours <= {contract.ARRIVALS_DAG_ID: WATCHING, contract.DAG_ID: JUDGING}.get(file.stem, OURS)
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
@@ -60,7 +73,8 @@ def test_a_dag_file_names_no_date(file: Path) -> None:
 
 def test_dags_are_documented_and_bounded(dags: dict[str, Any]) -> None:
     """Every DAG says what to do when it fails, has a tag, makes up no missed runs and limits those at a time."""
-    assert set(dags) == {contract.DAG_ID, contract.INGEST_DAG_ID}
+    ids = (contract.DAG_ID, contract.INGEST_DAG_ID, contract.ARRIVALS_DAG_ID, *OPERATING)
+    assert set(dags) == set(ids)
     for dag in dags.values():
         assert "## When it fails" in dag["doc"]
         assert dag["tags"] == ["cxr-ops"]
@@ -69,13 +83,22 @@ def test_dags_are_documented_and_bounded(dags: dict[str, Any]) -> None:
 
 
 def test_tasks_are_the_stages_and_end(dags: dict[str, Any]) -> None:
-    """Beside the stages there are three branches and a question; all have an owner, retries and a limit."""
-    tasks = {name: task for dag in dags.values() for name, task in dag["tasks"].items()}
-    assert set(tasks) == {*contract.STAGES, "changed", "differs", "route", "approve"}
-    for name, task in tasks.items():
+    """Beside the stages there are three branches, a question and the end without promotion; all have limits."""
+    stages = {**dags[contract.INGEST_DAG_ID]["tasks"], **dags[contract.DAG_ID]["tasks"]}
+    assert set(stages) == {*contract.STAGES, "changed", "differs", "route", "approve", "keep"}
+    assert list(dags[contract.ARRIVALS_DAG_ID]["tasks"]) == ["arrived", "hand_over", "mark"]
+    others = (dags[dag_id]["tasks"] for dag_id in (contract.ARRIVALS_DAG_ID, *OPERATING))
+    for name, task in (pair for tasks in (stages, *others) for pair in tasks.items()):
         assert task["owner"] == "cxr-ops"
         assert task["retries"] == 2
         assert len(task["limits"]) == 1, name
+
+
+def test_the_graph_reads_in_groups(dags: dict[str, Any]) -> None:
+    """The tasks of a retraining stand in the three groups that make, judge and decide, under their own names."""
+    tasks = dags[contract.DAG_ID]["tasks"]
+    groups = {name: [task for task, facts in tasks.items() if facts["group"] == name] for name in GROUPS}
+    assert groups == GROUPS
 
 
 def test_silence_is_no_approval(dags: dict[str, Any]) -> None:
@@ -99,6 +122,17 @@ def test_retraining_waits_for_the_data_and_the_clock(dags: dict[str, Any]) -> No
     assert dags[contract.INGEST_DAG_ID]["tasks"]["ingest"]["updates"] == [contract.DATASET_URI]
 
 
+def test_what_arrives_is_watched_where_a_place_is_named(runs: Runs, dags: dict[str, Any]) -> None:
+    """`cxr_arrivals` waits for the Asset that the trigger watches; without CXR_INCOMING there is no such DAG."""
+    assert dags[contract.ARRIVALS_DAG_ID]["waits_for"] == [contract.ARRIVALS_URI]
+    assert dags[contract.ARRIVALS_DAG_ID]["watches"] == ["/srv/incoming"]
+    declared, errors = runs.describe()
+    assert not errors
+    assert contract.ARRIVALS_DAG_ID not in declared
+    _, errors = runs.describe(CXR_INCOMING="incoming")
+    assert [error for error in errors if "s3://bucket/prefix" in error]
+
+
 def test_a_pool_is_used_where_one_is_named(runs: Runs) -> None:
     """With CXR_GPU_POOL, what computes on the GPU waits for its slots, and nothing else does."""
     declared, _ = runs.describe(CXR_GPU_POOL="gpu")
@@ -117,10 +151,12 @@ def test_containers_see_the_same_paths(runs: Runs) -> None:
     """Home to write, the project and what is ingested to read, each at its own path; never as root."""
     declared, _ = runs.describe(**DOCKER)
     tasks = {name: task for dag in declared.values() for name, task in dag["tasks"].items() if task["mounts"]}
-    assert set(tasks) == set(contract.STAGES)
+    assert set(tasks) == {*contract.STAGES, *contract.OPERATIONS, "show"}
     everywhere = [("/srv/cxr", "/srv/cxr", False), ("/srv/project", "/srv/project", True)]
-    folder = "{{ params.path }}"
-    assert tasks.pop("ingest")["mounts"] == [*everywhere, (folder, folder, True)]
+    read = ("{{ params.path }}", "{{ params.attributes or '' }}", "{{ params.mapping or '' }}")
+    assert tasks.pop("ingest")["mounts"] == [*everywhere, *((one, one, True) for one in read)]
+    backup = "{{ params.backup or '' }}"
+    assert tasks.pop("backup")["mounts"] == [everywhere[0], (backup, backup, False), everywhere[1]]
     for task in tasks.values():
         assert task["mounts"] == everywhere
         assert not task["user"].startswith("0:")
@@ -129,14 +165,28 @@ def test_containers_see_the_same_paths(runs: Runs) -> None:
 
 def test_stores_outside_home_are_mounted_and_told(runs: Runs) -> None:
     """A container sees a store's folder outside CXR_HOME, and is told of the stores and of the time that it has."""
-    plain = {"CXR_DVC_REMOTE": "/srv/remote", "CXR_MLFLOW_ARTIFACTS": "S3://bucket/m", "CXR_GRACE_SECONDS": "600"}
+    folders = {"CXR_DVC_REMOTE": "/srv/remote", "CXR_LEDGER": "/srv/ledger", "CXR_ANCHOR": "/srv/anchor"}
+    plain = {**folders, "CXR_MLFLOW_ARTIFACTS": "S3://bucket/m", "CXR_GRACE_SECONDS": "600"}
     inside = {"MLFLOW_TRACKING_URI": "sqlite:////srv/cxr/m%201.db"}
     declared, errors = runs.describe(**DOCKER, **plain, **inside)
     assert not errors
     task = declared[contract.DAG_ID]["tasks"]["train"]
-    assert ("/srv/remote", "/srv/remote", False) in task["mounts"]
+    assert {(folder, folder, False) for folder in folders.values()} <= set(task["mounts"])
     assert {name: task["environment"][name] for name in plain} == plain
     assert task["private"] == inside
+
+
+def test_keys_reach_no_container_that_runs_a_packages_code(runs: Runs) -> None:
+    """The stages of DVC are neither told of the keys that sign and are believed nor see them; the others read them."""
+    keys = {"CXR_SIGNING_KEY": "/srv/keys/own.pem", "CXR_TRUSTED_KEYS": "/srv/keys/a.pem, /srv/keys/b.pem"}
+    declared, errors = runs.describe(**DOCKER, **keys)
+    assert not errors
+    tasks = {**declared[contract.DAG_ID]["tasks"], **declared[contract.INGEST_DAG_ID]["tasks"]}
+    told = {name for name in contract.STAGES if keys.items() <= tasks[name]["environment"].items()}
+    assert told == set(contract.STAGES) - set(contract.DETERMINISTIC)
+    files = {(path, path, True) for path in ("/srv/keys/own.pem", "/srv/keys/a.pem", "/srv/keys/b.pem")}
+    assert all(files <= set(tasks[name]["mounts"]) for name in told)
+    assert not [name for name in contract.DETERMINISTIC if "/srv/keys" in str(tasks[name])]
 
 
 def test_containers_keep_secrets_out_of_sight(runs: Runs) -> None:

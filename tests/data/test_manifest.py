@@ -53,6 +53,31 @@ def test_reading_and_writing_are_inverse(tmp_path: Path) -> None:
     assert manifest.to_csv(manifest.read_manifest(path), manifest.COLUMNS) == path.read_bytes()
 
 
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+@pytest.mark.parametrize("quoting", [csv.QUOTE_MINIMAL, csv.QUOTE_ALL])
+def test_rows_are_those_of_the_csv_module(tmp_path: Path, end: str, quoting: int) -> None:
+    """With quotes or without, with blank lines and empty fields, rows and lines are as `csv` reads them."""
+    lines = [["a", "b", "c"], ["1", "", "3"], [], ["", "", ""], ["x y", "\u00e4", "-1"], [], ["last", "2", "3"]]
+    with (tmp_path / "t.csv").open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file, lineterminator=end, quoting=quoting).writerows(lines)
+    with (tmp_path / "t.csv").open(encoding="utf-8", newline="") as file:
+        reader = csv.reader(file, strict=True)
+        expected = [(reader.line_num, fields) for fields in reader if fields]
+    assert manifest.read_rows(tmp_path / "t.csv") == expected
+    (tmp_path / "t.csv").write_text("a,b\n1,2")
+    assert manifest.read_rows(tmp_path / "t.csv") == [(1, ["a", "b"]), (2, ["1", "2"])]
+    (tmp_path / "t.csv").write_bytes(b"")
+    assert manifest.read_rows(tmp_path / "t.csv") == []
+
+
+def test_the_first_bad_value_is_told(tmp_path: Path) -> None:
+    """Of several wrong values in a column, the one of the first row is named with its line."""
+    rows = [row("a.png"), row("b.png", age="forty"), row("c.png", age="x"), row("d.png", age="forty")]
+    with pytest.raises(DataError, match="'age' is 'forty', not a whole number") as caught:
+        manifest.read_manifest(write(tmp_path / "m.csv", rows))
+    assert str(caught.value).count("line 3") == 1
+
+
 def test_an_uncertain_label_is_missing_and_known_to_be_uncertain(tmp_path: Path) -> None:
     """-1 is no label to train or test on, is told apart from one that is not there, and is written as it was read."""
     path = write(tmp_path / "m.csv", [row("a.png"), row("b.png", findings="-1")])
@@ -119,6 +144,29 @@ def test_a_batch_must_be_what_its_record_says(tmp_path: Path) -> None:
     write_batch(tmp_path / "first", [row("a.png", batch="second")])
     with pytest.raises(DataError, match="'first'"):
         manifest.read_dataset(tmp_path)
+
+
+def test_what_a_batch_states_stands_beside_what_is_there(tmp_path: Path) -> None:
+    """A manifest that was cut at the end of a line is seen by its number of rows and by its digest."""
+    write_batch(tmp_path / "cut", [row("a.png", "cut"), row("b.png", "cut")])
+    write_batch(tmp_path / "good", [row("c.png", "good")])
+    path = tmp_path / "cut" / "manifest.csv"
+    stated = sha256_file(path)
+    path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:-1]))
+    table = manifest.read_stated([tmp_path / "cut", tmp_path / "good"])
+    good = sha256_file(tmp_path / "good" / "manifest.csv")
+    assert table.to_numpy().tolist() == [["cut", 1, 2, sha256_file(path), stated], ["good", 1, 1, good, good]]
+
+
+def test_pixels_and_sides_are_read_of_all_batches(tmp_path: Path) -> None:
+    """Digests come in the order asked for, "" for none; a patient has every side that some batch gives."""
+    write(tmp_path / "one" / manifest.PIXELS, [["a.png", "11"]], manifest.PIXEL_COLUMNS)
+    write(tmp_path / "two" / manifest.PIXELS, [["b.png", "22"]], manifest.PIXEL_COLUMNS)
+    write(tmp_path / "one" / manifest.SIDES, [["1", "train"], ["2", "test"]], manifest.SIDE_COLUMNS)
+    write(tmp_path / "two" / manifest.SIDES, [["1", "test"], ["2", "test"]], manifest.SIDE_COLUMNS)
+    folders = [tmp_path / "one", tmp_path / "two", tmp_path / "none"]
+    assert manifest.read_pixels(folders, ["b.png", "c.png", "a.png"]).tolist() == ["22", "", "11"]
+    assert manifest.all_sides(folders) == {"1": {"train", "test"}, "2": {"test"}}
 
 
 def test_no_data_set_is_an_error(tmp_path: Path) -> None:

@@ -95,6 +95,15 @@ def test_a_shard_holds_plain_files_only(dataset: Path) -> None:
         ShardReader(dataset)
 
 
+@pytest.mark.parametrize("name", ["../up.png", "/tmp/up.png", "a\\b.png", "sub/a.png", ".hidden.png", "run.sh"])
+def test_a_shard_holds_names_of_images_only(dataset: Path, name: str) -> None:
+    """A name in a shard that leads elsewhere, or is no image's, is refused before anything is read by it."""
+    with tarfile.open(dataset / "first" / "shard-00003.tar", "w") as tar:
+        tar.addfile(tarfile.TarInfo(name))
+    with pytest.raises(DataError, match="is not the name of an image"):
+        ShardReader(dataset)
+
+
 def test_no_shards_and_no_image_are_errors(dataset: Path, tmp_path: Path) -> None:
     """A folder without shards, and an image that no shard holds, are errors that name them."""
     with pytest.raises(DataError, match="no image shards"):

@@ -28,7 +28,7 @@ def test_it_is_by_image_or_by_patient(tmp_path: Path) -> None:
     assert found == {"a.png": {"chest_drain": "yes", "site": "north"}}
     assert notes == [
         "more.csv says nothing of 2 of 3 images: their attributes are missing",
-        "1 of 2 images of more.csv are not in the batch, and were passed over",
+        "more.csv: 1 of 2 images is not in the batch, and passed over",
     ]
     found, notes = side_table.read(write(tmp_path, "patient_id,scanner\n001,GE\n9,NA\n"), ROWS)
     assert found == {"a.png": {"scanner": "GE"}, "b.png": {"scanner": "GE"}, "c.png": {"scanner": ""}}

@@ -176,8 +176,8 @@ def test_what_is_no_age_is_told_apart_from_a_missing_one() -> None:
 def test_notes_count_what_was_read_in_another_way() -> None:
     """Each way of writing an age is told with how many have it."""
     assert tables.read_ages(["058Y", "060Y", "006M", "61.0", "", "414"]).notes == (
-        "2 of 6 ages are written like 058Y and were read as whole years",
-        "1 of 6 ages are in months, weeks or days and became whole years",
-        "1 of 6 ages are written like 58.0 and were read as whole years",
-        "2 of 6 ages are empty or above 120 years and were taken as missing",
+        "2 of 6 ages are written like 058Y and read as whole years",
+        "1 of 6 ages is in months, weeks or days and became whole years",
+        "1 of 6 ages is written like 58.0 and read as whole years",
+        "2 of 6 ages are empty or above 120 years and taken as missing",
     )

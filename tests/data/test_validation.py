@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,6 +15,7 @@ import pytest
 from cxr_ops.data import manifest, validation
 from cxr_ops.errors import DataError, SettingsError
 from cxr_ops.labels import FINDINGS
+from cxr_ops.params import Params
 from cxr_ops.records.validation import Labels
 
 ROWS = 120
@@ -22,7 +24,15 @@ ROWS = 120
 @pytest.fixture(scope="module")
 def suites(project: Path) -> list[Path]:
     """The suites that params.yaml names."""
-    return [project / "expectations" / "manifest.json", project / "expectations" / "labels.json"]
+    return [project / suite for suite in Params.load(project / "params.yaml").validate_.suites]
+
+
+def validated(
+    frame: pd.DataFrame, suites: list[Path], boxes: pd.DataFrame | None = None, **facts: Any
+) -> validation.Validation:
+    """What is found of a manifest whose pictures all have digests of their pixels, unlike each other's."""
+    facts.setdefault("pixels", pd.Series([f"{n + 10**6:064x}" for n in range(len(frame))], dtype=str))
+    return validation.validate(frame, BOXES if boxes is None else boxes, suites, **facts)
 
 
 def sound(rows: int = ROWS) -> pd.DataFrame:
@@ -82,7 +92,7 @@ def put(column: str, value: object, *rows: int) -> Callable[[pd.DataFrame], pd.D
 
 def test_a_sound_manifest_passes(suites: list[Path]) -> None:
     """Without an error every check holds, and no row is named."""
-    found = validation.validate(sound(), BOXES, suites, min_images=ROWS, min_patients=ROWS // 2)
+    found = validated(sound(), suites, min_images=ROWS, min_patients=ROWS // 2)
     assert found.passed
     assert found.warnings == []
     assert all(check.rows == () and (check.suite == "size" or not check.found) for check in found.checks)
@@ -133,7 +143,7 @@ def test_each_planted_error_is_caught(suites: list[Path], group: str) -> None:
     frame = sound()
     for (column, value, rows), _, _ in PLANTED[group]:
         frame = put(column, value, *(rows or ()))(frame)
-    found = validation.validate(frame, BOXES.iloc[:0], suites)
+    found = validated(frame, suites, BOXES.iloc[:0])
     failed = {check.says: set(check.rows) for check in found.failures}
     assert failed == {says: rows or set() for _, says, rows in PLANTED[group]}
 
@@ -141,23 +151,21 @@ def test_each_planted_error_is_caught(suites: list[Path], group: str) -> None:
 def test_one_class_and_unknown_labels_fail(suites: list[Path]) -> None:
     """A data set without any finding, and an image without any known one, do not pass."""
     healthy = sound().assign(**{finding: pd.array([0] * ROWS, dtype="Int64") for finding in FINDINGS})
-    says = [check.says for check in validation.validate(healthy, BOXES, suites).failures]
+    says = [check.says for check in validated(healthy, suites).failures]
     assert says == ["Some image has a finding: the labels are not all negative."]
     unknown = sound()
     unknown.loc[3, list(FINDINGS)] = pd.NA
-    failures = validation.validate(unknown, BOXES, suites).failures
+    failures = validated(unknown, suites).failures
     assert [(check.says, check.rows) for check in failures] == [
         ("At least one finding is labelled for every image.", (3,))
     ]
-    says = [check.says for check in validation.validate(put("Hernia", pd.NA)(sound()), BOXES, suites).failures]
+    says = [check.says for check in validated(put("Hernia", pd.NA)(sound()), suites).failures]
     assert says == [
         "Hernia is known for at least 1 % of the images whose source labels it.",
         "Hernia is present in at most 95 % of the images.",  # nothing is known of it, and that does not pass
     ]
     all_ill = sound().assign(**{finding: pd.array([1] * ROWS, dtype="Int64") for finding in FINDINGS})
-    assert "No image has more than 10 findings." in [
-        c.says for c in validation.validate(all_ill, BOXES, suites).failures
-    ]
+    assert "No image has more than 10 findings." in [c.says for c in validated(all_ill, suites).failures]
 
 
 def test_uncertain_labels_pass_and_are_counted(suites: list[Path]) -> None:
@@ -165,14 +173,14 @@ def test_uncertain_labels_pass_and_are_counted(suites: list[Path]) -> None:
     frame = sound()
     frame.loc[3, list(FINDINGS)] = -1
     frame.loc[100:, "Hernia"] = -1
-    found = validation.validate(frame, BOXES, suites)
+    found = validated(frame, suites)
     assert found.passed
     assert found.warnings == []
     assert ">21 uncertain<" in validation.page(found, frame)
     assert "uncertain<" not in validation.page(found, sound())
     frame["Mass"] = pd.array([-1] * 20 + [1] * (ROWS - 20), dtype="Int64")  # a mean of 0.67, were -1 a number
     frame["Hernia"] = pd.array([-1] * ROWS, dtype="Int64")
-    assert [check.says for check in validation.validate(frame, BOXES, suites).failures] == [
+    assert [check.says for check in validated(frame, suites).failures] == [
         "Mass is present in at most 95 % of the images.",
         "Hernia is known for at least 1 % of the images whose source labels it.",
         "Hernia is present in at most 95 % of the images.",
@@ -182,7 +190,7 @@ def test_uncertain_labels_pass_and_are_counted(suites: list[Path]) -> None:
 def test_one_patient_for_all_images_fails(suites: list[Path]) -> None:
     """An id that is the same in more than 1,000 images is no patient id."""
     frame = sound(1100).assign(patient_id="1", sex="F")
-    failed = [check.says for check in validation.validate(frame, BOXES, suites).failures]
+    failed = [check.says for check in validated(frame, suites).failures]
     assert failed == ["No patient has more than 1,000 images: ids are not all the same."]
 
 
@@ -190,7 +198,7 @@ def test_one_patient_for_all_images_fails(suites: list[Path]) -> None:
 def test_missing_attributes_are_shown_and_pass(suites: list[Path], nothing: str | None) -> None:
     """Images without a view or a sex are shown with their rows; a missing sex contradicts none and is none of two."""
     frame = put("sex", nothing, 8, 64, 65)(put("view", nothing, 55)(sound()))
-    found = validation.validate(frame, BOXES, suites)
+    found = validated(frame, suites)
     assert found.failures == []
     assert {check.says: check.rows for check in found.warnings} == {
         "Every image has a view position.": (55,),
@@ -204,7 +212,7 @@ def test_other_views_are_counted(suites: list[Path]) -> None:
     frame = put("view", "LL", 7, 9)(sound())
     counted = {group.name: group.images for group in validation.groups(frame) if group.kind == "view"}
     assert counted == {"PA": 60, "AP": 58, "LL": 2}
-    assert validation.validate(frame, BOXES, suites).passed
+    assert validated(frame, suites).passed
 
 
 def test_a_source_that_labels_few_findings_is_asked_for_those_alone(suites: list[Path]) -> None:
@@ -213,22 +221,22 @@ def test_a_source_that_labels_few_findings_is_asked_for_those_alone(suites: list
     for finding in set(FINDINGS) - {"Pneumonia", "Effusion"}:
         few[finding] = pd.array([pd.NA] * ROWS, dtype="Int64")
     labelled = {"first": ["Pneumonia", "Effusion"], "second": ["Pneumonia", "Effusion"]}
-    found = validation.validate(few, BOXES, suites, labelled=labelled)
+    found = validated(few, suites, labelled=labelled)
     assert found.failures == []
     assert "Hernia" in next(c.found for c in found.warnings if c.says.startswith("Every finding is labelled"))
-    assert not validation.validate(few, BOXES, suites).passed
+    assert not validated(few, suites).passed
     nothing = few.assign(Effusion=pd.array([pd.NA] * ROWS, dtype="Int64"))
-    says = [check.says for check in validation.validate(nothing, BOXES, suites, labelled=labelled).failures]
+    says = [check.says for check in validated(nothing, suites, labelled=labelled).failures]
     assert "Effusion is known for at least 1 % of the images whose source labels it." in says
     half = sound()
     half.loc[half["batch"] == "second", "Hernia"] = pd.NA
-    assert validation.validate(half, BOXES, suites, labelled={"second": FINDINGS[:-1]}).passed
+    assert validated(half, suites, labelled={"second": FINDINGS[:-1]}).passed
 
 
 def test_warnings_let_the_data_pass(suites: list[Path]) -> None:
     """A finding without positives, and mostly unknown ages, are shown and do not fail."""
     frame = sound().assign(Hernia=pd.array([0] * ROWS, dtype="Int64"), age=pd.array([None] * ROWS, dtype="Int64"))
-    found = validation.validate(frame, BOXES, suites)
+    found = validated(frame, suites)
     assert found.passed
     assert [check.says for check in found.warnings] == [
         "At least half of the ages are known.",
@@ -264,12 +272,73 @@ def test_nothing_and_too_little_are_refused(suites: list[Path]) -> None:
 def test_the_error_names_rows_by_batch_line_and_image(suites: list[Path]) -> None:
     """The error says each failed check in words, names twenty rows, and counts the rest."""
     frame = put("view", "side", *range(50, 75))(sound())
-    message = str(validation.failure(validation.validate(frame, BOXES, suites), frame, page=Path("failed.html")))
+    message = str(validation.failure(validated(frame, suites), frame, page=Path("failed.html"), fix="correct them"))
     assert "The view position is PA, AP, LL, RL, LATERAL or OTHER, or missing. Not so: 25 of 120 rows." in message
     assert "first:52  00000026_000.png" in message
     assert "second:2  00000031_000.png" in message
     assert message.count(".png") == 20
     assert "and 5 more" in message
+
+
+def test_every_failing_row_is_listed(suites: list[Path]) -> None:
+    """The table of failures has all rows of each failed check, more than the 200 that great-expectations samples."""
+    frame = put("sex", "", 8)(put("view", "side", *range(700))(sound(1500)))
+    listed = validation.failing_rows(validated(frame, suites), frame)
+    views = listed[listed["expectation"].str.startswith("The view position is")]
+    assert views[["batch", "line"]].to_numpy().tolist() == frame.loc[:699, ["batch", "line"]].to_numpy().tolist()
+    assert set(views["severity"]) == {"critical"}
+    rest = listed.drop(views.index)
+    assert rest.to_numpy().tolist() == [["table", "Every image has a sex.", "warning", "first", 10]]
+
+
+def test_a_picture_needs_a_digest_of_its_own_pixels(suites: list[Path]) -> None:
+    """A picture that nobody read, and two of the same pixels, fail with their rows; without any digests all fail."""
+    pixels = pd.Series([f"{n:064x}" for n in range(ROWS)], dtype=str)
+    pixels[7], pixels[30], pixels[50] = "", pixels[20], "not a digest"
+    failures = validated(sound(), suites, pixels=pixels).failures
+    assert {check.says: check.rows for check in failures} == {
+        "Every picture was read: its pixels have a digest.": (7,),
+        "A digest of pixels is 64 hexadecimal digits.": (50,),
+        "No picture occurs twice in another encoding: digests of pixels differ.": (20, 30),
+    }
+    unread = validation.validate(sound(), BOXES, suites).failures
+    assert {check.says for check in unread} == {check.says for check in failures}
+
+
+def test_a_patient_on_two_sides_fails(suites: list[Path]) -> None:
+    """A patient whom two batches' own splits put on different sides is named with all images; one side is right."""
+    found = validated(sound(), suites, sides={"1": {"train"}, "5": {"train", "test"}, "strange": {"train", "test"}})
+    assert [(check.says, check.rows) for check in found.failures] == [
+        ("No patient is on two sides of the split: batches that keep a split of their own agree.", (8, 9))
+    ]
+
+
+STATED = ("name", "images", "images_stated", "manifest_sha256", "manifest_sha256_stated")
+
+
+def test_a_batch_must_be_what_it_states(suites: list[Path]) -> None:
+    """Another number of rows, or another manifest, than batch.json states fails and names the batch."""
+    good = ("first", 60, 60, "a" * 64, "a" * 64)
+    assert validated(sound(), suites, batches=pd.DataFrame([good], columns=list(STATED))).passed
+    batches = pd.DataFrame(
+        [good, ("cut", 59, 60, "a" * 64, "a" * 64), ("other", 60, 60, "a" * 64, "b" * 64)], columns=list(STATED)
+    )
+    assert [(check.says, check.found) for check in validated(sound(), suites, batches=batches).failures] == [
+        ("Each batch has as many rows as its batch.json says.", "1 of 3: cut"),
+        ("The SHA-256 of each batch's manifest is the one in its batch.json.", "1 of 3: other"),
+    ]
+
+
+def test_drift_is_a_warning_or_a_failure_as_the_settings_say(suites: list[Path]) -> None:
+    """Every share that has changed is named; what that means is a setting, whatever severity the suite gives it."""
+    shares = pd.DataFrame({"name": ["Mass: much", "view PA: same", "sex F: more"], "adjusted_p": [0.001, 0.3, 0.0099]})
+    told = validated(sound(), suites, comparisons=shares, drift_alpha=0.01)
+    assert told.passed
+    assert [check.found for check in told.warnings] == ["2 of 3: Mass: much; sex F: more"]
+    failed = validated(sound(), suites, comparisons=shares, drift_alpha=0.01, drift_fails=True)
+    assert [check.found for check in failed.failures] == ["2 of 3: Mass: much; sex F: more"]
+    assert validated(sound(), suites, comparisons=shares, drift_alpha=0.001, drift_fails=True).warnings == []
+    assert validated(sound(), suites, comparisons=shares, drift_alpha=0.001, drift_fails=True).passed
 
 
 class _Page(HTMLParser):
@@ -291,7 +360,7 @@ def test_the_page_stands_alone_and_names_nobody(suites: list[Path]) -> None:
     """The page has no script, no address and no identifier, is well-formed, and has the same bytes each time."""
     frame = put("view", "<script>alert(1)</script>", 7)(sound())
     frame["patient_id"] = ["patient" + name for name in frame["patient_id"]]
-    found = validation.validate(frame, BOXES, suites)
+    found = validated(frame, suites)
     page = validation.page(found, frame)
     text = validation.record(found, frame).to_bytes().decode()
     for secret in (*frame["image_id"], *frame["patient_id"], *frame["sha256"], "_000.png", "patient1"):
@@ -339,6 +408,7 @@ def test_prevalence_is_counted_by_group(suites: list[Path]) -> None:
         (suite_of("expect_miracles", {}, "critical"), "refuses .expect_miracles"),
         (suite_of("expect_column_values_to_be_in_set", {"colum": "view"}, "critical"), "refuses the suite"),
         (suite_of("expect_column_to_exist", {"column": "view"}, "fatal"), "critical or warning"),
+        (suite_of("expect_column_to_exist", {"column": "a"}, "critical").replace('"says"', '"of": "x", "says"'), "'x'"),
     ],
 )
 def test_a_suite_that_is_none_is_refused(tmp_path: Path, content: str | None, why: str) -> None:

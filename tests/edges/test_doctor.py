@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import socket
+from collections.abc import Iterator
+from datetime import datetime, timedelta, tzinfo
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from types import SimpleNamespace
+from typing import ClassVar
 
 import pytest
 from projects import make_home, make_project
 from typer.testing import CliRunner
 
+from cxr_ops import locks
+from cxr_ops.audit.entries import PeriodOpened
 from cxr_ops.commands import app as command
-from cxr_ops.edges import doctor, locks
+from cxr_ops.edges import doctor, machine
 from cxr_ops.edges.doctor import Check, examine
 from cxr_ops.edges.home import Home
+from cxr_ops.edges.ledger import open_ledger
 
 
 @pytest.fixture
@@ -34,8 +43,10 @@ def test_healthy_installation_has_every_check(environ: dict[str, str]) -> None:
     """Settings, folders and services are all looked at, and nothing but CXR_HOME and its locks is made."""
     found = examine(environ)
     assert [check.name for check in found.checks if check.ok] == [
-        *("names", "settings", "project", "git", "dvc"),
-        *("locks", "room", "data remote", "mlflow", "artifacts", "ledger", "airflow"),
+        *("names", "settings", "project", "python", "git", "dvc"),
+        *("gpu", "shared memory", "proxies", "certificates", "docker", "telemetry"),
+        *("locks", "hard links", "clock"),
+        *("room", "data remote", "mlflow", "artifacts", "ledger", "airflow"),
     ]
     assert found.ok
     assert [path.name for path in Path(environ["CXR_HOME"]).rglob("*")] == ["locks"]
@@ -45,6 +56,9 @@ def dead_port() -> int:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         return int(free.getsockname()[1])
+
+
+DOCKER = {"CXR_LAUNCHER": "docker", "CXR_IMAGE": f"sha256:{'0f' * 32}"}
 
 
 @pytest.mark.parametrize(
@@ -59,6 +73,12 @@ def dead_port() -> int:
         ({"CXR_MLFLOW_ARTIFACTS": "/proc/version/x"}, "artifacts", "cannot be made"),
         ({"CXR_DVC_REMOTE": "s3://bucket/x", "CXR_S3_ENDPOINT": "DEAD"}, "data remote", "does not answer"),
         ({"CXR_AIRFLOW_URL": "DEAD"}, "airflow", "does not answer"),
+        ({"AIRFLOW__USAGE_DATA_COLLECTION__ENABLED": "True"}, "telemetry", "lets data on use be sent"),
+        ({"HTTPS_PROXY": "proxy:3128"}, "proxies", "no address"),
+        ({"SSL_CERT_FILE": "/nowhere.pem"}, "certificates", "/nowhere.pem, which is not there"),
+        ({"REQUESTS_CA_BUNDLE": "/proc/version"}, "certificates", "holds no certificate"),
+        ({**DOCKER, "DOCKER_HOST": "unix:///nowhere.sock"}, "docker", "no Docker engine answers"),
+        ({**DOCKER, "DOCKER_HOST": "DEAD"}, "docker", "no Docker engine answers"),
     ],
 )
 def test_what_is_wrong_is_named_with_what_to_do(
@@ -114,3 +134,77 @@ def test_command_shows_where_each_setting_comes_from(tmp_path: Path, monkeypatch
     told = json.loads(done.stdout)
     assert told["ok"] is False
     assert {"name": "CXR_HOME", "source": "environment"}.items() <= told["settings"][0].items()
+
+
+class Engine(BaseHTTPRequestHandler):
+    """An engine, an MLflow server: what each of their doors answers, as the real ones do."""
+
+    answers: ClassVar[dict[str, tuple[int, bytes]]] = {}
+
+    def do_GET(self) -> None:
+        status, body = self.answers.get(self.path, (404, b'{"message": "none"}'))
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        return
+
+
+@pytest.fixture
+def engine() -> Iterator[str]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Engine)
+    Thread(target=server.serve_forever, daemon=True).start()
+    yield f"127.0.0.1:{server.server_address[1]}"
+    server.shutdown()
+    server.server_close()
+
+
+def test_an_engine_is_asked_for_what_stages_need(environ: dict[str, str], engine: str) -> None:
+    """The image must be there, and where GPUs are asked for, the runtime that gives them."""
+    given = {**environ, **DOCKER, "DOCKER_HOST": f"tcp://{engine}", "CXR_GPUS": "all"}
+    Engine.answers = {"/version": (200, b'{"Version": "20.10"}'), "/info": (200, b'{"Runtimes": {"runc": {}}}')}
+    assert [(one.name, one.found[:23]) for one in failed(given)] == [("docker", "the engine has no image")]
+    Engine.answers[f"/images/{DOCKER['CXR_IMAGE']}/json"] = (200, b"{}")
+    assert "no NVIDIA runtime" in failed(given)[0].found
+    Engine.answers["/info"] = (200, b'{"Runtimes": {"nvidia": {}}}')
+    assert failed(given) == []
+    Engine.answers["/version"] = (403, b"{}")
+    assert "answers 403" in failed(given)[0].found
+
+
+def test_an_mlflow_that_refuses_its_name_is_told(environ: dict[str, str], engine: str) -> None:
+    """A server that was not told of the name under which it is asked is named, with the option that it lacks."""
+    Engine.answers = {"/version": (403, b"Invalid Host header - possible DNS rebinding attack detected")}
+    found = {one.name: one for one in failed({**environ, "MLFLOW_TRACKING_URI": f"http://{engine}"})}
+    assert "refuses requests under the name" in found["mlflow"].found
+    assert f"--allowed-hosts 127.0.0.1,{engine}" in str(found["mlflow"].fix)
+
+
+def test_a_clock_that_is_behind_the_ledger_is_told(environ: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A clock that says less than the ledger's last entry is found."""
+    home = Home.find(environ)
+    open_ledger(home).append("period", PeriodOpened(number=2, closed_batches=[], by="dr_lee", reason="a new period"))
+    assert failed(environ) == []
+
+    class Behind(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> datetime:
+            return datetime.now(tz) - timedelta(days=1)
+
+    monkeypatch.setattr(machine, "datetime", Behind)
+    (check,) = failed(environ)
+    assert (check.name, "last entry is of" in check.found) == ("clock", True)
+
+
+def test_a_disk_without_hard_links_is_told(environ: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file system that makes no second name for a file is found before the ledger needs one."""
+    Home.find(environ)
+
+    def link(*_: object, **__: object) -> None:
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr(os, "link", link)
+    (check,) = failed(environ)
+    assert (check.name, "Operation not supported" in check.found) == ("hard links", True)

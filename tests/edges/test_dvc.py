@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import subprocess
@@ -47,6 +48,45 @@ def test_settings_of_the_installation_reach_dvc(tmp_path: Path) -> None:
     assert setting("remote.store.verify") == "true"
     assert setting("core.remote") == "store"
     assert "remote" not in (home.project / ".dvc" / "config").read_text()
+
+
+def listed(home: Home, name: str) -> str:
+    """A listing of one folder with a file of this name beside a good one, in the remote; its name there."""
+    content = hashlib.md5(b"x").hexdigest()
+    data = json.dumps([{"md5": content, "relpath": "a.txt"}, {"md5": content, "relpath": name}]).encode()
+    digest = f"{hashlib.md5(data).hexdigest()}.dir"
+    for md5, held in ((content, b"x"), (digest, data)):
+        path = dvc.place(home.remote_folder, md5)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(held)
+    return digest
+
+
+@pytest.mark.parametrize("name", ["../../up.txt", "/tmp/cxr-up.txt", "sub/../../../up.txt", "a\\\\b.txt", "A.TXT"])
+def test_names_are_checked_before_anything_is_pulled(home: Home, name: str) -> None:
+    """A listing or a pointer whose names lead elsewhere, or collide by case, is refused, and nothing is written."""
+    (home.project / "dataset").mkdir()
+    pointer = home.project / "dataset" / "one.dvc"
+    pointer.write_text(f"outs:\n- md5: {listed(home, name)}\n  size: 2\n  nfiles: 2\n  hash: md5\n  path: one\n")
+    before = sorted(home.root.parent.rglob("*.txt"))
+    with pytest.raises(DataError, match="nothing was written") as caught:
+        dvc.dvc(home, home.project, "pull", "dataset/one.dvc")
+    assert repr(name).casefold() in str(caught.value).casefold()
+    assert sorted(home.root.parent.rglob("*.txt")) == before
+    assert not (home.project / "dataset" / "one").exists()
+
+
+def test_a_listing_of_good_names_is_pulled(home: Home) -> None:
+    """Names in folders are no fault; a pointer that leads elsewhere is one, whatever it lists."""
+    (home.project / "dataset").mkdir()
+    pointer = home.project / "dataset" / "one.dvc"
+    text = f"outs:\n- md5: {listed(home, 'sub/b.txt')}\n  size: 2\n  nfiles: 2\n  hash: md5\n  path: one\n"
+    pointer.write_text(text)
+    dvc.dvc(home, home.project, "pull", "dataset/one.dvc")
+    assert (home.project / "dataset" / "one" / "sub" / "b.txt").read_bytes() == b"x"
+    pointer.write_text(text.replace("path: one", "path: ../../one"))
+    with pytest.raises(DataError, match="leads out of its folder"):
+        dvc.dvc(home, home.project, "pull", "dataset/one.dvc")
 
 
 def test_what_dvc_says_is_told_with_a_next_step(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Final
 
 import pytest
 
@@ -17,7 +18,7 @@ from cxr_ops.edges.ledger import Ledger, open_ledger
 from cxr_ops.edges.ledger.folder import Folder
 from cxr_ops.errors import ConflictError, RefusedError, SettingsError, StorageError
 from cxr_ops.records.base import canonical_json, sha256_bytes
-from cxr_ops.records.inputs import LedgerState, Limits, Period, Reference, Spending
+from cxr_ops.records.inputs import LedgerState, Level, Limits, Period, Reference, Spending
 
 
 def look(number: int = 0) -> Look:
@@ -203,13 +204,17 @@ def home(tmp_path: Path) -> Home:
     return Home(root=tmp_path, project=tmp_path, dvc_remote="", mlflow_uri="", mlflow_artifacts="")
 
 
+CLAIM: Final = "c" * 64
+FIRST, SECOND = (Level(checks=level, superiority=0.001) for level in (0.04, 0.008))
+
+
 def test_look_is_recorded_once_for_a_model_and_a_test_set(home: Home) -> None:
     """The same model on the same test set is one look, whoever looks; another model, or a larger test set, spends."""
     ledger = open_ledger(home)
-    first = open_ledger(home).record_look(Look(model="a", test_digest="t1", run="run-1", batches=("one",)))
-    assert open_ledger(home).record_look(Look(model="a", test_digest="t1", run="run-2")) == first
-    open_ledger(home).record_look(Look(model="b", test_digest="t1", run="run-2"))
-    open_ledger(home).record_look(Look(model="a", test_digest="t2", run="run-2"))
+    first = open_ledger(home).record_look(Look(model="a", test_digest="t1", run="run-1", claim=CLAIM, batches=("one",)))
+    assert open_ledger(home).record_look(Look(model="a", test_digest="t1", run="run-2", claim=CLAIM)) == first
+    open_ledger(home).record_look(Look(model="b", test_digest="t1", run="run-2", claim=CLAIM))
+    open_ledger(home).record_look(Look(model="a", test_digest="t2", run="run-2", claim=CLAIM))
     assert ledger.state().looked == [("a", "t1"), ("b", "t1"), ("a", "t2")]
     assert ledger.state().looks == len(ledger.entries()) == 3
 
@@ -225,45 +230,45 @@ def test_another_claim_on_a_model_is_another_look(home: Home) -> None:
 def test_look_that_the_ledger_leaves_less_is_not_taken(home: Home) -> None:
     """Of two runs that were opened together the later one is refused before it is scored, and spends nothing."""
     terms = Spending(method="recycled", period_alpha=0.05, success_weight=0.8, max_looks=10)
-    limits = Limits(max_looks=10, approvals=0, disclosure="verdict", require_clean_code=False, spending=(terms,))
-    first, second = (Look(model=name, test_digest="t", run=name, limits=limits) for name in "ab")
-    taken = open_ledger(home).record_look(first, level=0.04)
-    with pytest.raises(RefusedError, match=r"may spend 0\.8 %, and the run was opened to spend 4 %") as raised:
-        open_ledger(home).record_look(second, level=0.04)
+    limits = Limits(max_looks=10, approvals=0, disclosure="promotion", require_clean_code=False, spending=(terms,))
+    first, second = (Look(model=name, test_digest="t", run=name, claim=CLAIM, limits=limits) for name in "ab")
+    taken = open_ledger(home).record_look(first, level=FIRST)
+    with pytest.raises(RefusedError, match=r"number 2 .* may spend 0\.8 % on each check, .* to spend 4 %") as raised:
+        open_ledger(home).record_look(second, level=FIRST)
     assert "retrain" in raised.value.fix
-    assert open_ledger(home).record_look(first, level=0.04) == taken
+    assert open_ledger(home).record_look(first, level=FIRST) == taken
     assert open_ledger(home).state().looks == 1
-    repeated = open_ledger(home).record_look(second, level=0.008)
-    with pytest.raises(RefusedError, match=r"as number 2 of the test period: it may spend 0\.8 %, .* to spend 4 %"):
-        open_ledger(home).record_look(second.model_copy(update={"run": "c"}), level=0.04)
-    assert open_ledger(home).record_look(second, level=0.008) == repeated
+    repeated = open_ledger(home).record_look(second, level=SECOND)
+    with pytest.raises(RefusedError, match=r"look of c, number 2 .* may spend 0\.8 % on each check, .* to spend 4 %"):
+        open_ledger(home).record_look(second.model_copy(update={"run": "c"}), level=FIRST)
+    assert open_ledger(home).record_look(second, level=SECOND) == repeated
 
 
 def test_champion_and_reference_are_recorded_and_spend_nothing(home: Home) -> None:
     """Only a challenger spends; a model that was scored as champion spends when it comes back as challenger."""
     ledger = open_ledger(home)
     for role in ("champion", "reference", "champion"):
-        open_ledger(home).record_look(Look(model=role, test_digest="t", run="r", role=role))
+        open_ledger(home).record_look(Look(model=role, test_digest="t", run="r", claim=CLAIM, role=role))
     assert [entry.look.role for entry in ledger.entries()] == ["champion", "reference"]
     assert ledger.state().looks == 0
-    open_ledger(home).record_look(Look(model="champion", test_digest="t", run="r"))
+    open_ledger(home).record_look(Look(model="champion", test_digest="t", run="r", claim=CLAIM))
     assert ledger.state().looked == [("champion", "t")]
     for role in ("challenger", "champion", "reference"):
-        open_ledger(home).record_look(Look(model="champion", test_digest="t", run="r2", role=role))
+        open_ledger(home).record_look(Look(model="champion", test_digest="t", run="r2", claim=CLAIM, role=role))
     assert len(ledger.entries()) == 3
 
 
 def test_looks_belong_to_their_period(home: Home) -> None:
     """A new period begins without spent looks, and a run of a closed one may repeat its look and take no new one."""
     ledger = open_ledger(home)
-    old = open_ledger(home).record_look(Look(model="a", test_digest="t", run="r"))
+    old = open_ledger(home).record_look(Look(model="a", test_digest="t", run="r", claim=CLAIM))
     ledger.append("period", period(2, "one"))
     assert ledger.period() == Period(number=2, closed_batches=["one"])
     assert (ledger.state().looks, ledger.state().looked) == (0, [])
-    assert open_ledger(home).record_look(Look(model="a", test_digest="t", run="r")) == old
+    assert open_ledger(home).record_look(Look(model="a", test_digest="t", run="r", claim=CLAIM)) == old
     with pytest.raises(RefusedError, match="opened in test period 1, and period 2 is open"):
-        open_ledger(home).record_look(Look(model="b", test_digest="t", run="r"))
-    open_ledger(home).record_look(Look(model="a", test_digest="t", run="r2", period=2))
+        open_ledger(home).record_look(Look(model="b", test_digest="t", run="r", claim=CLAIM))
+    open_ledger(home).record_look(Look(model="a", test_digest="t", run="r2", claim=CLAIM, period=2))
     assert ledger.state().looks == 1
 
 
@@ -316,6 +321,7 @@ def test_champion_is_the_last_promotion(ledger: Ledger) -> None:
 WRITER = """
 import sys
 from pathlib import Path
+from typing import Final
 from cxr_ops.edges.ledger import Ledger, open_ledger
 from cxr_ops.edges.ledger.folder import Folder
 folder, name, count = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
@@ -348,6 +354,7 @@ def test_two_processes_that_append_at_once_lose_nothing(ledger: Ledger) -> None:
 SWAPPER = """
 import sys
 from pathlib import Path
+from typing import Final
 from cxr_ops.edges.ledger import Ledger, open_ledger
 from cxr_ops.edges.ledger.folder import Folder
 from cxr_ops.errors import ConflictError
@@ -378,6 +385,7 @@ def test_compare_and_swap_has_one_winner(ledger: Ledger) -> None:
 FULL_DISK = """
 import resource, signal, sys
 from pathlib import Path
+from typing import Final
 from cxr_ops.edges.ledger import Ledger, open_ledger
 from cxr_ops.edges.ledger.folder import Folder
 from cxr_ops.errors import StorageError

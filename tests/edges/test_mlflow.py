@@ -17,13 +17,15 @@ from mlflow import MlflowClient
 
 from cxr_ops.audit.package import digest as package_digest
 from cxr_ops.contract import MODEL_NAME, PACKAGE_FILES
+from cxr_ops.edges import signing
 from cxr_ops.edges.home import Home
 from cxr_ops.edges.ledger import open_ledger
 from cxr_ops.edges.mlflow import aliases, tracking, versions
-from cxr_ops.errors import StorageError
+from cxr_ops.errors import DataError, RefusedError, StorageError
 from cxr_ops.labels import FINDINGS
 from cxr_ops.model import package, scoring
 from cxr_ops.records.inputs import Champion, Reference
+from cxr_ops.stages import promote
 
 FIRST = Case(name="first").run
 SECOND = Case(name="second").run
@@ -102,14 +104,17 @@ def test_version_is_served_as_it_was_scored_without_a_pickle(champion: Home, cli
 
     model = mlflow.pyfunc.load_model(f"models:/{MODEL_NAME}@champion")
     assert model.metadata.signature.inputs.input_names() == ["image"]
-    assert tuple(model.metadata.signature.outputs.input_names()) == FINDINGS
-    assert {column.type.name for column in model.metadata.signature.outputs} == {"double"}
+    said = model.metadata.signature.outputs.inputs
+    assert tuple(column.name for column in said) == (*FINDINGS, "flags", "receipt")
+    assert {column.type.name for column in said[:14]} == {"double"}
 
     rng = np.random.default_rng(0)
     pictures = [rng.integers(0, 256, shape, dtype=np.uint8) for shape in ((64, 64), (40, 90), (32, 32))]
     served = model.predict(pd.DataFrame({"image": [png(picture) for picture in pictures]}))
-    assert tuple(served.columns) == FINDINGS
-    np.testing.assert_allclose(served, scoring.score(package.load(artifacts(client, "1")), pictures), atol=1e-6)
+    assert set(served["flags"][0]) == set(FINDINGS)  # the plan of the run has operating points
+    np.testing.assert_allclose(
+        served[list(FINDINGS)], scoring.score(package.load(artifacts(client, "1")), pictures), atol=1e-6
+    )
 
 
 def test_run_that_is_logged_again_is_the_same_run(published: Home, client: MlflowClient) -> None:
@@ -193,11 +198,11 @@ def test_database_whose_making_is_cut_off_is_made_again(tmp_path: Path, monkeypa
 def test_package_is_registered_once(published: Home, client: MlflowClient, packages: dict[str, Path]) -> None:
     """The same bytes are the same version, whichever run brings them; without their bytes a version does not count."""
     run_id = run_of(published, client, SECOND).info.run_id
-    assert versions.register(published, packages["a"], run_id, {}) == "1"
-    assert versions.register(published, packages["b"], run_id, {}) == "2"
+    assert versions.register(published, packages["a"], run_id, {}, {}).version == "1"
+    assert versions.register(published, packages["b"], run_id, {}, {}).version == "2"
     (artifacts(client, "1") / "weights.safetensors").unlink()
-    assert versions.register(published, packages["a"], run_id, {}) == "3"
-    assert versions.register(published, packages["a"], run_id, {}) == "3"
+    assert versions.register(published, packages["a"], run_id, {}, {}).version == "3"
+    assert versions.register(published, packages["a"], run_id, {}, {}).version == "3"
 
 
 def test_no_promotion_means_no_champion(published: Home, tmp_path: Path) -> None:
@@ -235,6 +240,68 @@ def test_altered_champion_is_not_handed_out(champion: Home, client: MlflowClient
     with pytest.raises(StorageError, match="digest is not the one on record"):
         versions.fetch_champion(champion, tmp_path / "champion")
     assert not (tmp_path / "champion" / "package").exists()
+
+
+POISON = "open({marker!r}, 'w')\n"
+
+
+@pytest.mark.parametrize("attack", ["script", "MLmodel", "code", "signed anew"])
+def test_poisoned_model_directory_is_refused_and_never_runs(
+    champion: Home, client: MlflowClient, tmp_path: Path, attack: str
+) -> None:
+    """Who may write MLflow's artifacts changes what serves, beside an untouched package: nothing of it is used."""
+    stored, marker = artifacts(client, "1").parents[1], tmp_path / "marker"
+    if attack == "MLmodel":
+        text = (stored / "MLmodel").read_text().replace("loader_module: mlflow.pyfunc.model", "loader_module: evil")
+        replace(stored / "MLmodel", text.encode())
+    if attack in ("MLmodel", "code"):
+        (stored / "code").mkdir()
+        (stored / "code" / "evil.py").write_text(POISON.format(marker=str(marker)))
+    else:
+        text = POISON.format(marker=str(marker)) + (stored / "serving.py").read_text()
+        replace(stored / "serving.py", text.encode())
+    if attack == "signed anew":
+        signing.sign(make_home(tmp_path / "attacker"), stored, {})
+    for ask in (
+        lambda: versions.fetch_champion(champion, tmp_path / "champion"),
+        lambda: versions.fetch_model(champion, "1", tmp_path / "model"),
+    ):
+        with pytest.raises(RefusedError, match="not the one on record"):
+            ask()
+    assert not (tmp_path / "champion" / "package").exists()
+    assert not (tmp_path / "model").exists()
+    with pytest.raises(RefusedError, match=r"was changed|was added|not believed here"):
+        signing.check(champion, stored)
+    assert not marker.exists()
+
+
+def test_poisoned_version_is_not_promoted(published: Home, client: MlflowClient) -> None:
+    """A script that was altered between the decision and the promotion stops the promotion."""
+    stored = artifacts(client, "1").parents[1]
+    replace(stored / "serving.py", (stored / "serving.py").read_bytes() + b"# altered\n")
+    with pytest.raises(RefusedError, match="not the one on record"):
+        promote.run(published, FIRST)
+    assert open_ledger(published).champion() is None
+
+
+def test_whole_model_is_fetched_with_its_claims_and_serves(champion: Home, tmp_path: Path) -> None:
+    """What is fetched is the directory that the decision names, with plan, data and training on the same digest."""
+    decision = open_ledger(champion).decision(FIRST).decision
+    found = versions.fetch_model(champion, "1", tmp_path / "model")
+    assert found.directory == decision.directory
+    claims = {kind.split(":")[-2]: said for kind, said in found.claims.items()}
+    assert claims["plan"]["sha256"] == decision.plan_sha256
+    assert claims["data"]["revision"] == decision.data_revision
+    assert (claims["training"]["package"], claims["training"]["run"]) == (decision.package, FIRST)
+    assert claims["verdict"] == {"verdict": "PROMOTE", "sha256": decision.verdict_digest}
+    served = mlflow.pyfunc.load_model(str(tmp_path / "model")).predict(
+        pd.DataFrame({"image": [png(np.zeros((32, 32), np.uint8))]})
+    )
+    assert tuple(served.columns) == (*FINDINGS, "flags", "receipt")
+    with pytest.raises(StorageError, match="left as it is"):
+        versions.fetch_model(champion, "1", tmp_path / "model")
+    with pytest.raises(DataError, match="names no signed directory"):
+        versions.fetch_model(champion, "9", tmp_path / "other")
 
 
 def test_lost_champion_is_not_the_same_as_none(champion: Home, client: MlflowClient, tmp_path: Path) -> None:
@@ -319,8 +386,8 @@ def through(home: Home, packages: dict[str, Path], tmp_path: Path) -> Path:
     run_id = tracking.log_run(
         home, tracking.RunContent(run="r", tags={}, params={}, metrics={}, artifacts=[("", note)])
     )
-    version = versions.register(home, packages["a"], run_id, {})
-    assert versions.register(home, packages["a"], run_id, {}) == version
+    version = versions.register(home, packages["a"], run_id, {}, {}).version
+    assert versions.register(home, packages["a"], run_id, {}, {}).version == version
     kept = mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path="note.txt", dst_path=str(tmp_path / "kept"))
     assert Path(kept).read_text() == "kept"
     versions.fetch_package(home, version, package_digest(packages["a"]), tmp_path / "back")

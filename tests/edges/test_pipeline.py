@@ -18,7 +18,7 @@ from cxr_ops.edges.ledger import open_ledger
 from cxr_ops.errors import DataError, RefusedError
 from cxr_ops.records.base import tree_digest
 from cxr_ops.records.data import DataRevision, Division
-from cxr_ops.records.inputs import Champion, Code, Inputs, Period, RecordedLook, Reference
+from cxr_ops.records.inputs import Allowance, Champion, Code, Inputs, Level, Period, RecordedLook, Reference
 from cxr_ops.records.run import Result
 from cxr_ops.records.verdict import Verdict
 
@@ -135,6 +135,24 @@ def test_run_of_a_closed_period_is_not_scored(home: Home) -> None:
     assert len(open_ledger(home).entries()) == 1
 
 
+def test_the_gate_judges_at_no_more_than_the_ledger_leaves(home: Home) -> None:
+    """A larger level in inputs.json, for the checks or for the claim to beat the reference, is refused twice."""
+    start_period(home, 2)
+    pipeline.run_stage(home, RUN, "train")
+    path = home.workspace(RUN) / "inputs.json"
+    inputs = Inputs.read(path)
+    alpha = plans.load(home.workspace(RUN) / "pccp.demo.yaml").performance.alpha
+    for checks, superiority, match in ((2, 1, "on each check"), (1, 2, "claim that the model beats the reference")):
+        level = Level(checks=checks * alpha, superiority=superiority * alpha)
+        inputs.model_copy(update={"allowance": Allowance(next=level)}).write(path)
+        with pytest.raises(RefusedError, match=match):
+            pipeline.run_stage(home, RUN, "evaluate")
+        with pytest.raises(RefusedError, match=match):
+            pipeline._check_level(home, RUN)
+    assert not (home.workspace(RUN) / "evaluate").exists()
+    assert open_ledger(home).state().looks == 0
+
+
 def test_challenger_that_is_the_champion_ends_the_run(home: Home) -> None:
     """After `train`, equal digests are NO_CHANGE, and the run's result is written."""
     first = pipeline.run_stage(home, RUN, "train")
@@ -172,13 +190,20 @@ def test_evaluate_without_a_package_or_a_split_spends_no_look(home: Home) -> Non
     assert len(open_ledger(home).entries()) == 1
 
 
-def test_what_the_gate_decided_is_told_by_the_plans_of_now(home: Home) -> None:
-    """A plan that tells less holds from when it is in force on; the number of approvals tells nothing either."""
+def test_what_the_gate_decided_is_told_by_the_plans_of_now(home: Home, capsys: pytest.CaptureFixture[str]) -> None:
+    """A plan that tells less holds from when it is in force on, for the log too; approvals tell nothing either."""
     golden, workspace = Path(__file__).parents[1] / "golden" / "next", home.workspace(RUN)
     rejected = {"verdict": "REJECT", "approvals": 2}
     Verdict.read(golden / "verdict.json").model_copy(update=rejected).write(workspace / "gate" / "verdict.json")
     Inputs.read(golden / "inputs.json").write(workspace / "inputs.json")
     assert pipeline._told(home, RUN) == rejected
+    reasons = Verdict.read(workspace / "gate" / "verdict.json").reasons
+    assert reasons
+    told = [f"  {reason.code}: {reason.sentence}" for reason in reasons]
+    assert capsys.readouterr().err.splitlines() == ["gate: REJECT", *told]
     plan = Path(__file__).parents[2] / "pccp.yaml"
     in_force.adopt(home, plan, by="dr_lee", reason="reviewed")
     assert pipeline._told(home, RUN) == {"verdict": "NOT PROMOTED", "approvals": 0}
+    said = capsys.readouterr().err
+    assert said.startswith("gate: NOT PROMOTED\n")
+    assert not any(reason.sentence in said for reason in reasons)

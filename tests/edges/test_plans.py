@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from cxr_ops import plan as plans
-from cxr_ops.audit.entries import Decision
+from cxr_ops.audit.entries import Decision, Look, PeriodOpened
 from cxr_ops.audit.state import plan_in_force
 from cxr_ops.edges import plans as in_force
 from cxr_ops.edges.home import Home
@@ -76,6 +76,25 @@ def test_looser_plan_of_a_run_gains_nothing(home: Home) -> None:
     other, text = in_force.expected(home, entries, demo[1])
     assert (other.than, other.name, text.limits) == ("the plan in force", "nih-production", strict)
     assert in_force.expected(home, entries, other.sha256) is None
+
+
+def test_recycled_looks_have_nothing_after_one_of_which_all_was_told(home: Home) -> None:
+    """A plan that recycles is adopted in vain in the middle of a period whose looks disclosed everything."""
+    in_force.adopt(home, home.project / "pccp.yaml", by="dr_lee", reason="reviewed")
+    assert not in_force.spent_up(home)
+    shutil.rmtree(home.ledger)
+    demo, sha256 = own(home, "pccp.demo.yaml")
+    in_force.adopt_first(home, demo, sha256)
+    assert not in_force.spent_up(home)
+    open_ledger(home).record_look(
+        Look(model="m", test_digest="t", run="r", plan=sha256, limits=demo.limits, claim="c" * 64)
+    )
+    assert not in_force.spent_up(home)  # the demonstration has equal looks
+    in_force.adopt(home, home.project / "pccp.yaml", by="dr_lee", reason="reviewed")
+    assert in_force.spent_up(home)
+    opened = PeriodOpened(number=2, closed_batches=["one"], by="dr_lee", reason="new patients")
+    open_ledger(home).append("period", opened)
+    assert not in_force.spent_up(home)
 
 
 def test_old_ledger_goes_on_under_its_last_decisions_plan(home: Home) -> None:

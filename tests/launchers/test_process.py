@@ -41,7 +41,8 @@ def test_a_stage_ends_with_its_result(
     assert told["result"] == {"no_change": False, "package": "1f"}
     assert [call["arguments"] for call in calls(project)] == [["--run", "r-1"]]
     folder = stages(tmp_path) / "1"
-    assert {path.name for path in folder.iterdir()} == {"stdout", "stderr", "result.json"}
+    names = {"stdout", "stderr", "result.json", "started.json", "exit_code"}
+    assert {path.name for path in folder.iterdir()} == names
     assert (folder / "stdout").read_text().startswith("a line that is no result\n")
     assert (folder / "stderr").read_text() == "a warning after the result\n"
     assert "a warning after the result" in told["log"]
@@ -55,9 +56,10 @@ def test_the_log_is_relayed_by_whole_lines(airflow: Apart, project: Path, enviro
 
 
 def test_a_stage_is_told_nothing_of_airflow(airflow: Apart, project: Path, environment: dict[str, str]) -> None:
-    """Airflow's settings, which hold its secrets, do not reach a stage; other variables do."""
+    """Airflow's settings and connections, which hold its secrets, do not reach a stage; other variables do."""
     script(project, {})
-    airflow.call(EXECUTE, {**environment, "AIRFLOW__CORE__FERNET_KEY": "secret"}, RUN_ID, 1)
+    secrets = {"AIRFLOW__CORE__FERNET_KEY": "secret", "AIRFLOW_CONN_CHAT": "http://user:secret@chat.example"}
+    airflow.call(EXECUTE, {**environment, **secrets}, RUN_ID, 1)
     (call,) = calls(project)
     assert call["secrets"] == []
     assert call["home"] == environment["CXR_HOME"]
@@ -66,11 +68,11 @@ def test_a_stage_is_told_nothing_of_airflow(airflow: Apart, project: Path, envir
 def test_an_old_result_is_not_taken_for_a_new_one(
     airflow: Apart, project: Path, environment: dict[str, str], tmp_path: Path
 ) -> None:
-    """A killed attempt fails, though an attempt of the same run and number had ended well before."""
+    """A killed attempt fails, though one of a run of the same name and number had ended well on another day."""
     script(project, {"train": {"result": {"package": "1f"}}})
     assert airflow.call(EXECUTE, environment, RUN_ID, 1)["result"]["package"] == "1f"
     script(project, {"train": {"killed": True}})
-    kind, message = airflow.call(EXECUTE, environment, RUN_ID, 1)
+    kind, message = airflow.call(EXECUTE, environment, RUN_ID, 1, None, 2)
     assert kind == "AirflowException"
     assert "exit code -9 (SIGKILL); it left no result.json" in message
     assert str(stages(tmp_path) / "1-2" / "result.json") in message

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from cxr_ops.errors import DataError
-from cxr_ops.model import cam, network, package
+from cxr_ops.model import cam, heads, network, package
+from cxr_ops.stats import heat_maps
 
 TOLERANCE = 5e-6  # of maps scaled to at most 1
 
@@ -63,6 +64,78 @@ def test_equals_the_library(either: package.LoadedModel, radiographs: list[np.nd
             ours = scale_cam_image(scale_cam_image(maps[:, finding], (64, 64)))  # once a layer, once over layers
             assert np.abs(ours - theirs).max() <= TOLERANCE
             assert theirs.max() > 0.5
+
+
+def test_hires_cam_and_grad_cam_plus_plus_equal_the_library(
+    either: package.LoadedModel, radiographs: list[np.ndarray]
+) -> None:
+    """Scaled in pytorch-grad-cam's own way, maps of both other methods are the library's to 1e-5.
+
+    The library adds 1e-6 to Grad-CAM++'s denominator, which matters beside gradients as small as these. So logits are
+    taken 10,000 times as large for it.
+    """
+    from pytorch_grad_cam import GradCAMPlusPlus, HiResCAM
+    from pytorch_grad_cam.utils.image import scale_cam_image
+    from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+
+    head = either.net.classifier
+    last = head if isinstance(head, torch.nn.Linear) else head.last
+    before = last.weight.clone(), last.bias.clone()
+    try:
+        for kind, method, larger in ((HiResCAM, "hires_cam", 1), (GradCAMPlusPlus, "grad_cam_plus_plus", 1e4)):
+            last.weight.mul_(larger), last.bias.mul_(larger)
+            # Logits so large are not added up to within the tolerance of those that networks have.
+            maps = heads.maps(either.net, prepared(either, radiographs), "", method, check=larger == 1)[0].numpy()
+            with kind(model=either.net, target_layers=[either.net.relu]) as library:
+                for finding in (0, 5, 13):
+                    targets = [ClassifierOutputTarget(finding)] * len(radiographs)
+                    theirs = library(input_tensor=prepared(either, radiographs).requires_grad_(True), targets=targets)
+                    ours = scale_cam_image(scale_cam_image(maps[:, finding], (64, 64)))
+                    assert np.abs(ours - theirs).max() <= 1e-5
+                    assert theirs.max() > 0.5
+    finally:
+        last.weight.copy_(before[0]), last.bias.copy_(before[1])
+
+
+def test_a_larger_input_gives_a_finer_map_of_the_same_weights(
+    either: package.LoadedModel, radiographs: list[np.ndarray]
+) -> None:
+    """At 160 pixels the map has 5 x 5 cells, and is that of the same network on the picture prepared at 160 pixels."""
+    found = cam.grad_cam(either, radiographs, size=160)
+    assert found.maps.shape == (5, 14, 5, 5)
+    terms = {**either.contract, "input": {**either.contract["input"], "image_size": 160}}
+    squares = [network.preprocess(pixels, terms) for pixels in radiographs]
+    logits = either.net(network.to_tensor(torch.from_numpy(np.stack(squares)), terms))
+    assert np.allclose(found.probabilities, torch.sigmoid(logits).numpy(), atol=1e-5)
+    assert either.contract["input"]["image_size"] == 64
+
+
+def test_weights_are_drawn_from_the_head_down_and_the_model_stays(
+    either: package.LoadedModel, radiographs: list[np.ndarray]
+) -> None:
+    """The first step is the model's activations under a random head; the last is a network that was never trained.
+
+    Activations under a head that is drawn again from the same seed are computed here without hooks. No step's maps are
+    the model's, the same seed gives the same maps and another seed others, and the model is as it was.
+    """
+    before = {name: tensor.clone() for name, tensor in either.net.state_dict().items()}
+    found = cam.randomized(either, radiographs, seed=3)
+    assert found.shape == (len(heat_maps.STEPS), 5, 14, 2, 2)
+    assert np.array_equal(found, cam.randomized(either, radiographs, seed=3))
+    assert not np.array_equal(found, cam.randomized(either, radiographs, seed=4))
+    own = cam.grad_cam(either, radiographs).maps
+    a = either.net.activations(prepared(either, radiographs))
+    assert len({maps.tobytes() for maps in (own, *found)}) == len(heat_maps.STEPS) + 1
+    if isinstance(either.net.classifier, torch.nn.Linear):
+        with torch.random.fork_rng():
+            torch.manual_seed(3)
+            fresh = torch.nn.Linear(1024, 14)
+        expected = torch.einsum("kc,nchw->nkhw", fresh.weight, a).clamp(min=0).detach().numpy()
+        assert np.allclose(found[0], expected, atol=1e-5)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in either.net.state_dict().items())
+    never = either.net.state_dict().keys()
+    drawn = {name for part in sum(cam.CASCADE, ()) for name in never if name.startswith(f"{part}.")}
+    assert drawn == set(never)
 
 
 def test_maps_add_up_to_the_logits(model: package.LoadedModel, radiographs: list[np.ndarray]) -> None:

@@ -180,7 +180,8 @@ def _spoil_contract(folder: Path, change: dict) -> None:
     [
         ({"findings": [FINDINGS[1], FINDINGS[0], *FINDINGS[2:]]}, "another order"),
         ({"findings": list(FINDINGS[:13])}, "other findings"),
-        ({"format": 3}, "format 1 or 2"),
+        ({"format": 3}, "format 3, and this version of cxr-ops reads formats up to 2"),
+        ({"format": 0}, "format 1 or 2"),
         ({"format": 2}, "lists the trained findings"),
         ({"trained": ["Mass"]}, "of format 2, and no other"),
         ({"format": 2, "trained": ["Mass", "Effusion"]}, "in their order"),

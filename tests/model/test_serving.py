@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import base64
-import io
-import pickle
+import hashlib
 import shutil
 import struct
 import subprocess
 import sys
-import zlib
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -19,26 +17,27 @@ import dicoms
 import numpy as np
 import pandas as pd
 import pytest
+from bad_pictures import BAD, GREY, encode
 from finished import png
-from PIL import Image
 
 from cxr_ops.audit.package import digest as package_digest
 from cxr_ops.contract import PACKAGE_FILES
+from cxr_ops.data import receipts
 from cxr_ops.data.checking import convert, decode, grey
 from cxr_ops.data.sources.source import Reading
 from cxr_ops.edges.mlflow import script
 from cxr_ops.labels import FINDINGS
-from cxr_ops.model import network, package, scoring
+from cxr_ops.model import cam, network, package, scoring
 
 # As MLflow runs it: the script with the readers in it.
 serving = ModuleType("serving_as_kept")
 exec(compile(script.script(), "serving.py", "exec"), serving.__dict__)
 
 
-def served(folder: Path, digest: str) -> Any:
+def served(folder: Path, digest: str, **config: Any) -> Any:
     """The model as MLflow makes it from the registered artifacts."""
     model = serving.ChestXrayClassifier()
-    model.load_context(SimpleNamespace(artifacts={"package": str(folder)}, model_config={"package": digest}))
+    model.load_context(SimpleNamespace(artifacts={"package": str(folder)}, model_config={"package": digest, **config}))
     return model
 
 
@@ -70,9 +69,9 @@ def test_probabilities_are_those_of_the_evaluation(model: Any, packages: dict[st
     """Served probabilities equal the evaluation's, over more rows than a batch holds, with the rows' index kept."""
     images = pictures(serving.BATCH + 3)
     found = model.predict(None, frame([png(image) for image in images]))
-    assert tuple(found.columns) == FINDINGS
+    assert tuple(found.columns) == (*FINDINGS, "flags", "receipt")
     assert list(found.index) == [f"row-{i}" for i in range(len(images))]
-    np.testing.assert_allclose(found, scoring.score(package.load(packages["a"]), images), atol=1e-6)
+    np.testing.assert_allclose(found[list(FINDINGS)], scoring.score(package.load(packages["a"]), images), atol=1e-6)
 
 
 def test_every_head_and_contrast_is_served(mlp_folder: Path) -> None:
@@ -80,7 +79,7 @@ def test_every_head_and_contrast_is_served(mlp_folder: Path) -> None:
     served_mlp = served(mlp_folder, package_digest(mlp_folder))
     images = pictures(3)
     found = served_mlp.predict(None, frame([png(image) for image in images]))
-    np.testing.assert_allclose(found, scoring.score(package.load(mlp_folder), images), atol=1e-6)
+    np.testing.assert_allclose(found[list(FINDINGS)], scoring.score(package.load(mlp_folder), images), atol=1e-6)
     assert served_mlp.contract["input"]["contrast"]["name"] == "clahe"
 
 
@@ -90,20 +89,42 @@ def test_a_finding_that_was_not_trained_is_not_served(net: network.ChestNet, ter
     digest = package.write(tmp_path / "package", state=net.state_dict(), contract=some, patients=set())
     images = pictures(2)
     found = served(tmp_path / "package", digest).predict(None, frame([png(image) for image in images]))
-    assert found.columns[found.notna().all()].tolist() == ["Mass"]
-    np.testing.assert_allclose(found, scoring.score(package.load(tmp_path / "package"), images), atol=1e-6)
+    assert found.columns[found.notna().all()].tolist() == ["Mass", "flags", "receipt"]
+    np.testing.assert_allclose(
+        found[list(FINDINGS)], scoring.score(package.load(tmp_path / "package"), images), atol=1e-6
+    )
 
 
 def test_base64_text_is_read_like_bytes(model: Any) -> None:
     """A row as base64 text, as JSON brings it, with line breaks, gives what its bytes give."""
     data = png(pictures(1)[0])
     text = base64.encodebytes(data).decode()
-    pd.testing.assert_frame_equal(model.predict(None, frame([text])), model.predict(None, frame([data])))
+    as_text, as_bytes = (model.predict(None, frame([image])) for image in (text, data))
+    pd.testing.assert_frame_equal(as_text[list(FINDINGS)], as_bytes[list(FINDINGS)])
+    assert as_text["receipt"].iloc[0]["input"] == as_bytes["receipt"].iloc[0]["input"]
+
+
+def test_flags_receipts_and_maps(packages: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Flags are of findings with an operating point, receipts bind picture, model and answer, maps are Grad-CAM's."""
+    digest, image = package_digest(packages["a"]), pictures(1)[0]
+    loaded = package.load(packages["a"])
+    at = float(scoring.score(loaded, [image])[0, 0])
+    model = served(packages["a"], digest, points={FINDINGS[0]: at - 1e-4, FINDINGS[1]: 1.0})
+    monkeypatch.setenv("CXR_RECEIPTS", str(tmp_path / "receipts.jsonl"))
+    row = model.predict(None, frame([png(image)]), {"maps": True}).iloc[0]
+    assert row["flags"] == {FINDINGS[0]: True, FINDINGS[1]: False}
+    receipt = row["receipt"]
+    assert (receipt["input"], receipt["model"]) == (hashlib.sha256(png(image)).hexdigest(), digest)
+    assert receipt["answer"] == receipts.digest_of({name: row[name] for name in FINDINGS})
+    [kept] = receipts.read(tmp_path / "receipts.jsonl").receipts
+    assert kept == receipt
+    found = np.array([row["maps"][name] for name in FINDINGS])
+    np.testing.assert_allclose(found, cam.grad_cam(loaded, [image]).maps[0], atol=1e-5)
 
 
 def test_no_rows_give_no_rows(model: Any) -> None:
     """An empty request gets an empty answer with the 14 columns."""
-    assert model.predict(None, frame([])).shape == (0, 14)
+    assert model.predict(None, frame([])).shape == (0, 16)
 
 
 @pytest.mark.parametrize("name", PACKAGE_FILES)
@@ -146,19 +167,10 @@ def test_cached_bytecode_beside_the_network_is_not_run(packages: dict[str, Path]
     assert not mark.exists()
 
 
-def encode(mode: str, pixels: np.ndarray, **options: object) -> bytes:
-    data = io.BytesIO()
-    Image.fromarray(pixels).convert(mode).save(data, "PNG", **options)
-    return data.getvalue()
-
-
-GREY = np.random.default_rng(2).integers(0, 256, (20, 30), dtype=np.uint8)
-
-
 def test_the_script_brings_all_that_reading_imports() -> None:
-    """The modules in the script are those that `pictures` imports, as a fresh interpreter sees it."""
+    """The modules in the script are those that its three parts import, as a fresh interpreter sees it."""
     code = (
-        "import sys; import cxr_ops.data.checking.pictures; "
+        "import sys; import cxr_ops.data.checking.pictures, cxr_ops.data.receipts, cxr_ops.model.heads; "
         "print(' '.join(name for name in sys.modules if name.split('.')[0] == 'cxr_ops'))"
     )
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
@@ -199,43 +211,19 @@ def test_served_and_ingested_pictures_are_the_same(name: str, tmp_path: Path) ->
     np.testing.assert_array_equal(serving.readers()(data), decode.decode_grey(taken.path.read_bytes()))
 
 
-def chunked(kind: bytes, content: bytes) -> bytes:
-    """A PNG that begins with this chunk."""
-    part = kind + content
-    return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", len(content)) + part + struct.pack(">I", zlib.crc32(part))
-
-
-def damaged(position: int) -> bytes:
-    data = bytearray(png(GREY))
-    data[position] ^= 255
-    return bytes(data)
-
-
-@pytest.mark.parametrize(
-    ("image", "why"),
-    [
-        pytest.param(b"", "empty", id="empty"),
-        pytest.param(b"<html>", "web page", id="web page"),
-        pytest.param(encode("RGB", np.dstack([GREY, GREY, 255 - GREY])), "colours", id="colours"),
-        pytest.param(encode("RGBA", np.dstack([GREY, GREY, GREY, GREY])), "transparent", id="transparent"),
-        pytest.param(encode("L", GREY, transparency=0), "transparent", id="transparent grey"),
-        pytest.param(cv2.imencode(".png", GREY.astype(np.uint16) * 257)[1].tobytes(), "16 bits", id="16 bits"),
-        pytest.param(encode("1", GREY), "1 bits", id="1 bit"),
-        pytest.param(png(GREY)[:-30], "cut short", id="cut short"),
-        pytest.param(damaged(60), "altered", id="one corrupt byte"),
-        pytest.param(SET["JPEG"][:-9], "cut short", id="JPEG cut short"),
-        pytest.param(dicoms.dicom(NumberOfFrames=2), "2 pictures", id="DICOM of two frames"),
-        pytest.param(dicoms.dicom()[:-9], "are needed", id="DICOM cut short"),
-        pytest.param(pickle.dumps(GREY), "neither PNG nor JPEG", id="pickle"),
-        pytest.param("no base64!", "not base64", id="text"),
-        pytest.param(None, "not NoneType", id="nothing"),
-        pytest.param(
-            chunked(b"IHDR", struct.pack(">IIBBBBB", 14_000, 14_000, 8, 0, 0, 0, 0)), "14000 x 14000", id="bomb"
-        ),
-    ],
-)
+@pytest.mark.parametrize(("image", "why"), BAD.values(), ids=BAD)
 def test_what_is_no_radiograph_is_refused(model: Any, image: object, why: str) -> None:
     """Each bad image is refused with its row and its reason, and its neighbour is not scored either."""
     with pytest.raises(ValueError, match=why) as caught:
         model.predict(None, frame([png(GREY), image]))
     assert str(caught.value).startswith("row 1: ")
+
+
+@pytest.mark.parametrize("name", [name for name, (data, _) in BAD.items() if isinstance(data, bytes)])
+def test_what_is_refused_is_refused_at_ingestion(name: str, tmp_path: Path) -> None:
+    """The same files do not enter a data set either."""
+    data, _ = BAD[name]
+    path = tmp_path / ("a.dcm" if name.startswith("DICOM") else "a.png")
+    path.write_bytes(data)
+    reading = Reading(kind="dicom") if name.startswith("DICOM") else None
+    assert isinstance(convert.inspect(convert.Job(path=path, reading=reading, target=tmp_path / "b.png")), str)

@@ -10,15 +10,21 @@ import pytest
 from PIL import Image
 
 from cxr_ops.labels import FINDINGS
+from cxr_ops.plan import OVERLAPS
 from cxr_ops.records.base import sha256_bytes
 from cxr_ops.records.data import DataRevision
 from cxr_ops.records.evidence import (
+    Alike,
+    Change,
     Estimate,
     Evaluation,
     Facts,
     Figure,
     FindingEvidence,
+    Localization,
+    MapChecks,
     Paired,
+    Parts,
     Performance,
     ReliabilityBin,
     Scenario,
@@ -26,11 +32,13 @@ from cxr_ops.records.evidence import (
     Support,
     Undefined,
 )
-from cxr_ops.records.explanation import Explanation, HeatMap, Pointing
+from cxr_ops.records.explanation import Explanation, HeatMap, Seen
 from cxr_ops.records.inputs import Champion, Code, Inputs, LedgerState, Plan, Reference
+from cxr_ops.records.report import Ages, Characteristics, Counted, Excluded, Flow, SettingChange
 from cxr_ops.records.training import StartingWeights
 from cxr_ops.records.verdict import Check, Reason, Verdict
 from cxr_ops.report.page import BatchRow, History, Material, Proof, SplitRow
+from cxr_ops.stats.heat_maps import CHANGES, STEPS
 
 
 def digest(text: str) -> str:
@@ -181,6 +189,9 @@ def make_evaluation(
         "subgroups": subgroups,
         "missing_groups": ["age=65 and over: 3 patients, no finding can be judged"],
         "performance": make_performance(rng, whole["findings"]),
+        "localization": make_localization(champion=champion),
+        "heat_maps": make_map_checks(champion=champion),
+        "change": make_change(undefined) if champion else None,
         "uncertain": {"Effusion": 12, "Mass": 5},
         "scenarios": [
             Scenario(uncertain_as=taken, **make_findings(rng, **models, undefined=undefined, patients=161))
@@ -283,6 +294,87 @@ def make_inputs(evaluation: Evaluation) -> Inputs:
     )
 
 
+def make_seen(probability: float, *, empty: bool, inside: bool | None) -> Seen:
+    heat = [[0.0, 0.0, 0.0], [0.0, 0.0 if empty else 4.0, 1.0], [0.0, 0.5, 0.0]]
+    return Seen(
+        probability=probability,
+        calibrated=True,
+        threshold=0.5,
+        called=probability >= 0.5,
+        map=[[0.0] * 3] * 3 if empty else heat,
+        peak_in_box=inside,
+    )
+
+
+def make_map_checks(*, champion: bool) -> MapChecks:
+    """How alike heat maps are: less with each step of random weights, and much after small changes."""
+    roles = ("challenger", "champion") if champion else ("challenger",)
+
+    def alike(value: float) -> dict[str, Alike]:
+        figure = Estimate(value=value, se=0.02, low=value - 0.04, high=value + 0.04, level=0.95)
+        return {role: Alike(overall=figure, findings=dict.fromkeys(FINDINGS, figure)) for role in roles}
+
+    return MapChecks(
+        images=32,
+        draws=2,
+        random={step: alike(0.5 - 0.1 * at) for at, step in enumerate(STEPS)},
+        steady={change: alike(0.9) for change in CHANGES},
+    )
+
+
+def make_localization(*, champion: bool) -> list[Localization]:
+    """Figures of heat maps and boxes for every finding but Hernia."""
+
+    def paired(value: float) -> Paired:
+        own = Estimate(value=value, se=0.05, low=value - 0.15, high=value + 0.15, level=0.95)
+        apart = Estimate(value=0.05, se=0.02, low=0.01, high=0.09, level=0.95)
+        return Paired(challenger=own, champion=own, difference=apart) if champion else Paired(challenger=own)
+
+    def of(finding: str) -> Localization:
+        there = finding != "Hernia"
+        nothing = Paired(challenger=Undefined(reason="no image that was scored has a box"))
+        return Localization(
+            finding=finding,
+            images=40 if there else 0,
+            patients=31 if there else 0,
+            area=0.08 if there else None,
+            chance=1 / 9 if there else None,
+            pointing=paired(0.65) if there else nothing,
+            energy=paired(0.3) if there else nothing,
+            overlap={str(at): paired(0.4) if there else nothing for at in OVERLAPS},
+        )
+
+    return [of(finding) for finding in FINDINGS]
+
+
+def make_change(undefined: tuple[str, ...]) -> Change:
+    """Patients on whom the champion does better than before, and a finding that the earlier test set lacks."""
+
+    def parts(finding: str | None = None) -> Parts:
+        areas = ("champion_earlier", "champion_now", "challenger_earlier", "challenger_now")
+        if finding in undefined:
+            return Parts.model_validate(
+                {"finding": finding} | dict.fromkeys(Parts.model_fields.keys() - {"finding"}, MISSING)
+            )
+        return Parts(
+            finding=finding,
+            **{name: estimate(0.8, 0.03) for name in areas},
+            learning=estimate(0.004, 0.01),
+            potential=estimate(0.03, 0.012),
+            retention=estimate(-0.02, 0.01),
+        )
+
+    return Change(
+        images=301,
+        patients=98,
+        shared=120,
+        exact=False,
+        over=[finding for finding in FINDINGS if finding not in undefined],
+        mean=parts(),
+        findings=[parts(finding) for finding in FINDINGS],
+    )
+
+
 def make_explanation(evaluation: Evaluation) -> Explanation:
     cases = [
         HeatMap(
@@ -294,10 +386,13 @@ def make_explanation(evaluation: Evaluation) -> Explanation:
             sha256=digest(f"case {i}")[:12],
             empty=empty,
             peak_in_box=inside,
+            challenger=make_seen(probability, empty=empty, inside=inside),
+            champion=make_seen(1 - probability, empty=False, inside=None) if evaluation.champion else None,
+            boxes=[] if inside is None else [(0.25, 0.5, 0.125, 0.25)],
         )
         for i, (finding, kind, truth, probability, empty, inside) in enumerate(
             (
-                ("Effusion", "true positive", True, 0.97, False, True),
+                ("Effusion", "found now", True, 0.97, False, True),
                 ("Effusion", "false negative", True, 0.08, True, None),
                 ("Mass", "false positive", False, 0.91, False, None),
                 ("Mass", "true positive", True, 0.88, False, False),
@@ -305,18 +400,15 @@ def make_explanation(evaluation: Evaluation) -> Explanation:
             )
         )
     ]
-    pointing = [
-        Pointing(finding=finding, images=0, hits=0, empty=0, share=None, chance=None)
-        if finding == "Hernia"
-        else Pointing(finding=finding, images=40, hits=26, empty=2, share=0.65, chance=0.11)
-        for finding in FINDINGS
-    ]
     return Explanation(
         package=evaluation.challenger,
-        rule="Grad-CAM on the last layer. Shown are the highest scores among true and false positives.",
+        champion=evaluation.champion,
+        rule="Grad-CAM on the last layer. Shown are the surest errors.",
+        grid=(3, 3),
+        image_size=96,
+        scale=5.0,
         cases=cases,
         missing=["Hernia: no test image has it."],
-        pointing=pointing,
     )
 
 
@@ -347,7 +439,12 @@ def make_material(
             ended="Training ended after 9 of at most 9 epochs.",
         ),
         "training": [("optimiser", "AdamW"), ("precision", "bf16"), ("threads", "2"), ("seed", "0")],
-        "model": [("architecture", "densenet121"), ("input.size", "96"), ("findings", ", ".join(FINDINGS))],
+        "model": [
+            ("architecture", "densenet121"),
+            ("input.image_size", "96"),
+            ("findings", ", ".join(FINDINGS)),
+            ("intended_use", "Ranks frontal chest radiographs. Not for clinical use."),
+        ],
         "curves": {
             model: {
                 f: (rates, rates ** {"challenger": 0.3, "champion": 0.35, "reference": 0.4}[model])
@@ -362,6 +459,30 @@ def make_material(
             Proof(what="Inputs of the run", digest=digest("inputs"), command="sha256sum inputs.json"),
             Proof(what="Evidence", digest=evaluation.digest(), command="sha256sum evaluate/evaluation.json"),
         ],
+        "flow": Flow(
+            batches=[Counted(name="synthetic-1", images=2010, patients=640)],
+            total=Counted(name="all", images=2010, patients=640),
+            excluded=[Excluded(reason="view LL", images=10, patients=7)],
+            sides=[
+                Counted(name=name, images=images, patients=patients)
+                for name, images, patients in (("train", 1301, 415), ("validation", 201, 64), ("test", 498, 161))
+            ],
+        ),
+        "characteristics": [
+            Characteristics(
+                name=name,
+                images=images,
+                patients=patients,
+                sexes={"F": patients // 2, "M": patients - patients // 2},
+                views={"AP": images // 3, "PA": images - images // 3},
+                ages=Ages(
+                    youngest=19, lower_quartile=35.5, median=49, upper_quartile=62, oldest=88, unknown=patients // 50
+                ),
+            )
+            for name, images, patients in (("train", 1301, 415), ("validation", 201, 64), ("test", 498, 161))
+        ],
+        "changes": [SettingChange(name="train.epochs", champion="6", challenger="9")] if champion else None,
+        "prevalences": (0.01, 0.1),
     }
     return Material(**(values | changes))  # type: ignore[arg-type]
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from html.parser import HTMLParser
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -54,6 +55,14 @@ def draw_training(**changes: object) -> str:
     return figures.training_curves("training", epochs, 1 / epochs, 1.2 / epochs, epochs / 10, **(settings | changes))  # type: ignore[arg-type]
 
 
+def draw_flips(**changes: object) -> str:
+    pair = ((0.05, 0.02, 0.11), (0.07, 0.03, 0.14))
+    rows = [figures.FlipRow(finding=finding, with_finding=pair, without=pair) for finding in FINDINGS]
+    rows[-1] = figures.FlipRow(finding="Hernia", with_finding=None, without=None)
+    settings: dict[str, object] = {"title": "Flips", "description": "Bars."}
+    return figures.flips("flips", rows, **(settings | changes))  # type: ignore[arg-type]
+
+
 class Texts(HTMLParser):
     """Collects ids, tags and the words of an SVG."""
 
@@ -75,7 +84,7 @@ class Texts(HTMLParser):
             self.words.append(data.strip())
 
 
-@pytest.mark.parametrize("draw", [draw_forest, draw_roc, draw_training])
+@pytest.mark.parametrize("draw", [draw_forest, draw_roc, draw_training, draw_flips])
 def test_a_figure_is_the_same_in_another_process_with_another_hash_seed_and_matplotlibrc(draw, tmp_path):
     """A figure's bytes depend on its arrays, not on the process, the hash seed or a person's matplotlibrc."""
     (tmp_path / "matplotlibrc").write_text("font.size: 31\naxes.grid: True\nxtick.major.size: 20\nsvg.fonttype: path\n")
@@ -90,7 +99,7 @@ def test_a_figure_is_the_same_in_another_process_with_another_hash_seed_and_matp
     assert done.stdout == draw()
 
 
-@pytest.mark.parametrize("draw", [draw_forest, draw_roc, draw_training])
+@pytest.mark.parametrize("draw", [draw_forest, draw_roc, draw_training, draw_flips])
 def test_a_figure_stands_alone_in_a_page(draw):
     """A figure holds no address, script or style sheet, its ids carry its name, and every reference has its target."""
     svg = draw()
@@ -106,7 +115,7 @@ def test_a_figure_stands_alone_in_a_page(draw):
     assert set(targets) <= set(ids)
 
 
-@pytest.mark.parametrize("draw", [draw_forest, draw_roc, draw_training])
+@pytest.mark.parametrize("draw", [draw_forest, draw_roc, draw_training, draw_flips])
 def test_a_figure_has_a_title_and_a_description_for_a_screen_reader(draw):
     """The picture's role, title and description are there for whoever does not see it."""
     svg = draw(title="a <b> & c")
@@ -240,3 +249,35 @@ def test_a_name_that_could_not_be_part_of_an_id_is_refused():
     """A figure's name goes into ids unescaped, so it is checked."""
     with pytest.raises(ValueError, match="cannot name a figure"):
         draw_forest('x" onload="y')
+
+
+def outlined(paths: list[str]) -> list[np.ndarray]:
+    """Which of 100 x 100 places lie in each path, by OpenCV's own filling of polygons."""
+    masks = []
+    for path in paths:
+        mask = np.zeros((100, 100), np.uint8)
+        rings = [
+            np.array([[int(number) // 10 for number in place.split()] for place in ring.split("L")], np.int32)
+            for ring in path.replace("Z", "").split("M")
+            if ring
+        ]
+        if rings:
+            cv2.fillPoly(mask, rings, 1)
+        masks.append(mask.astype(bool))
+    return masks
+
+
+def test_outlines_hold_what_reaches_their_level():
+    """The regions are those of the map, enlarged linearly by OpenCV, that reach 25, 50 and 75 % of the scale's end."""
+    heat = np.random.default_rng(3).gamma(1.0, 1.0, (4, 5)).astype(np.float32)
+    # OpenCV's own linear enlargement, at the same places: between centres of cells, and level beyond the outermost.
+    smooth = cv2.resize(heat, (100, 100), interpolation=cv2.INTER_LINEAR)
+    found = outlined(figures.overlay(heat.tolist(), 3.0))
+    for share, mask in zip(figures.SHARES, found, strict=True):
+        assert np.mean(mask == (smooth >= share * 3.0)) > 0.97
+    assert found[0].any()
+
+
+def test_an_empty_map_and_a_weak_one_have_no_outline():
+    """What does not reach the lowest level is not outlined, however it compares with its own peak."""
+    assert figures.overlay([], 2.0) == figures.overlay([[0.1, 0.2], [0.3, 0.4]], 2.0) == ["", "", ""]

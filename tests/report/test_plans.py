@@ -18,11 +18,11 @@ RULES = "modification_protocol.performance_evaluation"
 
 # Every key that something executes, another value for it, and how that moves the production plan.
 CHANGES: list[tuple[str, Any, str]] = [
-    ("clinical_use", True, "other"),
-    ("description_of_modifications.bounds.architecture", "resnet50", "other"),
+    ("clinical_use", True, "unordered"),
+    ("description_of_modifications.bounds.architecture", "resnet50", "unordered"),
     ("description_of_modifications.bounds.sources", "any", "looser"),
     ("description_of_modifications.bounds.sources", ["nih", "chexpert"], "looser"),
-    ("description_of_modifications.bounds.sources", ["chexpert"], "other"),
+    ("description_of_modifications.bounds.sources", ["chexpert"], "unordered"),
     ("description_of_modifications.bounds.other_settings", "free", "looser"),
     (f"{RULES}.alpha", 0.004, "stricter"),
     (f"{RULES}.max_looks", 5, "stricter"),
@@ -42,9 +42,9 @@ CHANGES: list[tuple[str, Any, str]] = [
     (f"{RULES}.sparse_failures", None, "looser"),
     (f"{RULES}.sparse_failures.findings", ["Mass"], "looser"),
     (f"{RULES}.composites", [], "looser"),
-    (f"{RULES}.reference.raise_on_superiority", False, "other"),
+    (f"{RULES}.reference.raise_on_superiority", False, "unordered"),
     (f"{RULES}.subgroups.attributes", ["sex", "view", "age", "sex, view"], "stricter"),
-    (f"{RULES}.subgroups.age_bands", [50], "other"),
+    (f"{RULES}.subgroups.age_bands", [50], "unordered"),
     (f"{RULES}.subgroups.margin", 0.05, "looser"),
     (f"{RULES}.subgroups.min_findings", 3, "looser"),
     (f"{RULES}.harm_screen", None, "looser"),
@@ -55,21 +55,46 @@ CHANGES: list[tuple[str, Any, str]] = [
     (f"{RULES}.suspicious_gain.gain", 0.05, "looser"),
     (f"{RULES}.suspicious_gain.approvals", 1, "looser"),
     (f"{RULES}.operating_points", None, "looser"),
-    (f"{RULES}.operating_points.rule", "sensitivity", "other"),
-    (f"{RULES}.operating_points.target", 0.95, "other"),
+    (f"{RULES}.operating_points.rule", "sensitivity", "unordered"),
+    (f"{RULES}.operating_points.target", 0.95, "unordered"),
     (f"{RULES}.operating_points.findings", ["Mass"], "stricter"),
     (f"{RULES}.operating_points.sensitivity_margin", 0.1, "looser"),
     (f"{RULES}.operating_points.specificity_margin", 0.01, "stricter"),
     (f"{RULES}.operating_points.min_positive_patients", 500, "looser"),
+    (f"{RULES}.harmful_flips", {"findings": ["Mass"], "missed": 0.1}, "stricter"),
+    (f"{RULES}.reliance", None, "looser"),
+    (f"{RULES}.reliance.corners", 0.05, "looser"),
+    (f"{RULES}.reliance.outside", None, "looser"),
+    (f"{RULES}.reliance.remains", 0.7, "stricter"),
+    (f"{RULES}.reliance.error", 0.01, "looser"),
+    (f"{RULES}.map_places", None, "looser"),
+    (f"{RULES}.map_places.pointing_margin", 0.1, "stricter"),
+    (f"{RULES}.map_places.energy_margin", 0.1, "stricter"),
+    (f"{RULES}.map_places.energy_floor", 0.1, "stricter"),
+    (f"{RULES}.map_places.pointing_floor", 0.2, "stricter"),
+    (f"{RULES}.map_places.overlap_margin", 0.2, "stricter"),
+    (f"{RULES}.map_places.overlap_floor", 0.2, "stricter"),
+    (f"{RULES}.map_places.overlap_at", 0.5, "unordered"),
+    (f"{RULES}.map_places.min_patients", 30, "looser"),
+    (f"{RULES}.map_places.error", 0.01, "looser"),
+    (f"{RULES}.heat_maps", None, "looser"),
+    (f"{RULES}.heat_maps.random", 0.4, "stricter"),
+    (f"{RULES}.heat_maps.steady", 0.4, "stricter"),
+    (f"{RULES}.heat_maps.images", 64, "stricter"),
+    (f"{RULES}.heat_maps.draws", 1, "looser"),
+    (f"{RULES}.heat_maps.error", 0.01, "looser"),
     (f"{RULES}.calibration", None, "looser"),
     (f"{RULES}.calibration.findings", ["Mass"], "stricter"),
     (f"{RULES}.calibration.slope", [0.9, 1.2], "stricter"),
-    (f"{RULES}.calibration.slope", [0.9, 1.3], "other"),
+    (f"{RULES}.calibration.slope", [0.9, 1.3], "unordered"),
     (f"{RULES}.calibration.brier_margin", 0.01, "looser"),
     ("modification_protocol.update_procedures.approvals", 2, "stricter"),
     ("modification_protocol.update_procedures.require_clean_code", False, "looser"),
-    ("modification_protocol.update_procedures.code_source", "https://git.example.org/a.git#main", "other"),
+    ("modification_protocol.update_procedures.code_source", "https://git.example.org/a.git#main", "unordered"),
     ("modification_protocol.update_procedures.monitoring.review_after_days", 90, "stricter"),
+    ("modification_protocol.update_procedures.serving", None, "looser"),
+    ("modification_protocol.update_procedures.serving.tolerance", 0.001, "looser"),
+    ("modification_protocol.update_procedures.serving.seconds", 1.0, "stricter"),
 ]
 
 
@@ -136,7 +161,8 @@ def test_each_executed_key_is_explained_and_its_change_has_a_direction(
     changes = words.diff(old, new)
     place = key.replace("finding.margins.", "finding.margin.")
     assert [(change.key, change.direction) for change in changes] == [(place, direction)]
-    back = {"looser": "stricter", "stricter": "looser", "other": "other"}[direction]
+    assert bool(changes[0].why) == (direction == "unordered")
+    back = {"looser": "stricter", "stricter": "looser", "unordered": "unordered"}[direction]
     assert [change.direction for change in words.diff(new, old)] == [back]
 
 
@@ -146,7 +172,7 @@ def test_a_composites_margin_and_findings_are_compared(document: dict[str, Any])
     [rare] = document["modification_protocol"]["performance_evaluation"]["composites"]
     changed = [
         ({**rare, "margin": 0.1}, "composites.rare.margin", "looser"),
-        ({**rare, "findings": ["Hernia", "Mass"]}, "composites.rare.findings", "other"),
+        ({**rare, "findings": ["Hernia", "Mass"]}, "composites.rare.findings", "unordered"),
     ]
     for composite, place, direction in changed:
         new = _with(document, f"{RULES}.composites", [composite])
@@ -170,9 +196,13 @@ def test_a_named_reference_is_explained(document: dict[str, Any]) -> None:
     [
         ({"range": [1, 200]}, "looser", "1 to 100 -> 1 to 200"),
         ({"range": [5, 50]}, "stricter", "1 to 100 -> 5 to 50"),
-        ({"range": [50, 150]}, "other", "1 to 100 -> 50 to 150"),
+        ({"range": [50, 150]}, "unordered", "1 to 100 -> 50 to 150"),
         ({"equals": 30}, "stricter", "1 to 100 -> 30"),
-        ({"one_of": [30, 300]}, "other", "1 to 100 -> 30 or 300"),
+        ({"one_of": [30, 300]}, "unordered", "1 to 100 -> 30 or 300"),
+        ({"range": [1, 100], "or_unset": True}, "looser", "1 to 100 -> 1 to 100 or unset"),
+        ({"range": [5, 50], "or_unset": True}, "unordered", "1 to 100 -> 5 to 50 or unset"),
+        ({"range": [1, 200], "or_unset": True}, "looser", "1 to 100 -> 1 to 200 or unset"),
+        ({"range": [30, 30]}, "stricter", "1 to 100 -> 30 to 30"),
         (None, "stricter", "1 to 100 -> not listed, none"),
     ],
 )
@@ -185,17 +215,37 @@ def test_bounds_of_settings_are_compared(document: dict[str, Any], bound: Any, d
     else:
         bounds["train.epochs"] = bound
     (change,) = words.diff(_parse(document), _parse(settings))
-    assert str(change) == f"bound of train.epochs {said} ({direction})"
+    told = "cannot be ordered: neither allows all that the other does" if direction == "unordered" else direction
+    assert str(change) == f"bound of train.epochs {said} ({told})"
+
+
+def test_a_bound_in_other_words_is_no_change(document: dict[str, Any]) -> None:
+    """A range of one number allows what that number does."""
+    settings = copy.deepcopy(document)
+    for plan, bound in ((document, {"equals": 30}), (settings, {"range": [30, 30]})):
+        plan["description_of_modifications"]["bounds"]["settings"]["train.epochs"] = bound
+    assert words.diff(_parse(document), _parse(settings)) == words.diff(_parse(settings), _parse(document)) == []
 
 
 def test_another_method_of_looks_is_a_change_without_a_direction(document: dict[str, Any]) -> None:
     """Neither recycled nor equal looks ask for less; the diff names method, weight and alpha."""
     changes = words.diff(_parse(_equal(document)), _parse(document))
-    assert [str(change) for change in changes] == [
-        "looks method equal -> recycled (other)",
-        "looks success weight null -> 0.80 (other)",
-        "alpha 0.005 -> null (other)",
+    assert {change.direction for change in changes} == {"unordered"}
+    told = [str(change).partition(" (cannot be ordered: ") for change in changes]
+    assert [(change, why[:30]) for change, _, why in told] == [
+        ("looks method equal -> recycled", "recycled looks begin with more"),
+        ("looks success weight null -> 0.80", "the more a look spends, the le"),
+        ("alpha 0.005 -> null", "what a recycled look may spend"),
     ]
+
+
+def test_fewer_patients_for_a_finding_are_looser_only_where_every_finding_is_required(document: dict[str, Any]) -> None:
+    """Where one is not required, fewer patients let required findings pass and others be judged that were left out."""
+    for required, wanted in (("all", "looser"), (["Mass"], "unordered"), ([], "unordered")):
+        old = _with(document, f"{RULES}.required_findings", required)
+        new = _with(old.model_dump(mode="json"), f"{RULES}.min_positive_patients", 10)
+        [change] = words.diff(old, new)
+        assert (change.name, change.direction) == ("min positive patients", wanted)
 
 
 def test_a_margin_reads_as_people_say_it(document: dict[str, Any]) -> None:
@@ -303,3 +353,26 @@ def test_tiers_follow_positive_patients(document: dict[str, Any]) -> None:
         "Hernia": (0.15, None),
     }
     assert str(found["Hernia"]) == "Hernia: 19 positive patients, so it cannot be judged; the plan has 0.15"
+
+
+@pytest.mark.parametrize(
+    ("change", "direction"),
+    [
+        ({"missed": 0.2}, "looser"),
+        ({"missed": None}, "looser"),
+        ({"alarmed": None}, "looser"),
+        ({"findings": ["Mass", "Nodule"]}, "stricter"),
+        ({"min_positive_patients": 50}, "stricter"),
+    ],
+)
+def test_limits_on_flips_are_explained_and_compared(
+    document: dict[str, Any], change: dict[str, Any], direction: str
+) -> None:
+    """Each key of the limits on what flips is told in the explanation, and its change has a direction."""
+    flips = {"findings": ["Mass"], "missed": 0.1, "alarmed": 0.05, "min_positive_patients": 100}
+    key = f"{RULES}.harmful_flips"
+    old, new = (_with(document, key, value) for value in (flips, flips | change))
+    told = words.markdown(words.explain(old))
+    assert "at most 10 % of the images with it may be called by the champion and missed by the challenger" in told
+    assert words.markdown(words.explain(new)) != told
+    assert [change.direction for change in words.diff(old, new)] == [direction]

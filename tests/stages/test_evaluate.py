@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import shutil
 import socket
 from collections import Counter
@@ -18,6 +19,7 @@ import pandas as pd
 import pytest
 import safetensors.torch
 import torch
+import yaml
 from evaluations import trained
 from sklearn.metrics import average_precision_score, roc_auc_score
 
@@ -25,6 +27,8 @@ from cxr_ops import plan as plans
 from cxr_ops.audit.package import digest as package_digest
 from cxr_ops.audit.package import patient_key
 from cxr_ops.data import manifest, shards, splits
+from cxr_ops.data.checking.decode import decode_grey
+from cxr_ops.data.regions import REGIONS, blurred
 from cxr_ops.errors import DataError, SettingsError
 from cxr_ops.labels import FINDINGS
 from cxr_ops.model import network, package
@@ -34,10 +38,11 @@ from cxr_ops.params import Evaluate, Gate, Params, Prepare, Split
 from cxr_ops.records.base import canonical_json, sha256_bytes
 from cxr_ops.records.data import DataRevision
 from cxr_ops.records.evidence import Evaluation
-from cxr_ops.records.inputs import Champion, Code, Inputs, LedgerState, Period, RecordedLook, Reference
+from cxr_ops.records.inputs import Champion, Code, Earlier, Inputs, LedgerState, Period, RecordedLook, Reference
 from cxr_ops.records.training import StartingWeights
 from cxr_ops.records.verdict import Verdict
-from cxr_ops.stages import evaluate, gate, split
+from cxr_ops.stages import evaluate, gate, reread, split
+from cxr_ops.stats import heat_maps
 
 ALONE = apart.nursery  # as it is outside of these tests, which share one
 pytestmark = pytest.mark.usefixtures("shared_nursery")
@@ -119,7 +124,11 @@ def trained_as(folder: Path, digest: str) -> None:
 
 
 def open_run(
-    root: Path, champion: str | None = None, reference: str | None = None, period: Period | None = None
+    root: Path,
+    champion: str | None = None,
+    reference: str | None = None,
+    period: Period | None = None,
+    earlier: Earlier | None = None,
 ) -> None:
     """Write what `open` leaves for evaluate and gate."""
     record = Champion(package=champion, entry="e" * 64 if champion else None)
@@ -139,6 +148,7 @@ def open_run(
         period=period,
         ledger=LedgerState(entries=0, head=None, looks=0, promotions=1 if champion else 0),
         plan=plans.identify(root, PLAN),
+        earlier=earlier,
     ).write(root / "inputs.json")
 
 
@@ -150,7 +160,9 @@ def made(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """
     root = tmp_path_factory.mktemp("workspace")
     rng = np.random.default_rng(0)
-    shutil.copy(project / PLAN, root / PLAN)
+    text = (project / PLAN).read_text(encoding="utf-8")
+    # What these packages look at is the picture's upper edge.
+    (root / PLAN).write_text(re.sub(r"    reliance:\n(      .*\n)+", "", text), encoding="utf-8")
     rows: list[list[object]] = []
     images: dict[str, list[tuple[str, bytes]]] = {"one": [], "two": []}
     for patient in range(700):
@@ -174,6 +186,7 @@ def made(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         shards.write_shards(root / "dataset" / batch, content, per_shard=400)
     (root / "validate").mkdir()
     (root / "validate" / "manifest.csv").write_bytes(manifest.to_csv(frame, manifest.COLUMNS))
+    (root / "validate" / "boxes.csv").write_text(",".join(manifest.BOX_COLUMNS) + "\n")
     open_run(root)
     split.run(root, PARAMS)
     write_package(root / "train" / "package")
@@ -248,6 +261,94 @@ def test_the_evidence_is_what_the_scores_say(workspace):
     assert evidence.problems == []
     assert evidence.challenger == package_digest(workspace / "train" / "package")
     assert evidence.test_digest == json.loads((workspace / "split" / "split.json").read_bytes())["test_digest"]
+
+
+def test_maps_are_held_against_the_boxes_of_scored_images(workspace, monkeypatch):
+    """Of the images that are scored, those with a box are mapped by each model; a finding without boxes says why."""
+    digest = write_package(workspace / "champion" / "package", slope=4.0)
+    open_run(workspace, champion=digest)
+    frame = manifest.read_split(workspace)
+    scored = frame[frame["split"] == "test"].drop_duplicates("patient_id")["image_id"].head(3).tolist()
+    trained_on = frame[frame["split"] == "train"]["image_id"].iloc[0]
+    lines = [f"{image_id},Mass,0,0,8,8" for image_id in (*scored, trained_on)]
+    (workspace / "validate" / "boxes.csv").write_text("\n".join([",".join(manifest.BOX_COLUMNS), *lines, ""]))
+
+    def maps(process, pixels):
+        found = np.zeros((len(pixels), len(FINDINGS), 2, 2), np.float32)
+        corner = (1, 1) if process._package.digest == digest else (0, 0)
+        found[(slice(None), FINDINGS.index("Mass"), *corner)] = 1.0
+        return found
+
+    monkeypatch.setattr(apart.Process, "maps", maps)
+    located = {one.finding: one for one in run(workspace).localization}
+    mass = located["Mass"]
+    assert (mass.images, mass.patients, mass.chance) == (3, 3, 0.25)
+    assert (mass.pointing.challenger.value, mass.pointing.champion.value) == (1.0, 0.0)
+    assert "no variation" in mass.energy.challenger.reason  # all maps lie in their boxes
+    assert [one.images for name, one in located.items() if name != "Mass"] == [0] * 13
+    assert "no image that was scored has a box" in located["Hernia"].pointing.challenger.reason
+
+
+def test_maps_of_a_sample_are_made_again_where_the_plan_asks(workspace, monkeypatch, project) -> None:
+    """One image a patient, by challenger and champion: maps that no weight and no change moves are alike in all."""
+    text = (project / PLAN).read_text(encoding="utf-8")
+    asked = "    heat_maps: {random: 0.5, steady: 0.9, images: 9, draws: 1}\n    calibration:\n"
+    (workspace / PLAN).write_text(text.replace("    calibration:\n", asked), encoding="utf-8")
+    champion = write_package(workspace / "champion" / "package", slope=4.0)
+    open_run(workspace, champion=champion)
+    seen = []
+
+    def maps(process, pixels):
+        seen.append([picture.tobytes() for picture in pixels])
+        flat = np.stack([cv2.resize(picture, (3, 3), interpolation=cv2.INTER_AREA) for picture in pixels])
+        return np.repeat(flat[:, None], len(FINDINGS), axis=1).astype(np.float32)
+
+    def randomized(process, pixels, seed):
+        own = maps(process, pixels)
+        return np.stack([own if process._package.digest != champion else own.max() - own] * len(heat_maps.STEPS))
+
+    monkeypatch.setattr(apart.Process, "maps", maps)
+    monkeypatch.setattr(apart.Process, "randomized", randomized)
+    checked = run(workspace).heat_maps
+    frame = manifest.read_split(workspace)
+    tested = frame[frame["split"] == "test"]
+    assert (checked.images, checked.draws) == (9, 1)
+    with shards.ShardReader(workspace / "dataset") as reader:
+        pictures = {
+            decode_grey(reader.read(name)).tobytes(): patient
+            for name, patient in zip(tested["image_id"], tested["patient_id"], strict=True)
+        }
+    own = [pictures[picture] for picture in seen[0]]
+    assert len(set(own)) == len(own) == 9
+    for step in heat_maps.STEPS:
+        assert checked.random[step]["challenger"].overall.value == 1.0
+        assert checked.random[step]["champion"].overall.value == -1.0
+    assert {len(of["challenger"].findings) for of in checked.steady.values()} == {14}
+    decided = decide(workspace)
+    assert "MAPS_INSENSITIVE" in {reason.code for reason in decided.reasons}
+
+
+def test_what_scores_rest_on_is_measured_on_the_pictures(project: Path, workspace: Path) -> None:
+    """With a region blurred, AUCs are scikit-learn's of the blurred pictures; a model of the upper edge is rejected."""
+    shutil.copy(project / PLAN, workspace / PLAN)
+    digest = write_package(workspace / "champion" / "package", row=8)
+    open_run(workspace, champion=digest)
+    found = run(workspace)
+    frame = manifest.read_split(workspace).query("split == 'test'").reset_index(drop=True)
+    with shards.ShardReader(workspace / "dataset") as reader:
+        pictures = [decode_grey(reader.read(image_id)) for image_id in frame["image_id"]]
+    for f, row in enumerate(found.reliance):
+        truth = frame[row.finding].astype(int)
+        for region in REGIONS:
+            for role, line in (("challenger", 0), ("champion", 8)):
+                seen = [float(blurred(picture, region)[line, f]) for picture in pictures]
+                assert row.regions[region].auc[role].value == pytest.approx(
+                    roc_auc_score(truth, seen), abs=2e-4
+                )  # ties
+    rejected = [reason for reason in decide(workspace).reasons if reason.code == "SHORTCUT"]
+    assert "outside the thorax, more than the 0.1 that the plan allows, and more than the champion's" in next(
+        reason.sentence for reason in rejected if "outside" in reason.sentence
+    )
 
 
 def test_a_finding_that_was_not_trained_is_not_scored(workspace):
@@ -361,6 +462,55 @@ def test_subgroups_are_those_of_the_manifest(workspace):
     assert evidence.missing_groups == []
 
 
+def test_subgroups_and_flips_are_by_a_side_tables_attribute_too(workspace):
+    """An attribute of a side table that the plan names makes subgroups with AUCs and flips; unknown ones are told."""
+    plan = yaml.safe_load((workspace / PLAN).read_text())
+    asked = plan["modification_protocol"]["performance_evaluation"]["subgroups"]
+    asked |= {"attributes": ["chest_drain"], "own_attributes": ["chest_drain"]}
+    (workspace / PLAN).write_text(yaml.safe_dump(plan))
+    frame = manifest.read_split(workspace)
+    frame["chest_drain"] = ["yes" if place % 3 else "no" for place in range(len(frame))]
+    known = frame[frame["batch"] == "one"]
+    (workspace / "validate" / "attributes.csv").write_bytes(manifest.to_csv(known, ("image_id", "chest_drain")))
+    with_champion(workspace, row=1)
+    evidence = run(workspace)
+    test = known[known["split"] == "test"]
+    counts = test["chest_drain"].value_counts()
+    assert {group.name: group.images for group in evidence.subgroups} == {
+        "chest_drain=no": counts["no"],
+        "chest_drain=yes": counts["yes"],
+    }
+    assert "are in no subgroup by chest_drain, because it is not known for them" in evidence.missing_groups[0]
+    flips = evidence.subgroups[0].performance[0].flips
+    assert 0 < flips.missed.images + flips.found.images < counts["no"]
+
+
+def test_a_second_truth_is_held_against_the_scores_that_are_here(workspace, tmp_path):
+    """Labels that were read again are matched by image; others, another file of scores, and no match are told."""
+    with_champion(workspace, row=1)
+    evidence = run(workspace)
+    scores, root, path = read_scores(workspace), workspace / "evaluate", tmp_path / "again.csv"
+    again = scores[["image_id"]].assign(Mass=1 - scores["Mass_truth"])[:60]
+    stranger = pd.DataFrame({"image_id": ["00000009_009.png"], "Mass": [1]})
+    pd.concat([again, stranger]).to_csv(path, index=False)
+    found = reread.compare(root, path)
+    assert (found.images, found.labelled, found.others, found.scored) == (len(scores), 60, 1, "test")
+    assert found.evaluation == sha256_bytes((root / "evaluation.json").read_bytes())
+    mass = found.findings[FINDINGS.index("Mass")]
+    assert (mass.images, mass.both, mass.neither) == (60, 0, 0)
+    assert mass.kappa.value < 0
+    assert mass.first.auc.challenger.value == pytest.approx(1 - mass.second.auc.challenger.value)
+    assert all(one.images == 0 for one in found.findings if one.finding != "Mass")
+    stranger.to_csv(path, index=False)
+    with pytest.raises(DataError, match="none of the 1 images"):
+        reread.compare(root, path)
+    scores["Mass_challenger"] = scores["Mass_challenger"][::-1].to_numpy()
+    scores.to_csv(root / "scores.csv", index=False)
+    with pytest.raises(DataError, match="not what the evidence was made from: Mass"):
+        reread.compare(root, path)
+    assert evidence.macro_champion is not None
+
+
 def test_files_for_dvc_are_flat_complete_and_the_same_again(workspace):
     """metrics.json is flat numbers, roc.csv runs from corner to corner, and a second run writes the same bytes."""
     with_champion(workspace, row=1)
@@ -467,6 +617,69 @@ def test_retired_patients_are_not_scored(workspace):
     assert read_scores(workspace)["image_id"].tolist() == test["image_id"].tolist()
     assert (evidence.period, evidence.test_patients) == (2, test["patient_id"].nunique())
     assert evidence.problems == []
+
+
+@pytest.fixture(scope="module")
+def tested_before(made: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, pd.DataFrame, str]:
+    """The second period against a champion of the first; what the models score in batch one, and that set's digest."""
+    root = tmp_path_factory.mktemp("before") / "workspace"
+    shutil.copytree(made, root)
+    with_champion(root, row=1)
+    run(root)
+    frame = manifest.read_split(root)
+    old = frame[(frame["split"] == "test") & (frame["batch"] == "one")]
+    scores = read_scores(root)
+    return root, scores[scores["image_id"].isin(old["image_id"])], splits.test_digest(old)
+
+
+def test_models_are_scored_on_what_the_champion_was_judged_on(tested_before) -> None:
+    """In a new period the retired patients are scored for it again, by both models, and in no other figure."""
+    root, before, digest = tested_before
+    champion, period = package_digest(root / "champion" / "package"), Period(number=2, closed_batches=["one"])
+    open_run(root, champion, champion, period, Earlier(run="r", test_digest=digest, period=1, batches=["one"]))
+    split.run(root, PARAMS)
+    evidence = run(root)
+    change = evidence.change
+    assert (change.images, change.patients) == (len(before), before["patient_id"].nunique())
+    assert (change.shared, change.exact) == (0, True)
+    assert change.over == evidence.macro_over
+    for of_finding, row in zip(change.findings, evidence.findings, strict=True):
+        for role in ("champion", "challenger"):
+            expected = roc_auc_score(before[f"{row.finding}_truth"], before[f"{row.finding}_{role}"])
+            assert getattr(of_finding, f"{role}_earlier").value == pytest.approx(expected, abs=1e-12)
+        assert of_finding.learning.interval == pytest.approx(row.difference.interval)
+    assert change.mean.learning.interval == pytest.approx(evidence.macro_difference.interval)
+    assert not set(read_scores(root)["image_id"]) & set(before["image_id"])
+
+
+def test_in_the_same_period_the_earlier_test_set_is_a_part(tested_before) -> None:
+    """New images of a period are told from those that the champion was judged on; corrected labels are told."""
+    root, before, _ = tested_before
+    champion = package_digest(root / "champion" / "package")
+    open_run(root, champion, champion, None, Earlier(run="r", test_digest="0" * 64, period=1, batches=["one"]))
+    split.run(root, PARAMS)
+    change = run(root).change
+    assert (change.images, change.shared, change.exact) == (len(before), len(before), False)
+    open_run(root, champion, champion, None, Earlier(run="r", test_digest="0" * 64, period=1, batches=["one", "two"]))
+    change = run(root).change
+    assert "in one of the two test sets alone" in change.mean.potential.reason
+    assert change.mean.retention == change.mean.learning
+
+
+@pytest.mark.parametrize(
+    ("earlier", "reason"),
+    [
+        (None, "the ledger does not say"),
+        (Earlier(run="r", test_digest="0" * 64, period=1, batches=["gone"]), "is in the data set"),
+    ],
+)
+def test_a_change_that_cannot_be_told_says_why(tested_before, earlier: Earlier | None, reason: str) -> None:
+    """Without an earlier test set there is no figure of the three, and the reason stands in their place."""
+    root, _, _ = tested_before
+    champion = package_digest(root / "champion" / "package")
+    open_run(root, champion, champion, None, earlier)
+    split.run(root, PARAMS)
+    assert reason in run(root).change.mean.potential.reason
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from evaluations import PROJECT, resting
 
 from cxr_ops import plan as plans
 from cxr_ops.errors import DataError, SettingsError
@@ -41,6 +42,7 @@ def _evaluation(value: float) -> Evaluation:
         challenger="a" * 64,
         champion=None,
         problems=[],
+        reliance=resting(rows, plans.load(PROJECT / PLAN)),
         facts=Facts(
             architecture="densenet121",
             findings=list(FINDINGS),

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import fcntl
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import cv2
+import pandas as pd
 import pytest
 from PIL import Image
 
@@ -18,11 +20,14 @@ from cxr_ops.data.checking import isolate
 from cxr_ops.data.sources import nih
 from cxr_ops.data.sources.source import Options
 from cxr_ops.data.synthetic import synth
+from cxr_ops.edges import deliveries
 from cxr_ops.edges.home import Home
 from cxr_ops.edges.store import batches
 from cxr_ops.errors import BusyError, DataError, RefusedError, SettingsError, StorageError
 from cxr_ops.params import Params
-from cxr_ops.stages import ingest, remove
+from cxr_ops.records.acceptance import Acceptance
+from cxr_ops.records.base import sha256_file
+from cxr_ops.stages import ingest, remove, withdraw
 
 MakeNih = Callable[..., Path]
 ENTRIES = "Data_Entry_2017.csv"
@@ -79,7 +84,10 @@ def test_what_the_data_set_holds_is_refused(make_nih: MakeNih, home: Home) -> No
         edit(second, f",21,41,M,{view}", f",21,41,F,{view}")
     message = refused(second, home)
     assert "line 2: 00000010_000.png: the data set holds an image of this name, in the batch 'zero'" in message
-    assert "00000015_000.png: the data set holds this picture as 00000003_000.png of the batch 'zero'" in message
+    assert (
+        "00000015_000.png: under the patient 15, and the data set holds this picture as 00000003_000.png under the "
+        "patient 3, in the batch 'zero'"
+    ) in message
     result = ingest.run("nih", second, batch="next", home=home, on_bad="quarantine")
     assert (result.images, result.quarantined) == (21, 3)
     third = make_nih("three", patients=3, first=21)
@@ -119,7 +127,7 @@ def test_a_bad_image_is_named_and_nothing_enters(
     assert why in message
     assert "--on-bad quarantine" in message
     listed = (home.quarantine / "first" / "problems.csv").read_text(encoding="utf-8")
-    assert listed.startswith("file,line,image_id,problem\nData_Entry_2017.csv,6,00000003_000.png,")
+    assert listed.startswith("file,line,image_id,problem,sha256,patient_id\nData_Entry_2017.csv,6,00000003_000.png,")
     assert why in listed
 
 
@@ -134,9 +142,94 @@ def test_quarantine_leaves_out_the_bad_rows_and_says_so(make_nih: MakeNih, home:
     assert result.problems == home.quarantine / "first" / "problems.csv"
     assert len(result.problems.read_text(encoding="utf-8").splitlines()) == 4
     assert "left out 3 rows" in str(result)
+    assert "they come in as a folder with those rows alone, under a new batch name" in str(result)
+    assert "accepted with quarantine (3 of 40 rows left out: 7.5% of the rows, at most 20.0% are allowed)" in str(
+        result
+    )
     held = manifest.read_manifest(batches.batch_files(home)["first"] / "manifest.csv")
     assert not {"00000003_000.png", "00000004_001.png"} & set(held["image_id"])
     assert ingest.run("nih", folder, batch="first", home=home, on_bad="quarantine").already
+
+
+def acceptance_of(home: Home, batch: str) -> Acceptance:
+    """The record in the data set of how a batch was taken."""
+    folders = batches.batch_files(home, names=("batch.json",), optional=(ingest.ACCEPTANCE,))
+    return Acceptance.read(folders[batch] / ingest.ACCEPTANCE)
+
+
+def test_the_record_says_how_a_batch_was_taken(make_nih: MakeNih, home: Home) -> None:
+    """Whole, with quarantine, or refused, with counts: in the batch or, of a refused one, in the quarantine alone."""
+    whole = ingest.run("nih", make_nih("whole"), batch="whole", home=home)
+    assert "batch whole is in the data set, accepted whole: 40 images" in str(whole)
+    record = acceptance_of(home, "whole")
+    assert record == whole.acceptance
+    assert (record.outcome, record.rows, record.images, record.problems) == ("whole", 40, 40, 0)
+    assert record.comparisons == []  # there was nothing to compare with
+    assert {check.suite for check in record.checks} >= {"table", "labels", "images", "dataset"}
+    assert not (home.quarantine / "whole").exists()
+
+    bad = make_nih("bad", first=31)
+    _altered(image(bad, "00000033_000.png"))
+    part = ingest.run("nih", bad, batch="part", home=home, on_bad="quarantine")
+    record = acceptance_of(home, "part")
+    assert (record.outcome, record.rows, record.images, record.quarantined) == ("quarantine", 40, 39, 1)
+    assert len(record.comparisons) == 25
+    assert Acceptance.read(home.quarantine / "part" / ingest.ACCEPTANCE) == record == part.acceptance
+    assert deliveries.refused(home) == []
+
+    worse = make_nih("worse", first=61)
+    for number in range(61, 70):
+        _altered(image(worse, f"{number:08d}_000.png"))
+    before = batches.data_revision(home)
+    with pytest.raises(DataError, match=r"9 of 40 rows are bad, and at most 20\.0% may be left out") as caught:
+        ingest.run("nih", worse, batch="worse", home=home, on_bad="quarantine")
+    assert "ingest.max_quarantined" in str(caught.value.fix)
+    record = Acceptance.read(home.quarantine / "worse" / ingest.ACCEPTANCE)
+    assert (record.outcome, record.rows, record.images, record.why) == ("refused", 40, 31, str(caught.value))
+    assert batches.data_revision(home) == before
+    assert deliveries.refused(home) == ["worse"]
+
+
+def test_the_quarantine_holds_the_bytes(make_nih: MakeNih, home: Home) -> None:
+    """What was left out is kept byte for byte under its digest, beside the reasons, until the batch enters whole."""
+    folder = make_nih()
+    _altered(image(folder, "00000003_000.png"))
+    edit(folder, "Nodule", "Nodul")
+    (folder / "images" / "new.png").write_bytes(b"<html>503</html>")
+    refused(folder, home)
+    kept = home.quarantine / "first"
+    listed = pd.read_csv(kept / "problems.csv", dtype=str).set_index("image_id")
+    for name in listed.index.dropna():
+        digest = listed.loc[name, "sha256"]
+        assert (kept / "files" / digest).read_bytes() == image(folder, name).read_bytes()
+        assert sha256_file(kept / "files" / digest) == digest
+    stray = listed.loc[listed["file"] == "images/new.png", "sha256"].item()
+    assert (kept / "files" / stray).read_bytes() == b"<html>503</html>"
+    table = (folder / ENTRIES).read_bytes()
+    assert table in [path.read_bytes() for path in (kept / "files").iterdir()]
+    ingest.run("nih", make_nih("mended"), batch="first", home=home)
+    assert not kept.exists()
+
+
+def test_drift_is_told_and_may_refuse(make_nih: MakeNih, home: Home, tmp_path: Path) -> None:
+    """A batch of other views is let in with a warning and the figures; where the settings say failure, it is not."""
+    ingest.run("nih", make_nih("held", patients=40), batch="held", home=home)
+    folder = make_nih("other", patients=40, first=61)
+    (folder / ENTRIES).write_text((folder / ENTRIES).read_text().replace(",PA,", ",AP,"))
+    strict = tmp_path / "strict"
+    shutil.copytree(home.project / "expectations", strict / "expectations")
+    text = (home.project / "params.yaml").read_text()
+    (strict / "params.yaml").write_text(text.replace("drift: warning", "drift: failure"))
+    for name in ("dvc.yaml", "pccp.demo.yaml"):
+        shutil.copy(home.project / name, strict / name)
+    with pytest.raises(DataError, match="no share differs") as caught:
+        ingest.run("nih", folder, batch="other", home=replace(home, project=strict))
+    assert re.search(r"2 of 25: view PA: 0.0% of 40 patients here, \d+.\d% of 40 in the data set", str(caught.value))
+    record = Acceptance.read(home.quarantine / "other" / ingest.ACCEPTANCE)
+    assert (record.outcome, [one.what for one in record.changed]) == ("refused", ["view PA", "view AP"])
+    told = ingest.run("nih", folder, batch="other", home=home)
+    assert "warning: The batch's findings, views, sexes and ages are those of the data set" in str(told)
+    assert acceptance_of(home, "other").comparisons == record.comparisons
 
 
 def test_a_picture_twice_is_refused(make_nih: MakeNih, home: Home) -> None:
@@ -156,9 +249,30 @@ def test_an_empty_batch_and_only_bad_rows_are_refused(make_nih: MakeNih, home: H
     folder = make_nih(patients=1)
     edit(folder, "00000001_000.png,", "00000001_000.png,X")
     edit(folder, "00000001_001.png,", "00000001_001.png,X")
-    assert "2 problems; nothing was ingested" in refused(folder, home, on_bad="quarantine")
+    message = refused(folder, home, on_bad="quarantine")
+    assert "2 problems; nothing was ingested: 2 of 2 rows are bad, and at most 20.0% may be left out" in message
     (folder / ENTRIES).write_text((folder / ENTRIES).read_text().splitlines()[0] + "\n")
     assert "the batch is empty" in refused(folder, home, on_bad="quarantine")
+
+
+def test_a_folder_that_came_before_is_known_again(make_nih: MakeNih, home: Home) -> None:
+    """The same folder under another name is told to be there; a withdrawn picture is told with the event."""
+    folder = make_nih(patients=10)
+    ingest.run("nih", folder, batch="zero", home=home)
+    for on_bad in ("refuse", "quarantine"):
+        message = refused(folder, home, on_bad=on_bad)
+        assert "this folder is in the data set as 'zero', with 20 pictures, byte for byte" in message
+        assert "cxr-ops data relabel" in message
+    withdraw.run(home, ["00000003_000.png"], by="dr_lee", reason="consent")
+    message = refused(folder, home)
+    assert "an image of this name was withdrawn from the data set (event.00001), of the batch 'zero'" in message
+    image(folder, "00000003_000.png").rename(image(folder, "00000003_009.png"))
+    edit(folder, "00000003_000.png", "00000003_009.png")
+    message = refused(folder, home)
+    assert (
+        "00000003_009.png: this picture was withdrawn from the data set (event.00001), where it stood as "
+        "00000003_000.png of the batch 'zero'"
+    ) in message
 
 
 def test_many_problems_are_counted(make_nih: MakeNih, home: Home) -> None:
@@ -178,7 +292,9 @@ def test_a_batch_without_any_finding_is_refused(make_nih: MakeNih, home: Home) -
     rows = [row.split(",") for row in (folder / ENTRIES).read_text().splitlines()]
     text = "\n".join(",".join([row[0], "No Finding", *row[2:]]) if n else ",".join(row) for n, row in enumerate(rows))
     (folder / ENTRIES).write_text(text + "\n")
-    assert "Some image has a finding: the labels are not all negative. Not so" in refused(folder, home)
+    message = refused(folder, home)
+    assert "Some image has a finding: the labels are not all negative. Not so" in message
+    assert "the batch's name is free" in message
     assert "00000001" not in (home.quarantine / "first" / "validation.html").read_text(encoding="utf-8")
 
 
@@ -291,14 +407,14 @@ def test_one_person_does_not_enter_under_two_ids(
 def test_a_refused_batch_is_remembered_until_it_enters(make_nih: MakeNih, home: Home) -> None:
     """Whatever it was refused for, a batch is among those refused, with its reason, until it has entered."""
     folder = make_nih()
-    assert ingest.refused_batches(home) == []
+    assert deliveries.refused(home) == []
     (folder / ENTRIES).rename(folder / "table.csv")
     message = refused(folder, home)
-    assert ingest.refused_batches(home) == ["first"]
+    assert deliveries.refused(home) == ["first"]
     assert (home.quarantine / "first" / ingest.REFUSAL).read_text(encoding="utf-8") == message + "\n"
     (folder / "table.csv").rename(folder / ENTRIES)
     ingest.run("nih", folder, batch="first", home=home)
-    assert ingest.refused_batches(home) == []
+    assert deliveries.refused(home) == []
 
 
 def put_lists(folder: Path, tested: set[int]) -> None:
@@ -331,8 +447,8 @@ def test_a_kept_split_and_a_side_table_come_with_the_batch(make_nih: MakeNih, ho
     (second / ENTRIES).write_text(text.replace("00000020_00", "00000020_01"))
     (second / "BBox_List_2017.csv").unlink()
     put_lists(second, set() if pinned_to_test else {20})
-    with pytest.raises(DataError, match="would move 1 patients of the data set to another side, such as 20"):
+    with pytest.raises(DataError, match="would move 1 patient of the data set to another side, such as 20"):
         ingest.run("nih", second, batch="second", home=home, options=kept)
     ingest.run("nih", second, batch="second", home=home)
-    with pytest.raises(RefusedError, match="are on their side because first came with a split of its own"):
+    with pytest.raises(RefusedError, match="is on the side where the split of first itself puts them"):
         remove.run(home, "first", by="somebody", reason="to see")

@@ -206,6 +206,12 @@ FAULTS: dict[str, tuple[Fault, str, str]] = {
     # the table
     "unknown label": (table(4, "Consolidation", "Opacity"), HERE, "is not one of the 14 NIH findings"),
     "misspelt label": (table(4, "Consolidation", "Consolidaton"), HERE, "the nearest known label is 'Consolidation'"),
+    "label of another spelling": (
+        table(4, "Consolidation", "Pleural Thickening"),
+        HERE,
+        "the nearest known label is 'Pleural_Thickening'",
+    ),
+    "no label anywhere": (labels(lambda *_: ""), HERE, "not one of the 14"),
     "label with a blank": (table(4, "Consolidation", "Consolidation "), HERE, "not one of the 14"),
     "label twice": (table(4, "Consolidation", "Effusion"), HERE, "twice"),
     "finding beside none": (table(4, "Consolidation", "No Finding"), HERE, "names a finding as well"),
@@ -292,12 +298,13 @@ FAULTS: dict[str, tuple[Fault, str, str]] = {
     "a bomb": (content(bomb()), HERE, "14000 x 14000"),
     "a blank picture": (content(png(np.full((32, 32), 70, np.uint8))), HERE, "the picture is blank"),
     "a thumbnail": (content(png(noise(1, 16))), "00000011_000.png", "32 to 20,000 pixels wide"),
+    "an archive under a PNG's name": (content(b"PK\x03\x04" + bytes(40)), HERE, "ZIP"),
     "a link": (picture(linked), HERE, "a link, which may lead anywhere"),
     "a folder in its place": (picture(to_folder), HERE, "not a file"),
     "a second file of its name": (split_images, "images_002/images/00000011_000.png", "second of two files"),
     "no pictures at all": (lambda folder: shutil.rmtree(folder / "images"), "nih", "no folder of images"),
     # boxes
-    "a box that reaches out": (table(3, "1,2,9,9", "1,2,90,9", BOXES), BOXES, "out of their pictures"),
+    "a box that reaches out": (table(3, "1,2,9,9", "1,2,90,9", BOXES), BOXES, "reaches out of the picture"),
     "a box of no size": (
         table(3, "1,2,9,9", "1,2,0,9", BOXES),
         f"{BOXES}, line 3: ",

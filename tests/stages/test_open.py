@@ -12,7 +12,7 @@ import yaml
 from projects import Installation, commit_all, make_batch, make_home, make_project, run_git
 
 from cxr_ops import plan as plans
-from cxr_ops.audit.entries import Decision, Look, PeriodOpened, Promotion
+from cxr_ops.audit.entries import Decision, Look, PeriodOpened, Promotion, Rollback
 from cxr_ops.edges import dvc, supervisor
 from cxr_ops.edges import plans as in_force
 from cxr_ops.edges.home import Home
@@ -25,6 +25,7 @@ from cxr_ops.records.base import sha256_file, tree_digest
 from cxr_ops.records.inputs import Champion, Inputs, Period, RecordedLook, Reference
 from cxr_ops.records.run import Result
 from cxr_ops.records.training import Start
+from cxr_ops.report.summary import outcome
 from cxr_ops.stages import open as stage
 
 RUN = "run-1"
@@ -435,6 +436,69 @@ def test_the_champions_own_recipe_ends_the_run(home: Home) -> None:
     # The package of this made-up champion is not in any registry, so going on fails later, and for that reason.
     with pytest.raises(CxrError, match=r"registry|MLflow"):
         stage.run(home, run="run-3", force=True)
+
+
+def decided(home: Home, run: str, recipe: str, **more: object) -> None:
+    """Put a decision on the ledger that a run of now would repeat, but for `more`."""
+    words = {name: "x" for name, field in Decision.model_fields.items() if field.annotation in (str, str | None)}
+    champion = open_ledger(home).champion()
+    told = {
+        "run": run,
+        "verdict": "REJECT",
+        "approvals": 0,
+        "code_dirty": False,
+        "recipe": recipe,
+        "code_commit": run_git(home.project, "rev-parse", "HEAD"),
+        "plan_sha256": sha256_file(home.project / "pccp.demo.yaml"),
+        "champion": champion.digest() if champion else None,
+        "reference": None,
+    }
+    open_ledger(home).append("decision", Decision(**words | told | more))
+
+
+def test_what_was_decided_before_is_not_decided_again(home: Home) -> None:
+    """A run of the same code, settings, data, plan, champion and period as one with a decision ends NO_CHANGE and says
+    which, without its verdict; one that differs, or is forced, goes on.
+    """
+    same = repository.save_recipe(home, recipe(home))
+    others: list[dict[str, object]] = [{"plan_sha256": "x"}, {"code_commit": "x"}, {"period": 2}]
+    for number, more in enumerate(others):
+        decided(home, f"other-{number}", same, **more)
+    decided(home, "other-recipe", "x" * 64)
+    assert not stage.plan(home).no_change
+    decided(home, "second", same)
+    told = "the run second was decided on the same code, settings, data, plan and champion in this test period"
+    opened = stage.run(home, run="run-3")
+    assert (opened.no_change, opened.repeats) == (True, told)
+    result = Result.read(home.run("run-3") / "result.json")
+    assert (result.verdict, result.repeats, result.package) == ("NO_CHANGE", told, None)
+    assert outcome(result) == f"Nothing was trained and no look was spent: {told}."
+    assert (stage.plan(home).no_change, stage.plan(home).repeats) == (True, told)
+    assert not stage.plan(home, force=True).repeats
+    assert not stage.run(home, run="run-4", force=True).no_change
+    crown(home, "x" * 64)
+    assert not stage.plan(home).no_change  # it would be judged against another champion
+
+
+def test_what_was_rolled_back_is_not_made_again(home: Home) -> None:
+    """After a rollback a run that would train the withdrawn model's recipe ends NO_CHANGE and says who took it out of
+    use, also when code and plan have changed; with another batch it would be another model.
+    """
+    crown(home, "an earlier recipe", package="o" * 64)
+    same = repository.save_recipe(home, recipe(home))
+    decided(home, "earlier", same, verdict="PROMOTE", code_commit="other", plan_sha256="other", model_version="2")
+    crown(home, same)
+    ledger = open_ledger(home)
+    back = Rollback(to=ledger.entries()[0].digest(), by="dr_lee", reason="seen on the ward")
+    ledger.append("promotion", ledger.entries()[0].promotion.model_copy(update={"rollback": back}))
+    opened = stage.run(home, run="run-2")
+    assert opened.no_change
+    assert (
+        opened.repeats == "version 2 was made from the same (run earlier), and dr_lee took it out of use by a rollback"
+    )
+    assert "dr_lee took it out of use by a rollback" in str(opened)
+    assert stage.plan(home).repeats == opened.repeats
+    assert stage.plan(home, {"train.epochs": 3}).repeats == ""
 
 
 def test_what_training_does_not_depend_on_is_no_change(home: Home) -> None:

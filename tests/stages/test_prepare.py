@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import tarfile
 from collections import namedtuple
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 from PIL import Image
 
 from cxr_ops.data import contrast as contrasts
-from cxr_ops.data import manifest
+from cxr_ops.data import manifest, shards
 from cxr_ops.data.checking.decode import to_square
 from cxr_ops.errors import DataError, StorageError
 from cxr_ops.labels import FINDINGS
@@ -113,7 +114,106 @@ def test_too_little_disk_is_noticed_first(divided: Path, small_params: Params, m
     """Without room for the array nothing is written, and the message says what to change."""
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr("shutil.disk_usage", lambda path: usage(10, 9, 1))
-    with pytest.raises(StorageError, match="MiB free") as caught:
+    with pytest.raises(StorageError, match="MiB are free") as caught:
         prepare.run(divided, small_params)
     assert "prepare.image_size" in str(caught.value)
     assert not (divided / "prepare").exists()
+
+
+def _rebuilt(root: Path, params: Params, monkeypatch: pytest.MonkeyPatch) -> tuple[str, list[str]]:
+    """Digest of the stage's outputs, and the pictures that were decoded for them."""
+    decoded: list[str] = []
+    real = shards.read_place
+    with monkeypatch.context() as patch:
+        patch.setattr(shards, "read_place", lambda place: decoded.append(place.image_id) or real(place))
+        prepare.run(root, params)
+    return tree_digest(root / "prepare"), decoded
+
+
+def test_of_a_grown_data_set_the_new_pictures_alone_are_decoded(
+    divided: Path, small_params: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a batch more, its pictures alone are decoded, and the outputs are those of a build from nothing."""
+    frame = manifest.read_manifest(divided / "validate" / "manifest.csv")
+    whole, decoded = _rebuilt(divided, small_params, monkeypatch)
+    trained = pd.read_csv(divided / "prepare" / "index.csv")["image_id"]
+    assert decoded == trained.tolist()
+    batch_of = dict(zip(frame["image_id"], frame["batch"], strict=True))
+
+    monkeypatch.setenv("CXR_PACKED", str(divided / "elsewhere"))
+    first = frame[frame["batch"] == "first"]
+    (divided / "validate" / "manifest.csv").write_bytes(manifest.to_csv(first, manifest.COLUMNS))
+    split.run(divided, small_params)
+    _, decoded = _rebuilt(divided, small_params, monkeypatch)
+    assert decoded == [image_id for image_id in trained if batch_of[image_id] == "first"]
+    (divided / "validate" / "manifest.csv").write_bytes(manifest.to_csv(frame, manifest.COLUMNS))
+    split.run(divided, small_params)
+    grown, decoded = _rebuilt(divided, small_params, monkeypatch)
+    assert decoded == [image_id for image_id in trained if batch_of[image_id] == "second"]
+    assert grown == whole
+    assert _rebuilt(divided, small_params, monkeypatch) == (whole, [])
+
+
+def test_other_settings_decode_all_again(divided: Path, small_params: Params, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another size or contrast takes nothing from the rows of before, and going back takes all of them."""
+    before, decoded = _rebuilt(divided, small_params, monkeypatch)
+    for change in ({"image_size": 48}, {"contrast": "equalize"}):
+        settings = small_params.prepare.model_copy(update=change)
+        other, again = _rebuilt(divided, small_params.model_copy(update={"prepare": settings}), monkeypatch)
+        assert (again, other == before) == (decoded, False)
+    assert _rebuilt(divided, small_params, monkeypatch) == (before, [])
+
+
+def test_pictures_that_change_sides_leave_and_come_back(
+    divided: Path, small_params: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Under a split that moves patients to the test set and back, each array is that of a build from nothing."""
+    other = small_params.model_copy(update={"split": small_params.split.model_copy(update={"salt": "another"})})
+    for params in (small_params, other, small_params):
+        split.run(divided, params)
+        extended, _ = _rebuilt(divided, params, monkeypatch)
+        tested = set(manifest.read_split(divided).query("split == 'test'")["image_id"])
+        assert tested
+        assert not tested & set(pd.read_csv(divided / "prepare" / "index.csv")["image_id"])
+        with monkeypatch.context() as patch:
+            patch.setenv("CXR_PACKED", str(divided / f"empty-{params.split.salt}"))
+            shutil.rmtree(divided / f"empty-{params.split.salt}", ignore_errors=True)
+            assert _rebuilt(divided, params, monkeypatch)[0] == extended
+
+
+def test_a_stage_that_was_stopped_goes_on_with_its_rows(
+    divided: Path, small_params: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After an error halfway the rows before it are kept, and the outputs are those of a build from nothing."""
+    monkeypatch.setenv("CXR_PACKED", str(divided / "elsewhere"))
+    whole, decoded = _rebuilt(divided, small_params, monkeypatch)
+    shutil.rmtree(divided / "elsewhere")
+    monkeypatch.setattr("cxr_ops.data.packed.ROWS", 4)
+    monkeypatch.setattr("cxr_ops.data.checking.isolate.processors", lambda: 1)
+    bad, real = decoded[10], shards.read_place
+
+    def stopped(place: shards.Place) -> bytes:
+        if place.image_id == bad:
+            raise DataError("stopped")
+        return real(place)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shards, "read_place", stopped)
+        with pytest.raises(DataError, match="stopped"):
+            prepare.run(divided, small_params)
+    assert not (divided / "prepare").exists()
+    assert _rebuilt(divided, small_params, monkeypatch) == (whole, decoded[8:])
+
+
+def test_without_room_rows_are_not_kept(divided: Path, small_params: Params, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the disk has room for the array alone, the stage does its work and keeps nothing."""
+    whole, decoded = _rebuilt(divided, small_params, monkeypatch)
+    monkeypatch.setenv("CXR_PACKED", str(divided / "elsewhere"))
+    usage = namedtuple("usage", "total used free")
+    needed = len(decoded) * 32 * 32
+    monkeypatch.setattr("shutil.disk_usage", lambda path: usage(10**9, 0, 2 * needed - 1))
+    assert _rebuilt(divided, small_params, monkeypatch) == (whole, decoded)
+    assert not (divided / "elsewhere").exists()
+    monkeypatch.setattr("shutil.disk_usage", lambda path: usage(10**9, 0, 2 * needed))
+    assert _rebuilt(divided, small_params, monkeypatch) == (whole, decoded)
+    assert (divided / "elsewhere").exists()

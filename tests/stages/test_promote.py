@@ -27,7 +27,7 @@ from cxr_ops.errors import ConflictError, CxrError, RefusedError, StorageError
 from cxr_ops.params import Params
 from cxr_ops.records.inputs import Champion, Inputs, Limits, Reference
 from cxr_ops.records.run import Opened, Result
-from cxr_ops.stages import promote, publish
+from cxr_ops.stages import answer, promote, publish
 
 FIRST, SECOND, THIRD = RUN["first"], RUN["second"], RUN["third"]
 
@@ -144,7 +144,7 @@ def test_plan_that_asks_for_nobody_is_no_way_around_one_that_asks(
     champion: Home, packages: dict[str, Path], monkeypatch
 ) -> None:
     """After a release that two people agreed to, a run under another plan needs two people as well."""
-    strict = redecide(champion, packages, against_champion(champion, plan="pccp.yaml", approvals=2))
+    strict = redecide(champion, packages, against_champion(champion, plan="pccp.yaml", approvals=2, new_period=True))
     for name in ("_check_stored", "_check_reviewed", "check_not_edited", "finish"):
         monkeypatch.setattr(promote, name, lambda *_: None)
     monkeypatch.setattr(aliases, "reconcile", lambda _: False)
@@ -208,6 +208,22 @@ def test_champion_that_changes_during_the_checks_is_seen(published: Home, monkey
     assert alias(published) == "2"
 
 
+def test_look_that_is_taken_during_the_checks_is_seen(published: Home, packages: dict[str, Path], monkeypatch) -> None:
+    """Where error is recycled, a look that slips in after the first check shuts the promotion out all the same."""
+    run = finish(published, packages, Case(name="third", plan="pccp.yaml", new_period=True))
+    publish.run(published, run)
+    known = next(entry.look for entry in open_ledger(published).entries()[::-1] if entry.kind == "look")
+    real = versions.fetch_package
+
+    def slip_in(home: Home, *arguments: Any) -> None:
+        real(home, *arguments)
+        open_ledger(home).record_look(known.model_copy(update={"model": "other", "run": "other"}))
+
+    monkeypatch.setattr(versions, "fetch_package", slip_in)
+    error = refused(published, run, RefusedError, r"1 look was taken after that of .* \(other\)", "dr_lee")
+    assert "train.seed" in str(error)
+
+
 # ------------------------------------------------------------------------------------------- what stops it
 
 
@@ -225,9 +241,10 @@ def redecide(home: Home, packages: dict[str, Path], case: Case, **rules: Any) ->
 
 @pytest.mark.parametrize("verdict", ["REJECT", "INSUFFICIENT EVIDENCE"])
 def test_other_verdict_is_refused(published: Home, packages: dict[str, Path], verdict: str) -> None:
-    """Only PROMOTE promotes."""
+    """Only PROMOTE promotes, and which of the others it was is not told here."""
     run = redecide(published, packages, Case(name="third", verdict=verdict))
-    refused(published, run, RefusedError, f"the gate decided {verdict}")
+    error = refused(published, run, RefusedError, "the gate did not decide PROMOTE")
+    assert verdict not in str(error)
 
 
 def test_run_without_a_decision_is_refused(published: Home, packages: dict[str, Path]) -> None:
@@ -248,7 +265,11 @@ def test_run_without_a_decision_is_refused(published: Home, packages: dict[str, 
             "asks for committed code",
             id="dirty under production plan",
         ),
-        pytest.param(Case(name="third", plan="pccp.yaml"), "1 person must agree .* nobody did, 1 more is", id="nobody"),
+        pytest.param(
+            Case(name="third", plan="pccp.yaml", new_period=True),
+            "1 person must agree .* nobody did, 1 more is",
+            id="nobody",
+        ),
     ],
 )
 def test_record_that_lacks_something_is_refused(
@@ -274,7 +295,7 @@ def test_approval_that_is_none_is_refused(
     published: Home, packages: dict[str, Path], approvals: list, match: str
 ) -> None:
     """Nobody, the requester, or nobody knows when: none of these is an approval, and none is recorded."""
-    run = redecide(published, packages, Case(name="third", plan="pccp.yaml"))
+    run = redecide(published, packages, Case(name="third", plan="pccp.yaml", new_period=True))
     refused(published, run, RefusedError, match, *approvals)
     assert not [entry for entry in open_ledger(published).entries() if entry.kind == "approval"]
 
@@ -294,7 +315,7 @@ def test_same_person_twice_is_one_approval(published: Home, packages: dict[str, 
 def test_second_person_comes_later(champion: Home, packages: dict[str, Path]) -> None:
     """A held run keeps the first approval, says who has agreed and what holds it, and the second person promotes it."""
     published = champion
-    run = finish(published, packages, against_champion(published, plan="pccp.yaml", gains=True))
+    run = finish(published, packages, against_champion(published, plan="pccp.yaml", gains=True, new_period=True))
     assert publish.run(published, run)["approvals"] == 2
     match = r"2 persons must agree .*SUSPICIOUS_IMPROVEMENT.*so far dr_lee did, 1 more is needed"
     error = refused(published, run, RefusedError, match, "dr_lee")
@@ -307,10 +328,18 @@ def test_second_person_comes_later(champion: Home, packages: dict[str, Path]) ->
 
 def test_approved_run_records_who_agreed(published: Home, packages: dict[str, Path]) -> None:
     """Under a plan that asks for it, another person's approval is an entry of its own, which the promotion names."""
-    run = finish(published, packages, Case(name="third", plan="pccp.yaml"))
+    run = finish(published, packages, Case(name="third", plan="pccp.yaml", new_period=True))
     assert publish.run(published, run)["approvals"] == 1
+    client = MlflowClient(published.mlflow_uri, published.mlflow_uri)
+    told = [Result.read(published.run(run) / "result.json").verdict]
     promote.run(published, run, [{"by": "dr_lee", "at": "2026-03-01T09:00:00+00:00"}])
     ledger = open_ledger(published)
+    # The plan tells promotions alone: that it waits is for those who approve.
+    result = Result.read(published.run(run) / "result.json")
+    assert [*told, result.verdict] == ["NOT PROMOTED", "PROMOTE"]
+    assert client.get_model_version(MODEL_NAME, result.model_version).tags["cxr.verdict"] == "PROMOTE"
+    assert client.get_run(result.mlflow_run_id).data.tags["cxr.verdict"] == "PROMOTE"
+    assert "The challenger is the champion." in (published.reports / f"{run}.html").read_text()
     [approval] = [entry for entry in ledger.entries() if entry.kind == "approval"]
     assert (approval.approval.by, approval.approval.at) == ("dr_lee", "2026-03-01T09:00:00+00:00")
     assert approval.approval.decision == ledger.decision(run).digest()
@@ -355,14 +384,14 @@ def test_disclosure_of_a_period_is_that_of_its_strictest_plan(published: Home) -
     """A run under a plan that discloses all shows nothing while a plan of the open period withholds it."""
     demo = plans.load(published.workspace(FIRST) / "pccp.demo.yaml")
     ledger = open_ledger(published)
-    assert not publish._withholds(demo, 1, ledger.entries())
+    assert not publish.withholds(demo, 1, ledger.entries())
     limits = demo.limits.model_copy(update={"disclosure": "verdict"})
     body = PlanAdopted(name="s", sha256="5" * 64, limits=limits, by="dr_lee", reason="reviewed", document={})
     ledger.append("plan", body)
-    assert publish._withholds(demo, 1, ledger.entries())
+    assert publish.withholds(demo, 1, ledger.entries())
     ledger.append("period", PeriodOpened(number=2, closed_batches=["batch-1"], by="dr_lee", reason="spent"))
-    assert not publish._withholds(demo, 1, ledger.entries())
-    assert publish._withholds(demo, 2, ledger.entries())
+    assert not publish.withholds(demo, 1, ledger.entries())
+    assert publish.withholds(demo, 2, ledger.entries())
 
 
 @pytest.mark.parametrize("name", ["gate/verdict.json", "evaluate/evaluation.json", "inputs.json", "report/report.html"])
@@ -394,16 +423,19 @@ def test_look_beyond_the_budget_is_refused(published: Home, packages: dict[str, 
 
 def test_run_judged_at_more_than_the_ledger_leaves_is_refused(published: Home, packages: dict[str, Path]) -> None:
     """Of two runs that were opened together the ledger's order decides; the later one was judged at what is spent."""
-    case = Case(name="third", plan="pccp.yaml", package="c", recorded_look=False)
+    case = Case(name="third", plan="pccp.yaml", package="c", recorded_look=False, new_period=True)
     run = finish(published, packages, case, tracked=False)
     inputs = Inputs.read(published.workspace(run) / "inputs.json")
     outputs = publish.read_outputs(published, run)
-    spend(published, open_ledger(published).state().looks + 1)
-    look = Look(model=outputs.package, test_digest=outputs.verdict.test_digest, run=run, claim=inputs.claim)
-    open_ledger(published).record_look(look)
+    limits = plans.load(published.workspace(run) / "pccp.yaml").limits
+    about = {"test_digest": outputs.verdict.test_digest, "claim": inputs.claim, "period": 2, "limits": limits}
+    for model, by in (("other", "earlier"), (outputs.package, run)):
+        open_ledger(published).record_look(Look(model=model, run=by, **about))
     made = {"mlflow_run_id": "m", "model_version": "1", "run_commit": "0" * 40}
     publish._decide(published, outputs, outputs.identifiers.model_copy(update=made))
-    error = refused(published, run, RefusedError, "was judged at .* and the ledger leaves its look")
+    error = refused(
+        published, run, RefusedError, r"number 2 of test period 2, may spend 0\.8 % on each check, .* to spend 4 %"
+    )
     assert "retrain --force" in str(error)
 
 
@@ -579,7 +611,7 @@ def test_facts_that_are_not_the_settings_are_refused(published: Home, packages: 
 
 def test_code_that_nobody_reviewed_is_refused(published: Home, packages: dict[str, Path], tmp_path: Path) -> None:
     """Under a plan that asks for committed code, a commit of a private clone is refused, and so is no named branch."""
-    run = finish(published, packages, Case(name="third", plan="pccp.yaml"))
+    run = finish(published, packages, Case(name="third", plan="pccp.yaml", new_period=True))
     publish.run(published, run)
     reviewed = published.settings.code_source.partition("#")[0]
     empty = tmp_path / "empty"
@@ -592,3 +624,63 @@ def test_code_that_nobody_reviewed_is_refused(published: Home, packages: dict[st
     refused(nowhere, run, RefusedError, "nothing says which branch holds reviewed code")
     lost = replace(published, settings=replace(published.settings, code_source=f"{tmp_path / 'lost'}#main"))
     refused(lost, run, StorageError, "cannot be fetched")
+
+
+# ------------------------------------------------------------------------------------ answers that Airflow brings
+
+
+def test_answers_are_kept_with_their_reasons(published: Home, packages: dict[str, Path]) -> None:
+    """People agree one after the other, each with a reason; a rejection and silence void what was agreed before."""
+    run = redecide(published, packages, Case(name="third", plan="pccp.yaml", approvals=2))
+    asked = answer.request(published, run)
+    assert (asked["approvals"], asked["missing"], asked["agreed"], asked["promoted"]) == (2, 2, [], False)
+    about = {"run": run, "decision": asked["decision"]}
+    lee = {"by": "dr_lee", "reason": "read the report", "at": "2026-03-01T09:00:00+00:00"}
+    for _ in range(2):  # the same answer, whose task was tried again
+        assert answer.run(published, **about, approve=True, **lee)["missing"] == 1
+    no = answer.run(published, **about, approve=False, by="dr_ito", reason="children fare worse", at="")
+    assert (no["rejected"], no["missing"], no["agreed"]) == (True, 2, [])
+    refused(published, run, RefusedError, "2 persons must agree .* nobody did")
+    answer.run(published, **about, approve=True, by="dr_lee", reason="looked once more", at="2026-03-02T09:00:00Z")
+    silence = answer.run(published, **about, approve=False, by=None, reason="", at="2026-03-09T09:00:00Z")
+    assert silence["missing"] == 2
+    for name in ("dr_lee", "dr_ito"):
+        told = answer.run(published, **about, approve=True, by=name, reason="children fare well now", at="")
+    assert (told["missing"], told["agreed"]) == (0, ["dr_lee", "dr_ito"])
+    refused(published, run, StorageError, "not hold the code")  # enough have agreed: what is asked next is missing
+    entries = open_ledger(published).entries()
+    kept = [(one.kind, one.body["by"], one.body["reason"]) for one in entries if one.kind in ("approval", "rejection")]
+    assert kept == [
+        ("approval", "dr_lee", "read the report"),
+        ("rejection", "dr_ito", "children fare worse"),
+        ("approval", "dr_lee", "looked once more"),
+        ("rejection", None, "nobody answered in time"),
+        ("approval", "dr_lee", "children fare well now"),
+        ("approval", "dr_ito", "children fare well now"),
+    ]
+
+
+NO_ANSWERS: list[tuple[dict[str, Any], str]] = [
+    ({"by": "\uff24r_\u200bRuiz"}, "requested .* cannot approve"),  # wide, and with what cannot be seen
+    ({"by": "DR_LEE\u2060 "}, "has approved .* already, as dr_lee"),
+    ({"by": "dr_\u3164lee"}, "has approved .* already"),
+    ({"by": "\u200b"}, "nobody's"),
+    ({"by": "Anonymous"}, "nobody's"),
+    ({"by": None}, "somebody's"),
+    ({"reason": ""}, "too short"),
+    ({"reason": "\u200b" * 30}, "too short"),
+    ({"at": "soon"}, "not ISO 8601"),
+    ({"decision": "0f" * 32}, "another decision"),
+]
+
+
+def test_an_answer_that_is_none_is_refused(published: Home, packages: dict[str, Path]) -> None:
+    """Who asked, who agreed already, however spelt, nobody, no reason, no time: none of it goes on record."""
+    run = redecide(published, packages, Case(name="third", plan="pccp.yaml", approvals=2))
+    said = {"run": run, "decision": answer.request(published, run)["decision"], "approve": True, "at": ""}
+    answer.run(published, **said, by="dr_lee", reason="read the report")
+    before = open_ledger(published).entries()
+    for given, match in NO_ANSWERS:
+        with pytest.raises((RefusedError, ConflictError), match=match):
+            answer.run(published, **{**said, "by": "dr_ito", "reason": "read it as well", **given})
+    assert open_ledger(published).entries() == before

@@ -88,8 +88,10 @@ def test_run_commit_names_the_airflow_and_the_mlflow_run(published: Home) -> Non
 def test_published_report_is_the_report_and_a_block_of_identifiers(published: Home) -> None:
     """The page states every identifier, and without its block it is the report whose digest it states."""
     page = (published.reports / f"{FIRST}.html").read_text()
-    [block] = re.findall(r'<section class="published".*?</section>', page, re.DOTALL)
+    strip, record = re.findall(r'<section class="(?:strip|published)".*?</section>', page, re.DOTALL)
+    block = strip + record  # they stand one behind the other
     assert page.replace(block, "") == REPORT
+    assert all(fact in html.unescape(strip) for fact in (FIRST, AIRFLOW["first"], decisions(published, FIRST)[0].at))
     entry = decisions(published, FIRST)[0]
     facts = html.unescape(block)
     body = entry.decision
@@ -211,7 +213,7 @@ def test_publish_that_is_cut_off_anywhere_converges(published: Home, packages: d
     assert [answer["model_version"]] == registered(published, entry.decision.package)
     assert runs.run_pushed(published, run, answer["run_commit"])
     log = git.git(published, published.workspace(run), "log", "--format=%s")
-    assert log.splitlines() == [f"PROMOTE: {run}", "Code"]
+    assert log.splitlines() == [f"Run {run}", "Code"]  # not how it ended
     client = MlflowClient(published.mlflow_uri)
     tags = client.get_run(answer["mlflow_run_id"]).data.tags
     assert (tags["cxr.run_commit"], tags["cxr.decision"]) == (answer["run_commit"], entry.digest())
@@ -254,10 +256,10 @@ def modes(home: Home, run: str) -> list[int]:
 def test_test_set_is_withheld_while_its_period_is_open(
     published: Home, packages: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """People who tune get verdict, validation and the grounds of a PROMOTE; when the period ends, all."""
+    """People who tune learn that the run is not promoted, whatever the gate decided; when the period ends, all."""
     monkeypatch.setattr(publish, "check_not_edited", lambda *_: None)  # the hold is only claimed
-    case = Case(name="third", package="b", plan="pccp.yaml", verdict="PROMOTE", holds=("HARM_SIGNAL",), approvals=2)
-    run = finish(published, packages, case)
+    held = {"verdict": "PROMOTE", "holds": ("HARM_SIGNAL",), "approvals": 2}
+    run = finish(published, packages, Case(name="third", package="b", plan="pccp.yaml", new_period=True, **held))
     answer = publish.run(published, run)
     client = MlflowClient(published.mlflow_uri)
     entry = decisions(published, run)[0]
@@ -267,38 +269,59 @@ def test_test_set_is_withheld_while_its_period_is_open(
     shown = files_of(published, answer["mlflow_run_id"])
     assert shown >= {"inputs.json", "train/history.csv", "report/published.html"}
     disclosing = {"evaluate/evaluation.json", "gate/verdict.json", "report/report.html", "explain/case-1.png"}
+    disclosing |= {"report/report.json", "report/report.md", "dvc.lock"}  # it tells how long the verdict's file is
     assert not shown & disclosing
     page = Path(answer["report"]).read_text()
-    assert re.sub(r'<section class="published".*?</section>', "", page, flags=re.DOTALL) == SUMMARY
-    assert f"sha256 {entry.decision.report}; withheld while test period 1 is open" in page
+    bare = re.sub(r'<section class="(?:strip|published)".*?</section>', "", page, flags=re.DOTALL)
+    told = re.search(r"(?<=<!-- cxr:told -->).*?(?=</section>)", bare, re.DOTALL)[0]
+    assert bare.replace(told, "") == SUMMARY
+    assert '<p class="word">NOT PROMOTED</p><p>No model is put in use.</p>' in told
+    assert "come from the test set are for people who approve" in told
+    assert not [word for word in ("PROMOTE<", "FLOORS_MET", "HARM_SIGNAL", "approved-by") if word in page]
+    assert f"sha256 {entry.decision.report}; withheld while test period 2 is open" in page
     assert published.restricted.stat().st_mode & 0o777 == 0o700
     full = published.restricted / f"{run}.html"
+    beside = {suffix: Path(answer["report"]).with_suffix(suffix) for suffix in (".json", ".md")}
+    assert beside[".json"].read_text() == '{"of": "summary"}\n'
+    text = beside[".md"].read_text()
+    assert text.startswith("## The summary\n\n**NOT PROMOTED.** No model is put in use.\n")
+    assert f"decided `{entry.at}`; run `{run}`; Airflow run" in text
+    assert not [word for word in ("PROMOTE.", "FLOORS_MET", "HARM_SIGNAL") if word in text.replace("NOT PROMOTED", "")]
     assert answer["withheld"]
     assert not [value for value in answer.values() if "restricted" in str(value)]
     assert modes(published, run) == [0o700, 0o700]
-    assert re.sub(r'<section class="published".*?</section>', "", full.read_text(), flags=re.DOTALL) == REPORT
+    assert re.sub(r'<section class="(?:strip|published)".*?</section>', "", full.read_text(), flags=re.DOTALL) == REPORT
     result = Result.read(published.run(run) / "result.json")
-    # A signal of harm follows from the test set: those who approve learn it from `holds`.
-    assert [(reason.code, reason.sentence) for reason in result.reasons] == [("FLOORS_MET", MEANING[Code.FLOORS_MET])]
-    assert all((reason.finding, reason.numbers) == (None, {}) for reason in result.reasons)
-    assert "Mass: somebody must look." not in logged.tags["mlflow.note.content"]
-    assert MEANING[Code.HARM_SIGNAL] not in logged.tags["mlflow.note.content"]
-    assert (result.holds, result.limited_findings, result.restricted) == (["HARM_SIGNAL"], ["Hernia"], str(full))
+    assert (result.verdict, result.reasons, result.holds, result.approvals) == ("NOT PROMOTED", [], [], 0)
+    assert (result.limited_findings, result.restricted) == (["Hernia"], str(full))
+    version = client.get_model_version(MODEL_NAME, answer["model_version"])
+    assert logged.tags["cxr.verdict"] == version.tags["cxr.verdict"] == answer["verdict"] == "NOT PROMOTED"
+    note = logged.tags["mlflow.note.content"]
+    assert "**NOT PROMOTED**" in note
+    assert not [word for word in ("Mass", MEANING[Code.HARM_SIGNAL], MEANING[Code.FLOORS_MET]) if word in note]
+    assert "cxr.verdict_digest" not in logged.tags
+    assert f"cxr-ops promote --run {run} --approved-by NAME" in full.read_text()
+    # For those who carry it out: Airflow asks them, and shows them what held it.
+    assert (answer["next"], answer["approvals"]) == ("approve", 2)
     assert answer["holds"] == {"HARM_SIGNAL": MEANING[Code.HARM_SIGNAL]}
     assert (entry.decision.holds, entry.decision.limited_findings) == (("HARM_SIGNAL",), ("Hernia",))
 
-    opened = PeriodOpened(number=2, closed_batches=["batch-1"], by="dr_lee", reason="spent")
+    opened = PeriodOpened(number=3, closed_batches=["batch-1"], by="dr_lee", reason="spent")
     open_ledger(published).append("period", opened)
     again = publish.run(published, run)
 
-    assert again == answer | {"withheld": False}
+    assert again == answer | {"withheld": False, "verdict": "PROMOTE"}
     assert REPORT.partition("-->")[2].strip() in Path(again["report"]).read_text()
     assert not full.exists()
+    assert beside[".json"].read_text() == '{"of": "report"}\n'
+    assert beside[".md"].read_text().startswith("## The report\n\ndecided")
     assert modes(published, run) == [0o755, 0o755]
     assert files_of(published, answer["mlflow_run_id"]) >= shown | disclosing
     logged = client.get_run(answer["mlflow_run_id"]).data
     assert logged.metrics["auc/macro"] == 0.9
     assert "Mass: somebody must look." in logged.tags["mlflow.note.content"]
+    assert "cxr.verdict_digest" in logged.tags
+    assert client.get_model_version(MODEL_NAME, answer["model_version"]).tags["cxr.verdict"] == "PROMOTE"
     assert (
         Result.read(published.run(run) / "result.json").reasons
         == Verdict.read(published.workspace(run) / "gate/verdict.json").reasons

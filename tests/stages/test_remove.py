@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,8 +12,6 @@ import pytest
 from cxr_ops.audit.entries import Look, PeriodOpened
 from cxr_ops.commands.app import app
 from cxr_ops.data import manifest, splits
-from cxr_ops.data.checking.batch import build, check
-from cxr_ops.data.sources import nih
 from cxr_ops.edges.home import Home
 from cxr_ops.edges.ledger import open_ledger
 from cxr_ops.edges.store import batches
@@ -26,24 +23,10 @@ from cxr_ops.stages import ingest, remove
 MakeNih = Callable[..., Path]
 
 
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the installation is made once: each start of DVC takes about a second."""
-    return tmp_path_factory.mktemp("made")
-
-
 @pytest.fixture
-def home(made: Path, make_nih: MakeNih, tmp_path: Path, project: Path) -> Home:
+def home(stored: Home) -> Home:
     """A data set of two batches: `one` has the patients 1 to 20, `two` the patients 21 to 30."""
-    if not (made / "home").exists():
-        first = Home.find({"CXR_HOME": str(made / "home"), "CXR_PROJECT": str(project)})
-        for name, patients, start in (("one", 20, 1), ("two", 10, 21)):
-            folder = make_nih(f"folder-{name}", patients=patients, first=start)
-            build(made / name, check(nih.read_folder(folder), name, processes=1))
-            batches.add_batch(first, made / name)
-        batches.batch_files(first)
-    shutil.copytree(made / "home", tmp_path / "home", symlinks=True)
-    return Home.find({"CXR_HOME": str(tmp_path / "home"), "CXR_PROJECT": str(project)})
+    return stored
 
 
 def count_tested(home: Home, batch: str) -> int:

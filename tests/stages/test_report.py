@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import os
 import re
 import shutil
 import subprocess
 import sys
+from collections import defaultdict
 from html import unescape
 from pathlib import Path
 
@@ -18,22 +20,29 @@ import pytest
 from evaluations import trained
 from PIL import Image
 
+from cxr_ops.audit import facts
 from cxr_ops.data import manifest, validation
+from cxr_ops.data.regions import REGIONS
 from cxr_ops.errors import DataError
 from cxr_ops.labels import FINDINGS, UNCERTAIN
 from cxr_ops.params import Params
 from cxr_ops.plan import ATTRIBUTES, identify, load
+from cxr_ops.records.acceptance import Acceptance
 from cxr_ops.records.base import canonical_json, sha256_file, tree_digest
-from cxr_ops.records.data import Batch, DataRevision
-from cxr_ops.records.evidence import Evaluation
+from cxr_ops.records.data import Batch, DataRevision, Event, Relabelled
+from cxr_ops.records.evidence import Evaluation, Facts
 from cxr_ops.records.explanation import Explanation
 from cxr_ops.records.inputs import Champion, Code, Inputs, LedgerState, Period, Reference
-from cxr_ops.report import words
+from cxr_ops.records.report import Report as Document
+from cxr_ops.records.training import StartingWeights
+from cxr_ops.records.verdict import Verdict
+from cxr_ops.report import page, words
 from cxr_ops.stages import evaluate, gate, report, split
-from cxr_ops.stages.explain import RULE, Material, point
-from cxr_ops.stats import evidence
+from cxr_ops.stats import evidence, reliance
+from cxr_ops.stats.cases import RULE
 
 SEED = 0
+page_draw = page.draw
 PATIENTS = 240
 
 
@@ -151,6 +160,14 @@ def make_workspace(root: Path, *, champion: bool = True) -> Path:
         champion=reigning.package,
         reference=older.package if older else None,
         problems=[],
+        reliance=reliance.measure(
+            FINDINGS,
+            scored["test"].truth,
+            scored["test"].patients,
+            {role: scores[role] for role in roles if role != "reference"},
+            {region: {role: scores[role] for role in roles if role != "reference"} for region in REGIONS},
+            0.95,
+        ),
         subgroups=found.subgroups,
         missing_groups=found.missing_groups,
         performance=found.performance,
@@ -188,12 +205,12 @@ def make_explanations(root: Path, test: pd.DataFrame, package: str) -> None:
         Image.fromarray(noise).save(out, format="PNG")
         write(root / f"explain/mass-{i}.png", out.getvalue())
         digest = test["sha256"].iloc[i][:12]
+        seen = {"probability": 0.5, "calibrated": True, "threshold": 0.4, "called": True, "peak_in_box": inside}
+        seen["map"] = [[0.0, 0.0], [0.0, 0.0 if empty else 1.0]]
         case = {"finding": "Mass", "kind": kind, "truth": True, "probability": 0.5, "sha256": digest}
+        case["challenger"] = seen
         cases.append({**case, "picture": f"mass-{i}.png", "empty": empty, "peak_in_box": inside})
-    pointing = [point(finding, {}, Material(sha256={}, shapes={}, boxes={})) for finding in FINDINGS]
-    found = Explanation(
-        package=package, rule=RULE, cases=cases, missing=["Hernia: no test image has it."], pointing=pointing
-    )
+    found = Explanation(package=package, rule=RULE, cases=cases, missing=["Hernia: no test image has it."])
     found.write(root / "explain/explain.json")
 
 
@@ -231,7 +248,7 @@ def shown(html: str) -> str:
 
 def test_the_report_is_made_from_what_the_stages_left(html, workspace):
     """Verdict, AUCs, counts of batches and split, checks, training, contract and heat maps are on the page."""
-    read = report.read(workspace, "t")
+    read = report.read(workspace, Params().report)
     assert read.verdict.verdict in html
     for one in read.evaluation.findings:
         assert words.figure_text(one.challenger) in shown(html)
@@ -269,7 +286,7 @@ def test_the_same_workspace_gives_the_same_bytes_elsewhere(html, workspace, copy
 def test_the_summary_holds_no_figure_of_the_test_set(html, workspace):
     """No AUC, difference, check, threshold or count of the evaluation stands in the page for people who tune."""
     summary = (workspace / "report/summary.html").read_text(encoding="utf-8")
-    read = report.read(workspace, "t")
+    read = report.read(workspace, Params().report)
     evaluation, verdict = read.evaluation, read.verdict
     figures = [evaluation.macro_challenger, evaluation.macro_difference]
     figures += [figure for one in evaluation.findings for figure in (one.challenger, one.champion, one.difference)]
@@ -283,7 +300,7 @@ def test_the_summary_holds_no_figure_of_the_test_set(html, workspace):
     told |= {f"{evaluation.test_images} images", f"{evaluation.test_patients} patients", "data:image/jpeg", "Hernia:"}
     texts = re.sub(r"<svg.*?</svg>", "", summary, flags=re.DOTALL)
     assert not [text for text in told if text != words.NOT_EVALUABLE and text in texts]
-    assert verdict.verdict in summary
+    assert verdict.verdict not in summary
     assert f"{evaluation.validation_macro['challenger']:.3f}" in summary
     assert evaluation.digest() not in summary
 
@@ -303,7 +320,7 @@ def test_each_printed_command_prints_the_digest_beside_it(html, workspace):
     cells = re.findall(
         r'<code class="digest">([0-9a-f]{64})</code><pre><code>(.*?)</code></pre>', html, flags=re.DOTALL
     )
-    assert len(cells) == 11
+    assert len(cells) == 12
     environ = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "LC_ALL": "C.UTF-8"}
     for digest, command in cells:
         typed = ["bash", "-c", unescape(command)]
@@ -344,22 +361,51 @@ def test_files_of_different_runs_are_not_mixed(copy, spoil, message):
     assert not (copy / "report").exists()
 
 
+def spoilt(path: Path, how: str) -> None:
+    """Take a file away, cut it in the middle, or put other bytes in its place."""
+    data = path.read_bytes()
+    path.unlink()
+    if how != "missing":
+        path.write_bytes(data[: len(data) // 2] if how == "cut" else b"\xff\x00\xfe nonsense")
+
+
+@pytest.mark.parametrize("how", ["missing", "cut", "other"])
 @pytest.mark.parametrize(
     "name",
     [
         "gate/verdict.json",
-        "evaluate/roc.csv",
-        "train/history.csv",
         "explain/explain.json",
+        "evaluate/evaluation.json",
         "split/split.json",
+        "split/split.csv",
+        "train/train.json",
+        "train/package/model.json",
+        "validate/manifest.csv",
+        "validate/validation.json",
         "inputs.json",
     ],
 )
-def test_a_stage_that_has_not_run_is_named(copy, name):
-    """A missing file is an error that names it."""
-    (copy / name).unlink()
-    with pytest.raises(DataError, match=re.escape(f"{Path(name).name} is missing")):
+def test_a_record_that_is_missing_or_damaged_is_named(copy, name, how):
+    """Without a record there is no report: the error names the file."""
+    spoilt(copy / name, how)
+    with pytest.raises(DataError) as caught:
         report.run(copy, Params())
+    assert Path(name).name in f"{caught.value}"
+    assert not (copy / "report").exists()
+
+
+@pytest.mark.parametrize("how", ["missing", "cut", "other"])
+@pytest.mark.parametrize("name", ["evaluate/roc.csv", "train/history.csv", "explain/mass-0.png"])
+def test_what_is_only_shown_is_missed_on_the_page(copy, monkeypatch, name, how):
+    """Without curves or a picture the report is made, and says at its top and for machines what is missing."""
+    monkeypatch.setattr(page, "draw", lambda material: defaultdict(str) if material.curves else page_draw(material))
+    spoilt(copy / name, how)
+    report.run(copy, Params())
+    html = (copy / "report/report.html").read_text(encoding="utf-8")
+    [sentence] = Document.read(copy / "report/report.json").told.missing
+    assert Path(name).name in sentence
+    assert html.index("INCOMPLETE.") < html.index(sentence.replace("'", "&#39;")) < html.index("<main>")
+    assert "INCOMPLETE" in (copy / "report/report.md").read_text(encoding="utf-8")
 
 
 def test_the_title_is_that_of_the_settings(workspace, copy):
@@ -372,3 +418,127 @@ def test_a_digest_of_the_page_is_that_of_the_file(html, workspace):
     """The inputs' digest on the page is the SHA-256 of the file, computed here from its bytes."""
     assert hashlib.sha256((workspace / "inputs.json").read_bytes()).hexdigest() in html
     assert sha256_file(workspace / "gate/verdict.json") in html
+
+
+def test_flow_and_characteristics_are_those_of_the_manifest(workspace):
+    """Batches, sides and who the patients are agree with counts of the manifest and the split by pandas."""
+    found = report.read(workspace, Params().report)
+    rows = manifest.read_manifest(workspace / "validate/manifest.csv")
+    rows["side"] = pd.read_csv(workspace / "split/split.csv")["split"]
+    flow = found.flow
+    assert (flow.total.images, flow.total.patients) == (len(rows), rows["patient_id"].nunique())
+    assert sum(batch.images for batch in flow.batches) == flow.total.images
+    assert sum(side.images for side in flow.sides) + sum(one.images for one in flow.excluded) == flow.total.images
+    for side, one in zip(flow.sides, found.characteristics, strict=True):
+        part = rows[rows["side"] == side.name]
+        assert (side.name, side.images, side.patients) == (one.name, one.images, one.patients)
+        assert (side.images, side.patients) == (len(part), part["patient_id"].nunique())
+        assert one.views == part["view"].value_counts().to_dict()
+        assert one.ages.median == part.groupby("patient_id")["age"].min().median()
+
+
+def test_what_leaves_the_flow_is_counted_by_its_reason():
+    """What is on no side of the split is counted by why: withdrawn, its view, or an earlier test period."""
+    rows = pd.DataFrame(
+        {
+            "patient_id": ["a", "a", "b", "c", "c", "d"],
+            "batch": ["one", "one", "one", "two", "two", "two"],
+            "view": ["PA", "LL", "", "AP", "PA", "PA"],
+            "split": ["train", "not-frontal", "not-frontal", "retired", "retired", "test"],
+        }
+    )
+    withdrawn = pd.DataFrame({"patient_id": ["a", "e", "e"], "batch": ["one", "three", "three"]})
+    flow = report.flow(rows, withdrawn, ["one", "three", "two"])
+    assert [(one.reason, one.images, one.patients) for one in flow.excluded] == [
+        ("withdrawn after ingestion", 3, 2),
+        ("view not known", 1, 1),
+        ("view LL", 1, 1),
+        ("tested in an earlier test period", 2, 1),
+    ]
+    assert [(one.name, one.images, one.patients) for one in flow.batches] == [
+        ("one", 4, 2),
+        ("three", 2, 1),
+        ("two", 3, 2),
+    ]
+    assert (flow.total.images, flow.total.patients) == (9, 5)
+    assert [(side.name, side.images) for side in flow.sides] == [("train", 1), ("validation", 0), ("test", 1)]
+
+
+def test_what_ingestion_left_out_is_told_by_batch(copy):
+    """Quarantined rows come from each batch's own record, refused batches from the run's inputs; events count."""
+    inputs = Inputs.read(copy / "inputs.json")
+    first, *others = sorted(inputs.data.batches)
+    told = {"max_quarantined": 0.1, "drift_alpha": 0.01, "drift": "warning"}
+    Acceptance(batch=first, outcome="quarantine", rows=50, images=47, **told).write(
+        copy / "dataset" / first / "acceptance.json"
+    )
+    labels = [Relabelled(image_id=image, finding="Mass", was=1, now=0) for image in ("a", "b", "b")]
+    event = Event(name="event.00001", kind="relabel", by="dr_lee", reason="read again", labels=labels)
+    (copy / "dataset" / "event.00001").mkdir()
+    event.write(copy / "dataset" / "event.00001" / "event.json")
+    data = inputs.data.model_copy(update={"events": {"event.00001": "e" * 64}})
+    found = report.brought(copy, inputs.model_copy(update={"data": data, "refused": {"north": 300}}))
+    assert [(one.reason, one.images) for one in found["left_out"]] == [
+        (f"left out of {first} at ingestion", 3),
+        ("batch north was refused", 300),
+    ]
+    assert (found["unrecorded"], found["corrected"]) == (others, 2)
+
+
+def test_settings_that_differ_from_the_champions_are_named(copy):
+    """A setting of the challenger that the champion was not made with stands with both values; equal ones do not."""
+    model = json.loads((copy / "champion/package/model.json").read_bytes())
+    model["training"]["settings"] |= {"epochs": 3, "optimizer": "sgd"}
+    del model["training"]["settings"]["ema"]
+    challenger = facts.settings(json.loads((copy / "train/package/model.json").read_bytes()))
+    write(copy / "champion/package/model.json", canonical_json(model))
+    evaluation = Evaluation.read(copy / "evaluate/evaluation.json")
+    told = Facts(
+        architecture="densenet121",
+        findings=list(FINDINGS),
+        settings=challenger,
+        sources=["nih"],
+        starting_weights=StartingWeights(start="none", patients="none"),
+    )
+    found = report.changes(copy, evaluation.model_copy(update={"facts": told}))
+    assert [(one.name, one.champion, one.challenger) for one in found] == [
+        ("train.ema", "not on record", "none"),
+        ("train.epochs", "3", "6"),
+        ("train.optimizer", "sgd", "adamw"),
+    ]
+    assert report.changes(copy, evaluation) is None  # this evidence does not say what the challenger is
+
+
+def test_a_champion_of_another_contract_hides_no_report(copy):
+    """Where the champion's contract does not say what it was made with, that is not known, and the report is made."""
+    write(copy / "champion/package/model.json", b'{"findings": []}\n')
+    assert report.changes(copy, Evaluation.read(copy / "evaluate/evaluation.json")) is None
+
+
+def test_the_document_for_machines_holds_what_the_page_shows(html, workspace):
+    """`report.json` has a format, holds the records as they are, and its figures stand on the page."""
+    found = Document.read(workspace / "report/report.json")
+    assert found.format == 1
+    assert found.evaluation == Evaluation.read(workspace / "evaluate/evaluation.json")
+    assert found.verdict == Verdict.read(workspace / "gate/verdict.json")
+    assert found.digests["Verdict"] == sha256_file(workspace / "gate/verdict.json")
+    text = shown(html)
+    assert all(unescape(sentence) in unescape(text) for sentence in found.told.headline)
+    for one in found.predictive:
+        assert words.figure_text(one.positive) in text
+        assert words.figure_text(one.negative) in text
+    stated = {one.prevalence for one in found.predictive if one.origin == "stated"}
+    assert stated == {0.01, 0.1}
+    assert len({one.prevalence for one in found.predictive if one.origin == "scored"}) > 1
+
+
+def test_the_summarys_document_holds_no_figure_of_the_test_set(workspace):
+    """`summary.json` and `summary.md` hold no figure, reason or case of the evaluation."""
+    texts = [(workspace / "report" / name).read_text() for name in ("summary.json", "summary.md")]
+    evaluation = Evaluation.read(workspace / "evaluate/evaluation.json")
+    verdict = Verdict.read(workspace / "gate/verdict.json")
+    figures = [evaluation.macro_challenger, *(one.challenger for one in evaluation.findings)]
+    told = {f"{one.value:.6f}"[:7] for one in figures if hasattr(one, "value")}
+    told |= {reason.sentence for reason in verdict.reasons} | {verdict.verdict, evaluation.digest()}
+    assert not [one for one in told for text in texts if one in text]
+    assert json.loads(texts[0])["validation_macro"] == evaluation.validation_macro

@@ -525,13 +525,14 @@ def test_two_processes_train_the_model_of_one(shared: Path, tmp_path: Path) -> N
 
     assert losses(shared) == pytest.approx(trained("frozen", devices=1)[1], rel=1e-5)
 
-    one, losses_of_one = trained("one", devices=1, freeze_epochs=0)
-    two, losses_of_two = trained("two", freeze_epochs=0)
+    # Small steps: in larger ones rounding grows, and on some processors to a sixth of the way that the weights went.
+    one, losses_of_one = trained("one", devices=1, freeze_epochs=0, learning_rate=0.0002)
+    two, losses_of_two = trained("two", freeze_epochs=0, learning_rate=0.0002)
     assert [model.contract["training"]["machine"]["threads"] for model in (one, two)] == [2, 1]
     assert losses_of_two == pytest.approx(losses_of_one, rel=2e-3)
     start = training.fresh_network(one.contract, {}, 0)
     weights = [torch.cat([p.detach().reshape(-1) for p in net.parameters()]) for net in (one.net, two.net, start)]
-    # Measured: 0.005 of the way that the weights went; one process in another layout of memory: 0.002.
+    # Measured: 0.028 of the way that the weights went, on an AMD EPYC.
     assert (weights[1] - weights[0]).norm() < 0.05 * (weights[0] - weights[2]).norm()
 
 

@@ -8,7 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from cxr_ops.commands import stages
 from cxr_ops.data import manifest
 from cxr_ops.data.checking.batch import build, check
 from cxr_ops.data.sources import nih
@@ -39,6 +41,8 @@ def test_sound_data_make_one_manifest(workspace: Path, small_params: Params) -> 
         "boxes.csv",
         "sides.csv",
         "attributes.csv",
+        "failures.csv",
+        "withdrawn.csv",
         "validation.json",
         "validation.html",
     }
@@ -69,6 +73,29 @@ def test_a_failing_batch_leaves_a_page_and_no_output(workspace: Path, small_para
     plant(workspace, "second", ",side,", ",PA,")
     validate.run(workspace, small_params)
     assert not page.exists()
+
+
+def test_the_command_writes_data_docs_of_data_that_fail(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`validate --data-docs` writes great-expectations' pages before it ends with the error that the data have."""
+    plant(workspace, "second", ",PA,", ",side,")
+    (workspace / "params.yaml").write_text("validate: {min_images: 20, min_patients: 10}\n", encoding="utf-8")
+    monkeypatch.chdir(workspace)
+    done = CliRunner().invoke(stages.app, ["validate", "--data-docs", "docs"])
+    assert isinstance(done.exception, DataError)
+    pages = {path.name for path in (workspace / "docs").glob("*.html")}
+    suites = {"table", "labels", "images", "dataset"}
+    assert pages == {"index.html", "dataset-batches.html", *(f"{suite}-images.html" for suite in suites)}
+    assert "side" in (workspace / "docs" / "table-images.html").read_text(encoding="utf-8")
+
+
+def test_the_command_says_that_the_data_passed(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`validate` alone says of how many images and patients every check passed, and where they stand."""
+    (workspace / "params.yaml").write_text("validate: {min_images: 20, min_patients: 10}\n", encoding="utf-8")
+    monkeypatch.chdir(workspace)
+    done = CliRunner().invoke(stages.app, ["validate"])
+    assert done.exit_code == 0, done.output
+    assert "the data passed: " in done.output
+    assert "checks of 60 images of 30 patients" in done.output
 
 
 def test_too_few_images_fail(workspace: Path) -> None:
@@ -105,7 +132,7 @@ def test_side_tables_and_kept_splits_reach_the_stages_that_use_them(
     sides = dict(zip(frame["patient_id"], frame["split"], strict=True))
     assert (sides["61"], sides["62"]) == ("test", "validation")
     assert sides["63"] in ("train", "validation")
-    more = evaluate._attributes(workspace, frame)
+    more = evaluate.attributes_of(workspace, frame)
     assert set(more) == {"sex", "age", "view", "source", "scanner"}
     known = dict(zip(frame["image_id"], more["scanner"], strict=True))
     assert {known[row.image_id] for row in listing.rows} == {"GE", ""}

@@ -15,7 +15,7 @@ from sklearn.metrics import average_precision_score, brier_score_loss
 
 from cxr_ops.plan import OperatingPoints
 from cxr_ops.records.evidence import Estimate, Undefined
-from cxr_ops.stats import auc, probability
+from cxr_ops.stats import auc, checks, probability
 
 rows = st.integers(8, 60).flatmap(
     lambda n: st.tuples(
@@ -483,3 +483,89 @@ def test_without_validation_there_is_no_threshold(calibrated):
     assert (found.thresholds, found.recalibration, found.reliability["challenger"]) == ({}, {}, [])
     for name in ("sensitivity", "specificity", "brier", "slope", "intercept", "ece"):
         assert getattr(found, name).difference.needed == "scores of a validation set"
+
+
+# ------------------------------------------------------------------------------------------------- flips
+
+
+def flips_of(truth, patients, challenger, champion, at=(0.5, 0.5)):
+    """What flips of one finding, from (N,) arrays; `at` are the thresholds of challenger and champion."""
+    scores = {"challenger": np.c_[challenger], "champion": np.c_[champion]}
+    tables = auc.Tables.of(["Mass"], np.c_[truth], patients, scores)
+    frozen = probability.Frozen(
+        thresholds={"challenger": [at[0]], "champion": [at[1]]},
+        recalibration={"challenger": [(0.0, 1.0)], "champion": [(0.0, 1.0)]},
+    )
+    [found] = probability.performance(["Mass"], tables, tables.ranks(), frozen, level=0.95)
+    return found
+
+
+@settings(max_examples=40, deadline=None)
+@given(rows, st.integers(0, 2**31))
+def test_what_flips_is_counted_image_by_image(data, seed):
+    """The four kinds of flips are those of a loop over images, and add up to both differences of the shares."""
+    truth, owner = np.array(data[0]), np.unique(np.array(data[2]), return_inverse=True)[1]
+    if not 0 < truth.sum() < truth.size:
+        return
+    rng = np.random.default_rng(seed)
+    challenger, champion = rng.integers(1, 11, (2, truth.size)) / 12
+    found = flips_of(truth, owner, challenger, champion, at=(4 / 12, 6 / 12))
+    seen: dict[str, list[int]] = {"missed": [], "found": [], "alarmed": [], "cleared": []}
+    for image in range(truth.size):
+        now, before = challenger[image] >= 4 / 12, champion[image] >= 6 / 12
+        if now != before:
+            kinds = ("missed", "found") if truth[image] else ("cleared", "alarmed")
+            seen[kinds[int(now)]].append(int(owner[image]))
+    for kind, owners in seen.items():
+        flip = getattr(found.flips, kind)
+        assert (flip.images, flip.patients) == (len(owners), len(set(owners)))
+    for figures, better, worse, images in (
+        (found.sensitivity, found.flips.found, found.flips.missed, truth.sum()),
+        (found.specificity, found.flips.cleared, found.flips.alarmed, (1 - truth).sum()),
+    ):
+        if isinstance(figures.difference, Estimate):
+            assert figures.difference.value * images == pytest.approx(better.images - worse.images)
+
+
+def test_nothing_that_flips_has_the_exact_bound_and_a_model_without_a_threshold_no_flips():
+    """Of 40 patients none of whom flips, up to 8.8 % may; where a model has no threshold, nothing is said."""
+    truth, patients = np.repeat([1.0, 0.0], 40), np.arange(80)
+    scores = np.where(truth == 1, 0.9, 0.1)
+    share = flips_of(truth, patients, scores, scores).flips.missed.share
+    exact = stats.binomtest(0, 40).proportion_ci(0.95, "exact")
+    assert (share.value, share.low, share.high) == pytest.approx((0.0, exact.low, exact.high))
+    assert flips_of(truth, patients, scores, scores, at=(0.5, Undefined(reason="none"))).flips is None
+
+
+def test_intervals_of_flips_cover_the_truth():
+    """With images of a patient alike, the interval of the share that is missed now holds the true share."""
+    rng = np.random.default_rng(5)
+    held = 0
+    for _ in range(400):
+        owner = np.repeat(np.arange(150), 1 + rng.poisson(1.0, 150))
+        shared = rng.standard_normal((2, 150))[:, owner] * math.sqrt(0.5)
+        latent = shared + rng.standard_normal((2, owner.size)) * math.sqrt(0.5)
+        # The champion calls 80 %, the challenger a fifth fewer of those: 0.16 of all flip.
+        champion = stats.norm.cdf(latent[0]) > 0.2
+        kept = stats.norm.cdf(latent[1]) > 0.2
+        truth = np.r_[np.ones(owner.size), 0.0, 0.0]
+        before, now = (np.r_[calls, 0, 0].astype(float) for calls in (champion, champion & kept))
+        share = flips_of(truth, np.r_[owner, 150, 151], now, before).flips.missed.share
+        held += share.low <= 0.16 <= share.high
+    assert 0.92 <= held / 400 <= 0.98
+
+
+@given(st.integers(1, 39), st.floats(0.02, 0.98))
+def test_evidence_that_a_share_is_large_is_that_the_rest_is_small(hits, limit):
+    """The p-value that a share lies above a limit agrees with its lower bound, as for the share of all others."""
+    called, patients = np.arange(40) < hits, np.arange(40)
+    clusters = probability.Clusters(patients=40, effective=40.0)
+    one, rest = (
+        probability.single(probability.share(calls, patients, 40), clusters, 0.95, "logit")
+        for calls in (called, ~called)
+    )
+    p = checks.p_above(one, limit)
+    assert p == pytest.approx(auc.p_below(rest, 1 - limit))
+    low, _ = auc.bounds(one, 0.025)
+    if abs(low - limit) > 1e-9:
+        assert (p <= 0.025) == (low >= limit)

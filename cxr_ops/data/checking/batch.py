@@ -6,19 +6,21 @@ gets one reason.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import astuple, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import astuple, dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
 import pandas as pd
 
-from cxr_ops import contract
+from cxr_ops import contract, voice
 from cxr_ops.data import manifest, shards
-from cxr_ops.data.checking import convert, decode, duplicates, isolate
+from cxr_ops.data.checking import convert, decode, duplicates, fingerprints, isolate
+from cxr_ops.data.checking.fingerprints import Table
 from cxr_ops.data.sources.source import Box, Listing, Problem, Row, one_each
 from cxr_ops.errors import DataError
 from cxr_ops.labels import FINDINGS
+from cxr_ops.records.acceptance import ACCEPTANCE, Acceptance
 from cxr_ops.records.base import sha256_bytes, sha256_file, write_atomic
 from cxr_ops.records.data import Batch
 
@@ -44,6 +46,8 @@ class Checked:
         findings: what the source labels.
         sides: where the source's own split is kept, `patient_id` and `side` of the patients that are good.
         attributes: where the batch has any, `image_id` and a column an attribute.
+        copies: near copies that enter, `manifest.COPY_COLUMNS`; without any, None.
+        fingerprints: of the pictures that are good, in the order of `frame`.
     """
 
     source: str
@@ -60,6 +64,8 @@ class Checked:
     findings: tuple[str, ...] = FINDINGS
     sides: pd.DataFrame | None = None
     attributes: pd.DataFrame | None = None
+    copies: pd.DataFrame | None = None
+    fingerprints: Table = field(default_factory=lambda: fingerprints.Spool().table([]))
 
 
 def check(
@@ -67,6 +73,7 @@ def check(
     batch: str,
     held: dict[str, Path] | None = None,
     *,
+    known: duplicates.Asked | None = None,
     aside: Path | None = None,
     barred: Mapping[str, str] | None = None,
     processes: int | None = None,
@@ -78,6 +85,7 @@ def check(
         listing: what a source read.
         batch: the batch's name.
         held: for each batch of the data set, a folder with its `manifest.csv` and `pixels.csv`.
+        known: gives what the other batches hold of some rows; without it, all of their tables are read.
         aside: a folder for pictures that are stored otherwise than they come, which `build` reads; it may be absent
             where the listing has none.
         barred: patients who may not enter, with the reason.
@@ -90,6 +98,7 @@ def check(
     inspected: dict[str, decode.Inspected] = {}
     origins: dict[str, convert.Origin] = {}
     stored: dict[str, Path] = {}
+    prints = fingerprints.Spool()
 
     problems = list(listing.problems)
     jobs = [convert.job(row, aside) for row in listing.rows]
@@ -98,6 +107,7 @@ def check(
         if isinstance(outcome, convert.Taken):
             inspected[row.image_id] = outcome.picture
             stored[row.image_id] = outcome.path
+            prints.add(row.image_id, outcome.fingerprint)
             if outcome.origin:
                 origins[row.image_id] = outcome.origin
         else:
@@ -110,7 +120,8 @@ def check(
     rows = [row for row in listing.rows if row.image_id in inspected]
     others = {name: path for name, path in (held or {}).items() if name != batch}
     problems += [listing.problem(row, what) for row, what in duplicates.within(rows, inspected)]
-    problems += [listing.problem(row, what) for row, what in duplicates.across(rows, inspected, others)]
+    held_already = known(rows, inspected) if known else duplicates.read(others)
+    problems += [listing.problem(row, what) for row, what in duplicates.across(rows, inspected, held_already)]
     problems += [listing.problem(row, barred[row.patient_id]) for row in rows if barred and row.patient_id in barred]
     bad = {(item.file, item.line, item.image_id) for item in problems}
     places = {row.image_id: listing.problem(row, "") for row in rows}
@@ -138,17 +149,49 @@ def check(
             columns=list(manifest.ORIGIN_COLUMNS),
         ),
         paths={row.image_id: stored[row.image_id] for row in good},
-        problems=sorted(
-            one_each([*problems, *refused]),
-            key=lambda item: (item.file != listing.table, item.file, item.line or 0, item.what),
-        ),
+        problems=_in_order([*problems, *refused], listing.table),
         notes=(*listing.notes, *convert.notes(origins.values()), *notes),
         total=listing.total,
         boxes_left_out=_wrong_boxes(listing) + left_out,
         findings=listing.findings,
         sides=_sides(listing, {row.patient_id for row in good}),
         attributes=_attributes(listing, [row.image_id for row in good]),
+        fingerprints=prints.table([row.image_id for row in good]),
     )
+
+
+def without(checked: Checked, problems: Sequence[Problem]) -> Checked:
+    """A checked listing without the images that further problems name, and with these problems.
+
+    Args:
+        checked: the listing.
+        problems: each of an image of `checked`.
+    """
+    gone = {item.image_id for item in problems}
+
+    def kept(frame: pd.DataFrame) -> pd.DataFrame:
+        return frame[~frame["image_id"].isin(gone)].reset_index(drop=True)
+
+    frame = kept(checked.frame)
+    sides = checked.sides
+    if sides is not None:
+        sides = sides[sides["patient_id"].isin(frame["patient_id"])].reset_index(drop=True)
+    return replace(
+        checked,
+        frame=frame,
+        boxes=kept(checked.boxes),
+        pixels=kept(checked.pixels),
+        origins=kept(checked.origins),
+        paths={image_id: path for image_id, path in checked.paths.items() if image_id not in gone},
+        problems=_in_order([*checked.problems, *problems], checked.table),
+        sides=sides if sides is not None and len(sides) else None,
+        attributes=None if checked.attributes is None else kept(checked.attributes),
+        fingerprints=checked.fingerprints[(~checked.frame["image_id"].isin(gone)).to_numpy()],
+    )
+
+
+def _in_order(problems: Sequence[Problem], table: str) -> list[Problem]:
+    return sorted(one_each(problems), key=lambda item: (item.file != table, item.file, item.line or 0, item.what))
 
 
 def _wrong_boxes(listing: Listing) -> int:
@@ -169,12 +212,13 @@ def _sides(listing: Listing, patients: set[str]) -> pd.DataFrame | None:
     return pd.DataFrame(kept, columns=list(manifest.SIDE_COLUMNS)) if kept else None
 
 
-def build(out: Path, checked: Checked) -> Batch:
-    """Write a batch's folder: shards, manifest, boxes, digests of pixels, and `batch.json` last.
+def build(out: Path, checked: Checked, acceptance: Acceptance | None = None) -> Batch:
+    """Write a batch's folder: shards, manifest, boxes, digests of pixels, fingerprints, and `batch.json` last.
 
     Args:
         out: the folder to make; its name is the batch's.
         checked: what goes in.
+        acceptance: how the batch was taken; without it nothing says so.
 
     Raises:
         DataError: a picture has changed since it was checked.
@@ -187,6 +231,11 @@ def build(out: Path, checked: Checked) -> Batch:
     )
     for name, data in tables_of(checked).items():
         write_atomic(out / name, data)
+    fingerprints.write(out / fingerprints.FILE, checked.fingerprints)
+    if checked.copies is not None:
+        write_atomic(out / manifest.COPIES, manifest.to_csv(checked.copies, manifest.COPY_COLUMNS))
+    if acceptance is not None:
+        acceptance.write(out / ACCEPTANCE)
     record = Batch(
         name=out.name,
         source=checked.source,
@@ -200,7 +249,10 @@ def build(out: Path, checked: Checked) -> Batch:
 
 
 def tables_of(checked: Checked) -> dict[str, bytes]:
-    """The bytes of a batch's tables, by file name; some only where there is something to say."""
+    """The bytes of a batch's tables that follow from its source alone, by name; some only where they say something.
+
+    Near copies are not among them: they follow from the other batches too.
+    """
     more = {
         manifest.ORIGINS: (checked.origins if len(checked.origins) else None, manifest.ORIGIN_COLUMNS),
         manifest.SIDES: (checked.sides, manifest.SIDE_COLUMNS),
@@ -260,11 +312,13 @@ def _check_boxes(
             out.append((box, picture))
         else:
             good.append(box)
+    owners = {row.image_id: row.patient_id for row in listing.rows}
     scaled = [(b, p) for b, p in out if published and (p.width, p.height) != (published, published)]
     if scaled:
         box, picture = scaled[0]
+        told = voice.part(len(out), len(listing.boxes), "box", "reaches", "reach", "boxes")
         what = (
-            f"{len(out):,} of {len(listing.boxes):,} boxes reach out of their pictures, such as line {box.line} out of "
+            f"{told} out of the picture, such as line {box.line} out of "
             f"{picture.width} x {picture.height} pixels: the list is not in the pictures' pixels (the release's is in "
             f"those of {published} x {published}), so none of its boxes is right. Scale all of them as the pictures "
             "were, or take the list away"
@@ -276,6 +330,7 @@ def _check_boxes(
             listing.boxes_from,
             box.line,
             box.image_id,
+            patient_id=owners[box.image_id],
         )
         for box, picture in out
     ]

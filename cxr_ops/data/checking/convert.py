@@ -16,7 +16,7 @@ from typing import Final
 
 import numpy as np
 
-from cxr_ops.data.checking import decode, grey
+from cxr_ops.data.checking import decode, fingerprints, grey
 from cxr_ops.data.sources.source import Reading, Row
 from cxr_ops.errors import DataError
 
@@ -34,10 +34,14 @@ class Origin:
 
 @dataclass(frozen=True, kw_only=True)
 class Taken:
-    """A picture, the file that is stored of it, and what that was made from; None where it is the source's own."""
+    """A picture, the file that is stored of it, and what that was made from; None where it is the source's own.
+
+    `fingerprint` is what `fingerprints.row` gives of its pixels.
+    """
 
     picture: decode.Inspected
     path: Path
+    fingerprint: bytes
     origin: Origin | None = None
 
 
@@ -85,16 +89,16 @@ def inspect(one: Job) -> Taken | str:
 
 
 def _taken(one: Job) -> Taken | str:
-    if one.reading is None or one.target is None:
-        return _as_it_is(one.path)
     try:
+        if one.reading is None or one.target is None:
+            return _as_it_is(one.path)
         data = decode.read_file(one.path)
         if one.reading.kind == "png16" and decode.read_header(data, wide=True).depth == 8:
             _refuse_inverted(one.reading)
             return _as_it_is(one.path)
         samples, window, coding = _samples(data, one.reading)
         stored = grey.encode(samples, *window)
-        picture = decode.inspected(stored)
+        pixels = decode.decode_grey(stored)
     except OSError as error:
         return f"the file cannot be read: {error.strerror or error}"
     except DataError as error:
@@ -102,7 +106,7 @@ def _taken(one: Job) -> Taken | str:
     one.target.parent.mkdir(parents=True, exist_ok=True)
     one.target.write_bytes(stored)
     origin = Origin(sha256=hashlib.sha256(data).hexdigest(), coding=coding)
-    return Taken(picture=picture, path=one.target, origin=origin)
+    return _described(stored, pixels, one.target, origin)
 
 
 def notes(origins: Iterable[Origin]) -> tuple[str, ...]:
@@ -114,9 +118,13 @@ def notes(origins: Iterable[Origin]) -> tuple[str, ...]:
     )
 
 
-def _as_it_is(path: Path) -> Taken | str:
-    found = decode.inspect(path)
-    return found if isinstance(found, str) else Taken(picture=found, path=path)
+def _as_it_is(path: Path) -> Taken:
+    return _described(*decode.read_picture(path), path)
+
+
+def _described(data: bytes, pixels: decode.Pixels, path: Path, origin: Origin | None = None) -> Taken:
+    picture = decode.described(data, pixels)
+    return Taken(picture=picture, path=path, fingerprint=fingerprints.row(pixels), origin=origin)
 
 
 def _refuse_inverted(reading: Reading) -> None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
+from typing import NamedTuple
 
 from cxr_ops.data import manifest
 from cxr_ops.data.checking.decode import Inspected
+from cxr_ops.data.index import Index
 from cxr_ops.data.sources.source import Row
 
 
@@ -37,35 +40,121 @@ def _at(row: Row) -> str:
     return f" on line {row.line}" if row.line else ""
 
 
-def across(
-    rows: Sequence[Row], inspected: Mapping[str, Inspected], held: Mapping[str, Path]
-) -> Iterator[tuple[Row, str]]:
-    """Rows that the data set holds already, or that contradict it, each with the reason.
+class Picture(NamedTuple):
+    """An image of the data set: its id, its patient, and the batch that holds it."""
+
+    image_id: str
+    patient_id: str
+    batch: str
+
+
+class Known(NamedTuple):
+    """What a data set holds, or as much of it as may concern some rows.
+
+    Attributes:
+        names: image id in small letters -> the batch that holds it.
+        pictures: digest of the pixels -> the image.
+        sexes: patient id -> the patient's sex, where it is known.
+        withdrawn: image id in small letters -> the event that took it out. What it names is in no version from then on.
+    """
+
+    names: Mapping[str, str]
+    pictures: Mapping[str, Picture]
+    sexes: Mapping[str, str]
+    withdrawn: Mapping[str, str] = MappingProxyType({})
+
+
+# Gives what may concern some rows, whose pictures decode, and what decoding said of each image.
+Asked = Callable[[Sequence[Row], Mapping[str, Inspected]], Known]
+
+
+def read(held: Mapping[str, Path]) -> Known:
+    """All that a data set holds.
 
     Args:
-        rows: whose pictures decode.
-        inspected: what decoding said of each image.
-        held: for each other batch of the data set, a folder with its `manifest.csv` and `pixels.csv`.
+        held: for each batch, a folder with its `manifest.csv` and `pixels.csv`.
 
     Raises:
-        DataError: a batch of the data set cannot be read.
+        DataError: a batch cannot be read.
     """
     names: dict[str, str] = {}
-    pictures: dict[str, str] = {}
+    pictures: dict[str, Picture] = {}
     sexes: dict[str, str] = {}
     for batch, folder in held.items():
         frame = manifest.read_manifest(folder / "manifest.csv")
         pixels = manifest.read_table(folder / "pixels.csv", manifest.PIXEL_COLUMNS)
         names |= {image_id.lower(): batch for image_id in frame["image_id"]}
+        owners = dict(zip(frame["image_id"], frame["patient_id"], strict=True))
         pictures |= {
-            digest: f"{image_id} of the batch {batch!r}" for image_id, digest in pixels.itertuples(index=False)
+            digest: Picture(image_id, owners.get(image_id, ""), batch)
+            for image_id, digest in pixels.itertuples(index=False)
         }
         sexes |= {patient: sex for patient, sex in zip(frame["patient_id"], frame["sex"], strict=True) if sex}
+    return Known(names, pictures, sexes)
+
+
+def look_up(
+    rows: Sequence[Row],
+    inspected: Mapping[str, Inspected],
+    index: Index,
+    held: Collection[str],
+    withdrawn: Mapping[str, str] = MappingProxyType({}),
+) -> Known:
+    """What a data set holds of the names, pictures and patients of some rows; the rest of it is not looked at.
+
+    Args:
+        rows: whose pictures decode.
+        inspected: what decoding said of each image.
+        index: with the rows of every batch of the data set.
+        held: the digests of those batches.
+        withdrawn: id of each withdrawn image -> the event that took it out.
+
+    Raises:
+        StorageError: the index cannot be read.
+    """
+    named = index.find("folded", (row.image_id.lower() for row in rows), held)
+    shown = index.find("pixels_sha256", (inspected[row.image_id].pixels_sha256 for row in rows), held)
+    people = index.find("patient_id", {row.patient_id for row in rows}, held)
+    return Known(
+        names={one.image_id.lower(): one.batch for one in named},
+        pictures={one.pixels_sha256: Picture(one.image_id, one.patient_id, one.batch) for one in shown},
+        sexes={one.patient_id: one.sex for one in people if one.sex},
+        withdrawn={image_id.lower(): event for image_id, event in withdrawn.items()},
+    )
+
+
+def across(rows: Sequence[Row], inspected: Mapping[str, Inspected], known: Known) -> Iterator[tuple[Row, str]]:
+    """Rows that the data set holds already, or that contradict it, each with the reason.
+
+    Args:
+        rows: whose pictures decode.
+        inspected: what decoding said of each image.
+        known: what the other batches of the data set hold.
+    """
     for row in rows:
-        picture = inspected[row.image_id]
-        if row.image_id.lower() in names:
-            yield row, f"the data set holds an image of this name, in the batch {names[row.image_id.lower()]!r}"
-        elif picture.pixels_sha256 in pictures:
-            yield row, f"the data set holds this picture as {pictures[picture.pixels_sha256]}"
-        if row.sex and sexes.get(row.patient_id, row.sex) != row.sex:
-            yield row, f"the patient is {sexes[row.patient_id]} in the data set and {row.sex} here"
+        name, twin = row.image_id.lower(), known.pictures.get(inspected[row.image_id].pixels_sha256)
+        if twin and (name not in known.names or twin.patient_id != row.patient_id):
+            yield row, _shown_again(row, twin, known.withdrawn)
+        elif name in known.names:
+            batch, event = known.names[name], known.withdrawn.get(name)
+            if event:
+                yield row, f"an image of this name was withdrawn from the data set ({event}), of the batch {batch!r}"
+            else:
+                yield row, f"the data set holds an image of this name, in the batch {batch!r}"
+        if row.sex and known.sexes.get(row.patient_id, row.sex) != row.sex:
+            yield row, f"the patient is {known.sexes[row.patient_id]} in the data set and {row.sex} here"
+
+
+def _shown_again(row: Row, twin: Picture, withdrawn: Mapping[str, str]) -> str:
+    event = withdrawn.get(twin.image_id.lower())
+    held = (
+        f"this picture was withdrawn from the data set ({event}), where it stood"
+        if event
+        else "the data set holds this picture"
+    )
+    if twin.patient_id == row.patient_id:
+        return f"{held} as {twin.image_id} of the batch {twin.batch!r}"
+    return (
+        f"under the patient {row.patient_id}, and {held} as {twin.image_id} under the patient {twin.patient_id}, "
+        f"in the batch {twin.batch!r}"
+    )

@@ -52,18 +52,18 @@ def each(
     while chunks:
         waiting: deque[Future[list[Result]]] = deque()
         given = 0
-        with _pool(count) as pool:
+        with pool(count) as workers:
             try:
                 while given < len(chunks) or waiting:
                     while given < len(chunks) and len(waiting) < count * _AHEAD:
-                        waiting.append(pool.submit(_call, function, chunks[given]))
+                        waiting.append(workers.submit(_call, function, chunks[given]))
                         given += 1
                     yield from waiting[0].result()
                     waiting.popleft()
             except BrokenProcessPool:
                 pass
             finally:
-                pool.shutdown(cancel_futures=True)
+                workers.shutdown(cancel_futures=True)
         under_way = chunks[given - len(waiting) : given]
         yield from _alone(function, [item for chunk in under_way for item in chunk])
         chunks = chunks[given:]
@@ -72,15 +72,15 @@ def each(
 def _alone(function: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result | DiedError]:
     position = 0
     while position < len(items):
-        with _pool(1) as pool:
+        with pool(1) as workers:
             try:
-                pool.submit(_call, function, []).result()
+                workers.submit(_call, function, []).result()
             except BrokenProcessPool as error:
                 raise RuntimeError("no process can be started to work in: none of the items is to blame") from error
             for item in items[position:]:
                 position += 1
                 try:
-                    yield pool.submit(function, item).result()
+                    yield workers.submit(function, item).result()
                 except BrokenProcessPool:
                     yield DiedError("the process that worked on it died")
                     break
@@ -90,9 +90,23 @@ def _call(function: Callable[[Item], Result], chunk: Sequence[Item]) -> list[Res
     return [function(item) for item in chunk]
 
 
-def _pool(count: int) -> ProcessPoolExecutor:
+def pool(count: int, also: Callable[[], None] | None = None) -> ProcessPoolExecutor:
+    """Processes with a bound of memory.
+
+    Args:
+        count: how many.
+        also: what each calls first; importable by name.
+    """
     # spawn: a forked child would inherit locks that a thread of ours may hold
-    return ProcessPoolExecutor(count, mp_context=multiprocessing.get_context("spawn"), initializer=_bound_memory)
+    return ProcessPoolExecutor(
+        count, mp_context=multiprocessing.get_context("spawn"), initializer=_begin, initargs=(also,)
+    )
+
+
+def _begin(also: Callable[[], None] | None) -> None:
+    if also is not None:
+        also()
+    _bound_memory()
 
 
 def _bound_memory() -> None:

@@ -33,6 +33,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from cxr_ops import voice
 from cxr_ops.data import tables
 from cxr_ops.data.manifest import IMAGE_ID
 from cxr_ops.data.sources.source import (
@@ -43,6 +44,7 @@ from cxr_ops.data.sources.source import (
     Source,
     first_line,
     flat_name,
+    of_row,
     one_each,
     sex_problems,
 )
@@ -135,7 +137,8 @@ class Labeller:
             counts = ", ".join(f"{name} {count:,}" for name, count in self.dropped.items() if count)
             notes.append(f"labels without a counterpart among the 14 findings were dropped: {counts} positive images")
         if self.empty:
-            notes.append(f"{self.empty:,} of {images:,} images were left out: none of their labels has a counterpart")
+            told = voice.part(self.empty, images, "image", "was", "were")
+            notes.append(f"{told} left out: none of the labels has a counterpart")
         return notes
 
 
@@ -171,7 +174,7 @@ def read_folder(folder: Path, options: Options | None = None) -> Listing:
         result.total += len(table) + len(table.cut)
         problems += [Problem(str(cut), name, cut.line, cut.first) for cut in table.cut]
         for row, found in _rows(folder, table, labels, labeller, result):
-            problems += [Problem(what, name, row.line, row.image_id) for what in found]
+            problems += [of_row(what, name, row) for what in found]
             if not found:
                 rows.append(row)
     if not result.total:

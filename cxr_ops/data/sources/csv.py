@@ -39,9 +39,20 @@ from typing import Annotated, Any, Final, Literal, Self
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from cxr_ops import voice
 from cxr_ops.data import side_table, tables
 from cxr_ops.data.manifest import IMAGE_ID
-from cxr_ops.data.sources.source import Listing, Options, Problem, Row, Source, flat_name, one_each, sex_problems
+from cxr_ops.data.sources.source import (
+    Listing,
+    Options,
+    Problem,
+    Row,
+    Source,
+    flat_name,
+    of_row,
+    one_each,
+    sex_problems,
+)
 from cxr_ops.errors import DataError, SettingsError
 from cxr_ops.labels import FINDINGS, NO_FINDING, OTHER_VIEWS, SEXES, VIEWS, nearest
 from cxr_ops.params import explain_validation
@@ -185,7 +196,7 @@ def read_folder(folder: Path, options: Options | None = None) -> Listing:
     problems = [Problem(str(cut), mapping.table, cut.line, cut.first) for cut in table.cut]
     rows: list[Row] = []
     for row, found in _Reader(folder, mapping, table, options).rows(result):
-        problems += [Problem(what, mapping.table, row.line, row.image_id) for what in found]
+        problems += [of_row(what, mapping.table, row) for what in found]
         if not found:
             rows.append(row)
     problems += sex_problems(result, rows)
@@ -275,7 +286,9 @@ class _Reader:
                 }
         if self._ignored:
             most = ", ".join(f"{name} ({count:,})" for name, count in self._ignored.most_common(5))
-            result.notes.append(f"{self._ignored.total():,} names stand for none of the findings: {most}")
+            result.notes.append(
+                f"{voice.count(self._ignored.total(), 'name stands', 'names stand')} for none of the findings: {most}"
+            )
         return read
 
     def _image(self, text: str, found: list[str]) -> tuple[str, Path]:

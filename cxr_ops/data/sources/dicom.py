@@ -97,7 +97,7 @@ def read_folder(folder: Path, options: Options | None = None) -> Listing:
     parsed: list[Row] = []
     reader = _Rows(table, labelled, folder, of_uid, options)
     for row, found in reader.rows(result.notes):
-        problems += [Problem(what, path.name, row.line, row.image_id) for what in found]
+        problems += [Problem(what, path.name, row.line, row.image_id, patient_id=row.patient_id) for what in found]
         if not found:
             parsed.append(row)
     problems += sex_problems(result, parsed)

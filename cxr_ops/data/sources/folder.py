@@ -33,6 +33,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from cxr_ops import voice
 from cxr_ops.data.manifest import IMAGE_ID
 from cxr_ops.data.sources.source import Listing, Options, Problem, Row, Source, flat_name, keep_split
 from cxr_ops.errors import DataError, StorageError
@@ -213,17 +214,17 @@ def _add_rows(result: Listing, groups: dict[str, list[_Picture]], options: Optio
         one = _entering(group)
         name = flat_name(one.path.name)
         image_id = name if ids[one.path.name.lower()] == 1 and IMAGE_ID.fullmatch(name) else flat_name(one.place)
+        patient, how = patient_of(original)
         findings = sorted({other.finding for other in group})
         if len(findings) > 1:
             where = " and ".join(sorted(other.place for other in group if other.finding in findings)[:2])
             what = f"copies of one picture stand in different classes: {where}"
-            result.problems.append(Problem(what, one.place, None, image_id))
+            result.problems.append(Problem(what, one.place, None, image_id, patient_id=patient))
             continue
         if not IMAGE_ID.fullmatch(image_id):
             what = "the name cannot be an image id: up to 100 letters, digits, dots, hyphens and underscores"
-            result.problems.append(Problem(what, one.place, None, image_id[:120]))
+            result.problems.append(Problem(what, one.place, None, image_id[:120], patient_id=patient))
             continue
-        patient, how = patient_of(original)
         known[how] += 1
         labels: tuple[int | None, ...] = tuple(
             1 if finding == one.finding else 0 if one.finding == NO_FINDING and finding in result.findings else None
@@ -234,17 +235,18 @@ def _add_rows(result: Listing, groups: dict[str, list[_Picture]], options: Optio
         if cause := _PERSON.fullmatch(original):
             result.attributes[image_id] = {"cause": cause["cause"].lower()}
     if known["series"]:
-        result.notes.append(
-            f"{known['series']:,} of {len(result.rows):,} images are named IM-NNNN-...: that NNNN is a patient is a "
-            "guess, on the safe side"
-        )
+        told = voice.part(known["series"], len(result.rows), "image", "is", "are")
+        result.notes.append(f"{told} named IM-NNNN-...: that NNNN is a patient is a guess, on the safe side")
     if known[""]:
+        told = voice.part(known[""], len(result.rows), "name", "says", "say")
         result.notes.append(
-            f"{known['']:,} of {len(result.rows):,} names say nothing of a patient: each picture counts as a patient "
+            f"{told} nothing of a patient: each picture counts as a patient "
             "of its own. If some are of one person, the split can leak: name them personN_..., or use the source csv"
         )
         if not options.view:
-            result.notes.append(f"{known['']:,} names say nothing of a view: --view PA or --view AP says it for them")
+            result.notes.append(
+                f"{voice.count(known[''], 'name says', 'names say')} nothing of a view: --view PA or --view AP says it"
+            )
 
 
 def _entering(group: list[_Picture]) -> _Picture:
@@ -256,9 +258,10 @@ def _note_copies(result: Listing, groups: dict[str, list[_Picture]]) -> None:
     several = [group for group in groups.values() if len(group) > 1]
     if several:
         copies = sum(len(group) - 1 for group in several)
+        told = voice.count(copies, "file is a further copy", "files are further copies")
         result.notes.append(
-            f"{copies:,} files are further copies (Roboflow's ..._jpg.rf.HASH) of {len(several):,} pictures, of which "
-            "one each enters"
+            f"{told} (Roboflow's ..._jpg.rf.HASH) of "
+            f"{voice.count(len(several), 'picture, which enters once', 'pictures, of which one each enters')}"
         )
 
 
@@ -275,7 +278,7 @@ def _keep_split(
     torn = sorted(name for name, group in groups.items() if len({one.side for one in group}) > 1)
     if torn:
         leak = (
-            f"its own split leaks: copies of {len(torn):,} pictures stand on two sides, such as "
+            f"its own split leaks: copies of {voice.count(len(torn), 'picture')} stand on two sides, such as "
             f"{' and '.join(sorted(one.place for one in groups[torn[0]])[:2])}"
         )
         if options.own_split:

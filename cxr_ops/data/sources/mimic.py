@@ -20,6 +20,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
+from cxr_ops import voice
 from cxr_ops.data import tables
 from cxr_ops.data.sources.chexpert import COUNTERPARTS, LABELLED, WITHOUT, Labeller, check_columns
 from cxr_ops.data.sources.source import Listing, Options, Problem, Row, Source, keep_split, one_each
@@ -84,9 +85,12 @@ def read_folder(folder: Path, options: Options | None = None) -> Listing:
         raise DataError("the folder holds none of the images that the metadata name", where=folder / "files")
     result.total = here - labeller.empty - unlabelled + len(metadata.cut)
     if absent := len(metadata) - here:
-        result.notes.append(f"{absent:,} of {len(metadata):,} images of {result.table} are not here, and were left out")
+        result.notes.append(
+            f"{result.table}: {voice.part(absent, len(metadata), 'image', 'is', 'are')} not here, and left out"
+        )
     if unlabelled:
-        result.notes.append(f"{unlabelled:,} images were left out: {labels_path.name} does not name their study")
+        told = voice.count(unlabelled, "image was", "images were")
+        result.notes.append(f"{told} left out: {labels_path.name} does not name the study")
     result.notes += labeller.notes(here)
     result.problems = one_each(problems)
     bad = {problem.line for problem in result.problems}

@@ -28,6 +28,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
+from cxr_ops import voice
 from cxr_ops.data import tables
 from cxr_ops.data.manifest import IMAGE_ID
 from cxr_ops.data.sources.source import (
@@ -39,6 +40,7 @@ from cxr_ops.data.sources.source import (
     Source,
     first_line,
     keep_split,
+    of_row,
     one_each,
     sex_problems,
 )
@@ -103,12 +105,14 @@ def read_folder(folder: Path, options: Options | None = None) -> Listing:
         )
     problems = [Problem(str(cut), path.name, cut.line, cut.first) for cut in table.cut]
     parsed: list[Row] = []
+    owners: dict[int | None, str] = {}
     for row, found in _rows(table, files, {entry.image_id: entry for entry in unusable}, result.notes):
-        problems += [Problem(what, path.name, row.line, row.image_id) for what in found]
+        problems += [of_row(what, path.name, row) for what in found]
+        owners[row.line] = row.patient_id
         if not found:
             parsed.append(row)
     claimed = {*table.columns[IMAGE], *(cut.first for cut in table.cut)}
-    problems += _name_problems(table)
+    problems += [replace(problem, patient_id=owners[problem.line]) for problem in _name_problems(table)]
     problems += [entry for entry in unusable if entry.image_id not in claimed]
     for name in sorted(files.keys() - claimed):
         what = "no row names this file: the table may have been cut"
@@ -118,10 +122,8 @@ def read_folder(folder: Path, options: Options | None = None) -> Listing:
     bad = {problem.line for problem in result.problems if problem.file == path.name}
     result.rows = [row for row in parsed if row.line not in bad]
     if renamed:
-        result.notes.append(
-            f"{len(renamed):,} of {len(table):,} images are JPEG copies of what {path.name} calls PNG: they go by the "
-            "names of their files"
-        )
+        told = voice.part(len(renamed), len(table), "image", "is a JPEG copy", "are JPEG copies")
+        result.notes.append(f"{told} of what {path.name} calls PNG: the name of the file counts")
     if (folder / BOXES).exists():
         _read_boxes(folder / BOXES, {row.image_id: row for row in parsed}, claimed, result, renamed)
     _keep_lists(folder, result, renamed, options or Options())
@@ -266,8 +268,9 @@ def _source(table: tables.Table, folder: Path) -> str:
     if all(generated) and generated:
         return GENERATED
     if any(generated):
+        told = voice.part(sum(generated), len(generated), "row", "is", "are")
         raise DataError(
-            f"{sum(generated):,} of {len(generated):,} rows are of generated patients, who never mix with real ones",
+            f"{told} of generated patients, who never mix with real ones",
             where=table.at(generated.index(True)),
             fix=f"take the rows and pictures out whose ids begin with {GENERATED_ID!r}",
         )
@@ -361,18 +364,18 @@ def _read_boxes(
             found.append(f"{finding!r} is not one of the 14 NIH findings{hint}")
         if min(sides[:2]) < 0 or min(sides[2:]) <= 0:
             found.append(f"the box {','.join(places)} is not left, top, width and height in pixels")
-        problems += [Problem(what, path.name, line, image_id) for what in found]
+        owner = rows[image_id].patient_id if image_id in rows else ""
+        problems += [Problem(what, path.name, line, image_id, patient_id=owner) for what in found]
         if not found and image_id in rows:
             result.boxes.append(Box(line, image_id, finding, *sides))
             unlabelled += rows[image_id].labels[FINDINGS.index(finding)] != 1
     result.problems += one_each(problems)
     if absent:
-        result.notes.append(
-            f"{absent:,} of {len(table):,} boxes of {path.name} are of images that {result.table} does not name, "
-            "and were left out"
-        )
+        told = voice.part(absent, len(table), "box", "is", "are", "boxes")
+        result.notes.append(f"{path.name}: {told} of images that {result.table} does not name, and left out")
     if unlabelled:
-        result.notes.append(f"{unlabelled} boxes are around a finding that {result.table} does not give to the image")
+        told = voice.count(unlabelled, "box is", "boxes are")
+        result.notes.append(f"{told} around a finding that {result.table} does not give to the image")
 
 
 def _number(text: str, table: tables.Table) -> float:

@@ -47,10 +47,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
+from cxr_ops import voice
 from cxr_ops.data import tables
 from cxr_ops.data.checking.headers import find_files
 from cxr_ops.data.manifest import IMAGE_ID
-from cxr_ops.data.sources.source import Listing, Options, Problem, Reading, Row, Source, one_each, sex_problems
+from cxr_ops.data.sources.source import Listing, Options, Problem, Reading, Row, Source, of_row, one_each, sex_problems
 from cxr_ops.errors import DataError
 from cxr_ops.labels import FINDINGS
 
@@ -127,7 +128,7 @@ def read_folder(folder: Path, options: Options | None = None) -> Listing:  # noq
     reader = _Rows(table, of_name, folder)
     parsed: list[Row] = []
     for row, found in reader.rows():
-        problems += [Problem(what, path.name, row.line, row.image_id) for what in found]
+        problems += [of_row(what, path.name, row) for what in found]
         if not found:
             parsed.append(row)
     result.notes += reader.notes()
@@ -222,17 +223,20 @@ class _Rows:
     def notes(self) -> list[str]:
         """What was left out, dropped or read in another way than it stands."""
         words = {
-            "elsewhere": "rows are of folders that are not here, and were left out",
-            "network": "rows were labelled by a network, not by a radiologist",
-            "unlabelled": "rows have no labels: all of their findings are missing",
-            "excluded": f"rows are marked {EXCLUDED!r}: all of their findings are missing",
+            "elsewhere": ("is", "are", "of folders that are not here, and left out"),
+            "network": ("was", "were", "labelled by a network, not by a radiologist"),
+            "unlabelled": ("has", "have", "no labels: all findings of such a row are missing"),
+            "excluded": ("is", "are", f"marked {EXCLUDED!r}: all findings of such a row are missing"),
         }
         notes = [
-            f"{self._seen[name]:,} of {len(self._table):,} {text}" for name, text in words.items() if self._seen[name]
+            f"{voice.part(self._seen[name], len(self._table), 'row', one, many)} {text}"
+            for name, (one, many, text) in words.items()
+            if self._seen[name]
         ]
         if self._dropped:
             most = ", ".join(f"{name} ({count:,})" for name, count in self._dropped.most_common(5))
-            notes.append(f"{self._dropped.total():,} labels have no counterpart among the findings: {most}")
+            told = voice.count(self._dropped.total(), "label has", "labels have")
+            notes.append(f"{told} no counterpart among the findings: {most}")
         return notes
 
     def _column(self, name: str) -> Sequence[str]:

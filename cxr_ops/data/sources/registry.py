@@ -6,11 +6,11 @@ from importlib import import_module
 from pathlib import Path
 from typing import Final
 
+from cxr_ops.contract import AUTO
 from cxr_ops.data.sources.source import Options, Source
 from cxr_ops.errors import DataError, SettingsError
 from cxr_ops.labels import OTHER_VIEWS, VIEWS, nearest
 
-AUTO: Final = "auto"  # the kind that is found out
 # Each with what it takes, for the command's help. A source is imported when it is used: help must answer at once.
 SOURCES: Final = {
     "nih": "a folder in the layout of the NIH's ChestX-ray14 (images/, Data_Entry_2017.csv)",

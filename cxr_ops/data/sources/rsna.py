@@ -31,6 +31,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from cxr_ops import voice
 from cxr_ops.data import tables
 from cxr_ops.data.checking.dicom import Facts, Header
 from cxr_ops.data.checking.headers import find_files, read_headers
@@ -95,7 +96,7 @@ def read_folder(folder: Path, options: Options | None = None) -> Listing:
     patients = _read_mappings(folder / MAPPINGS, images, result)
     result.total = len(images)
     _read_pictures(folder, images, patients, result, problems, options)
-    result.problems = one_each(problems)
+    result.problems = one_each(problems, {f"{key}.png": patients.get(key, key) for key in images})
     return result
 
 
@@ -197,7 +198,7 @@ def _read_mappings(path: Path, images: Mapping[str, _Image], result: Listing) ->
     absent = [key for key in images if not named.get(key)]
     if absent:
         raise DataError(
-            f"{len(absent):,} pictures of {TABLE} have no picture of the NIH's, first {absent[0]}",
+            f"{voice.count(len(absent), 'picture')} of {TABLE} without a picture of the NIH's, first {absent[0]}",
             where=path,
             fix="take the file from its source again, or take it away: then each picture is a patient of its own",
         )

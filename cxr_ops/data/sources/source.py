@@ -12,8 +12,10 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final, Literal
 
+from cxr_ops import voice
 from cxr_ops.errors import DataError
 from cxr_ops.labels import DEVELOPMENT, FINDINGS
 
@@ -118,16 +120,29 @@ class Box:
 
 @dataclass(frozen=True)
 class Problem:
-    """What is wrong, and where: a file, its line, and the image if it is one image's."""
+    """What is wrong, and where: a file, its line, and the image if it is one image's.
+
+    `keep` says whether the quarantine may keep the bytes that it is about, and a page show them. `patient_id` is whose
+    row it is, "" where that cannot be read; the list in the quarantine has it, so that a purge finds what it must
+    remove. `row` is the row, as far as it could be read, where the picture may be shown.
+    """
 
     what: str
     file: str
     line: int | None = None
     image_id: str = ""
+    keep: bool = True
+    patient_id: str = ""
+    row: Row | None = field(default=None, compare=False, repr=False)
 
     def __str__(self) -> str:
         place = f"{self.file}, line {self.line}" if self.line else self.file
         return f"{place}: {self.image_id + ': ' if self.image_id else ''}{self.what}"
+
+
+def of_row(what: str, file: str, row: Row) -> Problem:
+    """What is wrong with a row of a file."""
+    return Problem(what, file, row.line or None, row.image_id, patient_id=row.patient_id, row=row)
 
 
 @dataclass
@@ -165,7 +180,7 @@ class Listing:
 
     def problem(self, row: Row, what: str) -> Problem:
         """What is wrong with a row, at its place."""
-        return Problem(what, row.table or self.table, row.line or None, row.image_id)
+        return of_row(what, row.table or self.table, row)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,13 +204,20 @@ class Source:
     recognise: Callable[[Path], str | None] = lambda _: None
 
 
-def one_each(problems: Iterable[Problem]) -> list[Problem]:
-    """Problems of one row, or of one file, as one problem that says all of it, where the first of them stood."""
+def one_each(problems: Iterable[Problem], owners: Mapping[str, str] = MappingProxyType({})) -> list[Problem]:
+    """Problems of one row, or of one file, as one problem that says all of it, where the first of them stood.
+
+    Args:
+        problems: everything that is wrong.
+        owners: the patient of an image, for problems that name none.
+    """
     joined: dict[tuple[str, int | None, str], Problem] = {}
     for problem in problems:
         key = (problem.file, problem.line, problem.image_id)
         before = joined.get(key)
-        joined[key] = problem if before is None else replace(before, what=f"{before.what}; {problem.what}")
+        patient = (before and before.patient_id) or problem.patient_id or owners.get(problem.image_id, "")
+        what = problem.what if before is None else f"{before.what}; {problem.what}"
+        joined[key] = replace(before or problem, what=what, patient_id=patient)
     return list(joined.values())
 
 
@@ -260,7 +282,8 @@ def keep_split(listing: Listing, side_of: Mapping[str, str], options: Options, *
     )
     if torn:
         example = f"{torn[0]} in {' and in '.join(sorted(sides[torn[0]]))}"
-        leak = f"its own split leaks: it puts {len(torn):,} of {len(sides):,} patients on two sides, such as {example}"
+        told = voice.count(len(sides), "patient")
+        leak = f"its own split leaks: it puts {len(torn):,} of {told} on two sides, such as {example}"
         if options.own_split:
             raise DataError(
                 leak, where=where, fix="leave --own-split out: patients are then divided anew, each onto one side"
@@ -269,7 +292,8 @@ def keep_split(listing: Listing, side_of: Mapping[str, str], options: Options, *
     elif options.own_split:
         listing.sides = {patient: next(iter(names)) for patient, names in sorted(sides.items())}
         others = len({row.patient_id for row in listing.rows}) - len(sides)
-        rest = f"; {others:,} patients stand in it nowhere, and are divided by the hash of their ids" if others else ""
+        nowhere = voice.count(others, "patient stands in it nowhere, and is", "patients stand in it nowhere, and are")
+        rest = f"; {nowhere} divided by the hash of the id" if others else ""
         listing.notes.append(f"its own split is kept, by patient: {told}{rest}")
     elif sides:
         listing.notes.append(

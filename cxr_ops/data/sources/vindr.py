@@ -36,6 +36,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from cxr_ops import voice
 from cxr_ops.data import tables
 from cxr_ops.data.checking.dicom import Facts, Header
 from cxr_ops.data.checking.headers import find_files, read_headers
@@ -111,7 +112,7 @@ def read_folder(folder: Path, options: Options | None = None) -> Listing:
     for other in sorted(set(TABLES) - {name}):
         if (folder / other).is_file():
             result.notes.append(f"{other} is here too and was not read: one table makes one batch")
-    result.problems = one_each(problems)
+    result.problems = one_each(problems, {f"{key}.png": key for key in images})
     return result
 
 
@@ -269,12 +270,18 @@ def _note(result: Listing, images: Mapping[str, _Image], dropped: Counter[str]) 
     )
     if boxes > len(result.boxes):
         left = boxes - len(result.boxes)
-        result.notes.append(f"{left:,} boxes are around findings that most readers did not see, and were left out")
+        result.notes.append(
+            f"{voice.count(left, 'box is', 'boxes are')} around findings that most readers did not see, and left out"
+        )
     if dropped:
         most = ", ".join(f"{name} ({count:,})" for name, count in dropped.most_common(5))
-        result.notes.append(f"{dropped.total():,} boxes are of classes without a counterpart: {most}")
+        result.notes.append(
+            f"{voice.count(dropped.total(), 'box is', 'boxes are')} of classes without a counterpart: {most}"
+        )
     both = sum(
         bool(image.nothing) and any(image.nothing & seen for seen in image.votes.values()) for image in images.values()
     )
     if both:
-        result.notes.append(f"of {both:,} images a reader says {NOTHING!r} and draws a box: the box counts")
+        result.notes.append(
+            f"of {voice.count(both, 'image')} a reader says {NOTHING!r} and draws a box: the box counts"
+        )

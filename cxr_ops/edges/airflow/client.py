@@ -15,6 +15,7 @@ from cxr_ops.records.task import TaskState
 
 # SQLite lets one writer in at a time, and Airflow's writers wait up to some seconds for each other.
 ANSWER_SECONDS: Final = 60.0
+NOTE_CHARACTERS: Final = 1000  # what Airflow takes as the note of a run
 
 
 class AirflowError(CxrError):
@@ -103,6 +104,19 @@ class Api:
     def fail_run(self, dag_id: str, run_id: str) -> None:
         """Mark a run as failed; Airflow then asks its tasks to stop."""
         self._call("PATCH", f"{_run_path(dag_id, run_id)}?update_mask=state", {"state": "failed"})
+
+    def note_run(self, dag_id: str, run_id: str, note: str) -> None:
+        """Write the note of a run, in the place of the one that it has.
+
+        Args:
+            dag_id: the DAG.
+            run_id: the run.
+            note: Markdown, at most `NOTE_CHARACTERS`.
+
+        Raises:
+            AirflowError: there is no such run, or as every call.
+        """
+        self._call("PATCH", f"{_run_path(dag_id, run_id)}?update_mask=note", {"note": note})
 
     def tasks(self, dag_id: str, run_id: str) -> list[TaskState]:
         """Where the tasks of a run stand."""

@@ -1,8 +1,9 @@
 """The embedded Airflow of an installation: started when it is needed, stopped when nobody uses it.
 
-It is a scheduler, a DAG processor and an API server on SQLite, in process groups of their own, with `$CXR_HOME/airflow`
-as their home. It listens on 127.0.0.1 and lets everybody in who can reach that: who shares the machine shares it. Who
-uses it holds a shared OS lock; the last one to let go stops it, however the others ended.
+It is a scheduler, a DAG processor and an API server on SQLite, and a triggerer where `CXR_INCOMING` is to be watched,
+in process groups of their own, with `$CXR_HOME/airflow` as their home. It listens on 127.0.0.1 and lets everybody in
+who can reach that: who shares the machine shares it. Who uses it holds a shared OS lock; the last one to let go stops
+it, however the others ended.
 
     $CXR_HOME/airflow/
       airflow.db           its database; `migrated` names the version that the database is of
@@ -27,21 +28,21 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 import psutil
 
-from cxr_ops import addresses, contract
+from cxr_ops import addresses, attempt, contract
 from cxr_ops.edges import loopback
 from cxr_ops.edges.airflow.client import AirflowError, Api, seconds
 from cxr_ops.edges.airflow.troubles import Troubles
 from cxr_ops.edges.home import Home
-from cxr_ops.edges.locks import Lock, locked
 from cxr_ops.edges.ports import free_port, listens
 from cxr_ops.errors import BusyError, SettingsError, StorageError
+from cxr_ops.locks import Lock, locked
 from cxr_ops.records.base import Record, canonical_json, sha256_bytes, write_atomic
 
-PARTS: Final = ("api-server", "scheduler", "dag-processor")
+PartName = Literal["api-server", "scheduler", "dag-processor", "triggerer"]
 PORT: Final = 8080
 # An overloaded laptop takes a minute; a broken installation must not take for ever.
 START_SECONDS: Final = 180.0
@@ -68,7 +69,7 @@ class Instance(Record):
     url: str
     settings: str
     started: float
-    parts: dict[Literal["api-server", "scheduler", "dag-processor"], Part]
+    parts: dict[PartName, Part]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,11 +126,11 @@ def running(home: Home, *, say: Callable[[str], None] = lambda _: None) -> Itera
                             where=found.url,
                             fix="stop `make ui` or `make retrain` there, or take the settings that it was started with",
                         )
-                    _end(found, say)
+                    _end(home, found, say)
                     found = None
                 if found is not None:
                     say(f"using the Airflow at {found.url}")
-                troubles = Troubles({part: _part_log(home, part) for part in PARTS})
+                troubles = Troubles({part: _part_log(home, part) for part in parts_of(home)})
                 instance = found or _start(home, say)
                 users.acquire(shared=True)
             yield Session(
@@ -144,19 +145,21 @@ def running(home: Home, *, say: Callable[[str], None] = lambda _: None) -> Itera
             with locked(home.locks / "airflow.start"):
                 last = _last_instance(home)
                 if last is not None and users.try_acquire():
-                    _end(last, say)
+                    _end(home, last, say)
 
 
 def environment(home: Home, port: int) -> dict[str, str]:
     """The environment of the embedded Airflow, and of the stages that it starts.
 
-    Airflow's settings come from here alone: what the caller's environment says of another Airflow is left out.
+    Airflow's settings come from here alone: what the caller's environment says of another Airflow is left out, but for
+    the connections that notices go by.
     """
     folder = home.airflow
     url = f"http://127.0.0.1:{port}"
     airflow = {
         "AIRFLOW_HOME": str(folder),
         "AIRFLOW__CORE__DAGS_FOLDER": str(home.project / "dags"),
+        "AIRFLOW__CORE__PLUGINS_FOLDER": str(home.project / "plugins"),
         "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
         "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",
         "AIRFLOW__CORE__EXECUTOR": "LocalExecutor",
@@ -189,9 +192,18 @@ def environment(home: Home, port: int) -> dict[str, str]:
         "GX_ANALYTICS_ENABLED": "False",
     }
     theirs = {name: value for name, value in os.environ.items() if not name.startswith(("AIRFLOW_", "CXR_PROGRESS"))}
+    theirs |= _connections(home)
     found = loopback.without_socks(loopback.environment(theirs, home.servers)) | airflow | ours
     _refuse_expanded(found, folder, home.project)
     return found
+
+
+def _connections(home: Home) -> dict[str, str]:
+    """The connections that notices go by, of those in the caller's environment."""
+    told = home.settings
+    ids = (*told.notify, *told.notify_approvers, *told.notify_no_change)
+    named = (f"AIRFLOW_CONN_{one.upper()}" for one in ids)
+    return {name: os.environ[name] for name in named if name in os.environ}
 
 
 def _refuse_expanded(environ: Mapping[str, str], *folders: Path) -> None:
@@ -206,6 +218,12 @@ def _refuse_expanded(environ: Mapping[str, str], *folders: Path) -> None:
             )
 
 
+def parts_of(home: Home) -> tuple[PartName, ...]:
+    """The parts that an installation needs: a triggerer only where there is something to watch."""
+    watching: tuple[PartName, ...] = ("triggerer",) if home.settings.incoming else ()
+    return ("api-server", "scheduler", "dag-processor", *watching)
+
+
 def log_folder(home: Home) -> Path:
     """Where the embedded Airflow's parts and tasks write their logs."""
     return home.airflow / "logs"
@@ -213,17 +231,18 @@ def log_folder(home: Home) -> Path:
 
 def _start(home: Home, say: Callable[[str], None]) -> Instance:
     if (rest := _last_instance(home)) is not None:
-        _end(rest, say)  # one that lost a part
+        _end(home, rest, say)  # one that lost a part
     with _claimed_port() as (port, claim):
         env = environment(home, port)
         _migrate(home, env, say)
         say("starting Airflow")
         now = time.time()
-        parts: dict[Any, Part] = {}
-        for part in PARTS:
+        parts: dict[PartName, Part] = {}
+        for part in parts_of(home):
+            serves_logs = part in ("scheduler", "triggerer")
             with _part_log(home, part).open("ab") as log:
                 process = subprocess.Popen(
-                    [sys.executable, "-m", "airflow", part, *(["--skip-serve-logs"] if part == "scheduler" else [])],
+                    [sys.executable, "-m", "airflow", part, *(["--skip-serve-logs"] if serves_logs else [])],
                     cwd=home.airflow,
                     env=env,
                     stdin=subprocess.DEVNULL,
@@ -312,7 +331,7 @@ def _lacking(api: Api, instance: Instance) -> tuple[str, str] | None:
     except AirflowError as error:
         return "api-server", f"its API server answers with an error ({error.what})"
     # A heartbeat of an Airflow that was stopped half a minute ago still counts as healthy.
-    for part in ("scheduler", "dag-processor"):
+    for part in instance.parts.keys() - {"api-server"}:
         key = part.replace("-", "_")
         beat = seconds(health[key][f"latest_{key}_heartbeat"])
         if health[key]["status"] != "healthy" or beat is None or beat < instance.started:
@@ -335,12 +354,12 @@ def _lacking(api: Api, instance: Instance) -> tuple[str, str] | None:
     return "dag-processor", f"its dag-processor has not read {contract.DAG_ID} yet"
 
 
-def _end(instance: Instance, say: Callable[[str], None]) -> None:
+def _end(home: Home, instance: Instance, say: Callable[[str], None]) -> None:
     """End the runs that go on, then the parts."""
     alive = [process for part in instance.parts.values() if (process := _alive(part)) is not None]
     if not alive:
         return
-    _end_runs(instance, say)
+    _end_runs(home, instance, say)
     say("stopping Airflow")
     for process in alive:
         with suppress(psutil.NoSuchProcess):
@@ -353,7 +372,7 @@ def _end(instance: Instance, say: Callable[[str], None]) -> None:
     psutil.wait_procs(stubborn, timeout=STOP_SECONDS)
 
 
-def _end_runs(instance: Instance, say: Callable[[str], None]) -> None:
+def _end_runs(home: Home, instance: Instance, say: Callable[[str], None]) -> None:
     """Mark what is unfinished as failed, so that nothing is tried again, and wait until the stages have stopped."""
     api = Api(instance.url)
     with suppress(AirflowError):  # one that does not answer starts no more tasks; those that it has are ended below
@@ -363,12 +382,13 @@ def _end_runs(instance: Instance, say: Callable[[str], None]) -> None:
     scheduler = _alive(instance.parts["scheduler"])
     if scheduler is None:
         return
-    tasks = _tasks_under(scheduler)
-    for process in tasks:
-        with suppress(psutil.Error):
-            if _is_stage(process):
-                process.send_signal(signal.SIGTERM)
-                say(f"waiting for {' '.join(process.cmdline()[3:5])} to stop")
+    stages = stages_of(home)
+    for process, folder in stages.items():
+        with suppress(psutil.Error, OSError):
+            (folder / attempt.STOP).touch()  # else its task, which may not know yet, lets it go on
+            process.send_signal(signal.SIGTERM)
+            say(f"waiting for {' '.join(process.cmdline()[3:5])} to stop")
+    tasks = [*{*_tasks_under(scheduler), *stages}]
     _, stubborn = psutil.wait_procs(tasks, timeout=GRACE_SECONDS)
     for process in stubborn:
         with suppress(psutil.Error):
@@ -383,9 +403,16 @@ def _tasks_under(scheduler: psutil.Process) -> list[psutil.Process]:
     return []
 
 
-def _is_stage(process: psutil.Process) -> bool:
-    """Whether a process is the supervisor of a stage, and not the stage itself or DVC under it."""
-    return process.cmdline()[1:4] == ["-m", "cxr_ops", "stage"]
+def stages_of(home: Home) -> dict[psutil.Process, Path]:
+    """The supervisors of stages that run for this installation, whoever started them, with the attempt of each."""
+    found = {}
+    for process in psutil.process_iter():
+        with suppress(psutil.Error, ValueError, IndexError):
+            words = process.cmdline()
+            folder = Path(words[words.index("--attempt") + 1])
+            if words[1:4] == ["-m", "cxr_ops", "stage"] and folder.is_relative_to(home.airflow / "stages"):
+                found[process] = folder
+    return found
 
 
 def running_instance(home: Home) -> Instance | None:
@@ -418,7 +445,7 @@ def _settings(home: Home) -> str:
         for name, value in os.environ.items()
         if name.startswith(_SETTINGS) and not name.startswith(_NOT_SETTINGS)
     }
-    chosen |= {**home.environment(), "airflow": version("apache-airflow-core")}
+    chosen |= {**_connections(home), **home.environment(), "airflow": version("apache-airflow-core")}
     return sha256_bytes(canonical_json({**chosen, "python": sys.executable}))
 
 

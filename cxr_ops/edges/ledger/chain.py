@@ -1,6 +1,6 @@
-"""The ledger: an append-only, hash-chained record of looks, decisions, approvals, promotions, test periods and plans.
+"""The ledger: an append-only, hash-chained record of all that is looked at, decided and done.
 
-    $CXR_HOME/ledger/00000001.json, 00000002.json, ...
+    $CXR_HOME/ledger/00000001.json, 00000002.json, ...   or in a bucket: CXR_LEDGER=s3://bucket/path
 
 One entry a file, in canonical JSON. `prev` is the SHA-256 of the file before it, so that `sha256sum` is enough to
 check the chain by hand. `seal` is the SHA-256 of the entry's other fields: it betrays a damaged last entry, which
@@ -9,35 +9,32 @@ other reads again and decides again. The champion is whatever the last promotion
 period follow from the entries too; nothing else is asked.
 
 What the chain cannot show by itself is that its end was cut off, or that all of it was written anew. For that each run
-keeps, in the `inputs.json` that is committed with it, where the ledger stood: `Ledger.verify(state)` compares.
+keeps, in the `inputs.json` that is committed with it, where the ledger stood: `Ledger.verify(state)` compares. Anchors
+(`ledger.anchors`) keep it in another domain of trust.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, Protocol
 
-from pydantic import ValidationError
-
-from cxr_ops.audit.entries import BODIES, Entry, Kind, Look, make, seal
+from cxr_ops.audit.entries import Entry, Kind, Look, NoEntryError, follow, make
 from cxr_ops.audit.state import (
-    allowance,
+    check_spending,
     find_decision,
-    find_look,
     last_promotion,
     open_period,
-    period_limits,
-    same_scoring,
+    recorded_look,
     state_after,
-    strictest,
-    taken_looks,
 )
 from cxr_ops.errors import ConflictError, RefusedError, StorageError
-from cxr_ops.records.base import NEWER, NEWER_FIX, Record
-from cxr_ops.records.inputs import LedgerState, Period
+from cxr_ops.records.base import NEWER_FIX, Record, sha256_bytes
+from cxr_ops.records.inputs import LedgerState, Level, Period
 
 ANY_HEAD: Final = "any head"
+SIZE: Final = 256  # entries that are remembered together
+_WITNESSED: Final = ("decision", "promotion")
 
 
 _NAME = re.compile(r"(\d{8})\.json")
@@ -63,20 +60,71 @@ class Storage(Protocol):
         """Where an entry is, or the whole ledger, for people."""
 
 
+class Memory(Protocol):
+    """Remembers entries that were checked; see `memory.Memory`."""
+
+    def recall(self) -> list[Entry]:
+        """The entries that are remembered, from the first on."""
+
+    def remember(self, entries: list[Entry], known: int) -> None:
+        """Keep what was checked; `known` entries are remembered already."""
+
+
+class Witness(Protocol):
+    """Knows where the ledger stood, in another domain of trust; see `anchors.Anchors`."""
+
+    def check(self, entries: Sequence[Entry], *, last: bool = False) -> object:
+        """Raise a StorageError where the ledger is not what it was."""
+
+    def put(self, entries: Sequence[Entry]) -> None:
+        """Take down where the ledger stands after these entries."""
+
+
 class Ledger:
-    """The ledger of one installation; see the module's docstring. A storage that holds nothing is an empty ledger."""
+    """The ledger of one installation; see the module's docstring. A storage that holds nothing is an empty ledger.
 
-    def __init__(self, storage: Storage) -> None:
+    Args:
+        storage: where its entries are kept.
+        memory: remembers which of them were checked; None: all are, each time.
+        witness: is told of each decision and promotion, and asked before one is made; None: nobody is.
+    """
+
+    def __init__(self, storage: Storage, memory: Memory | None = None, witness: Witness | None = None) -> None:
         self.storage = storage
+        self.memory = memory
+        self.witness = witness
 
-    def entries(self) -> list[Entry]:
+    def entries(self, *, anew: bool = False) -> list[Entry]:
         """All entries in order, each checked against the one before it.
+
+        Those that were checked before are taken as they were then, if the last of them still stands in the storage.
+
+        Args:
+            anew: read and check every entry, whatever was checked before.
 
         Raises:
             StorageError: an entry is damaged, altered, missing from the middle or of a kind that does not exist; it is
-                named.
+                named. Or the ledger lacks what it held when it was checked.
         """
-        found: list[Entry] = []
+        known = self.memory.recall() if self.memory is not None else []
+        if known:
+            self._check_remembered(known)
+        found = self._read_on([] if anew else list(known))
+        if self.memory is not None and len(found) - len(known) >= SIZE:
+            self.memory.remember(found, len(known))
+        return found
+
+    def _check_remembered(self, known: list[Entry]) -> None:
+        name = _name(len(known))
+        data = self.storage.read(name)
+        if data is None:
+            held = max(map(_number, self.storage.names()), default=0)
+            raise self._broken(name, f"the ledger held {len(known)} entries and now holds {held}")
+        if sha256_bytes(data) != known[-1].digest():
+            raise self._broken(name, f"entry {len(known)} is another one than it was when it was checked")
+
+    def _read_on(self, found: list[Entry]) -> list[Entry]:
+        """Read and check what follows the entries that are known."""
         while True:
             name = _name(len(found) + 1)
             data = self.storage.read(name)
@@ -126,12 +174,24 @@ class Ledger:
             made = decide(entries)
             if isinstance(made, Entry):
                 return made
+            witness = self.witness if kind in _WITNESSED else None
+            if witness is not None:
+                try:
+                    witness.check(entries, last=True)
+                except StorageError:
+                    if len(self.entries()) <= len(entries):
+                        raise
+                    continue  # another writer was faster, and the witness knows of it
             entry = make(kind, made, entries)
             if self.storage.create(_name(entry.seq), entry.to_bytes()):
+                if witness is not None:
+                    witness.put([*entries, entry])
                 return entry
 
     def verify(self, state: LedgerState | None = None) -> int:
         """Check the chain, and with `state` that the ledger still holds what it held when that was taken.
+
+        Without `state` every entry is read and checked, whatever was checked before.
 
         Returns:
             The number of entries.
@@ -139,14 +199,24 @@ class Ledger:
         Raises:
             StorageError: see `entries`; or the ledger is shorter than `state`, or was written anew since.
         """
-        entries = self.entries()
-        if state is not None and state.entries:
-            name = _name(state.entries)
-            if len(entries) < state.entries:
-                raise self._broken(name, f"the ledger held {state.entries} entries and now holds {len(entries)}")
-            if entries[state.entries - 1].digest() != state.head:
-                raise self._broken(name, f"entry {state.entries} is another one than it was")
+        entries = self.entries(anew=state is None)
+        if state is not None:
+            self.compare(entries, state)
         return len(entries)
+
+    def compare(self, entries: Sequence[Entry], state: LedgerState) -> None:
+        """See that the ledger, whose entries these are, still holds what it held when a state was taken.
+
+        Raises:
+            StorageError: it is shorter, or was written anew since.
+        """
+        if not state.entries:
+            return
+        name = _name(state.entries)
+        if len(entries) < state.entries:
+            raise self._broken(name, f"the ledger held {state.entries} entries and now holds {len(entries)}")
+        if entries[state.entries - 1].digest() != state.head:
+            raise self._broken(name, f"entry {state.entries} is another one than it was")
 
     def state(self) -> LedgerState:
         """Where the ledger stands now."""
@@ -164,7 +234,7 @@ class Ledger:
         """The decision on a run, None where there is none."""
         return find_decision(self.entries(), run)
 
-    def record_look(self, look: Look, *, level: float | None = None) -> Entry:
+    def record_look(self, look: Look, *, level: Level | None = None) -> Entry:
         """Record that a model is about to be scored on a test set, unless that scoring is on record.
 
         The same claim of the same model on the same test set is the same look in any run of the period. A champion or
@@ -181,64 +251,26 @@ class Ledger:
         """
 
         def decide(entries: list[Entry]) -> Look | Entry:
-            for entry in entries:
-                if entry.kind == "look" and same_scoring(entry.look, look):
-                    self._check_repeated(entries, look, level)
-                    return entry
-            if look.period != (now := open_period(entries).number):
+            known = recorded_look(entries, look)
+            if known is None and look.period != (now := open_period(entries).number):
                 raise RefusedError(
                     f"{look.run} was opened in test period {look.period}, and period {now} is open",
                     where=self.storage.place(),
                     fix="retrain in a new run; it is opened in the period of now",
                 )
-            limits = strictest([look.limits, period_limits(entries, look.period)])
-            if level is not None and limits is not None and limits.spending:
-                left = allowance(entries, limits, look.period).next.checks
-                if left < level:
-                    raise RefusedError(
-                        f"another look was taken since {look.run} was opened: this one may spend {100 * left:.3g} %, "
-                        f"and the run was opened to spend {100 * level:.3g} %; nothing was scored or spent",
-                        where=self.storage.place(),
-                        fix="retrain in a new run; it is opened with what the ledger leaves then",
-                    )
-            return look
+            if level is not None:
+                check_spending(entries, look, level)
+            return known or look
 
         return self.append_if("look", decide)
 
-    def _check_repeated(self, entries: list[Entry], look: Look, level: float | None) -> None:
-        """A look that another run took meanwhile may spend what its own place leaves, and no more."""
-        limits = strictest([look.limits, period_limits(entries, look.period)])
-        place = find_look(taken_looks(entries, look.period), look.model, look.test_digest, look.claim)
-        if level is None or place is None or limits is None or not limits.spending:
-            return
-        left = allowance(entries, limits, look.period).taken[place].checks
-        if left < level:
-            raise RefusedError(
-                f"another run took the look of {look.run} since it was opened, as number {place + 1} of the test "
-                f"period: it may spend {100 * left:.3g} %, and the run was opened to spend {100 * level:.3g} %",
-                where=self.storage.place(),
-                fix="retrain in a new run; it is opened with what the ledger leaves then",
-            )
-
     def _check(self, name: str, data: bytes, before: list[Entry]) -> Entry:
         try:
-            entry = Entry.model_validate_json(data)
-            BODIES[entry.kind].model_validate(entry.body)
-        except ValidationError as error:
-            first = error.errors()[0]
-            if newer := [one["msg"] for one in error.errors() if one["type"] == NEWER]:
-                raise StorageError(f"{name}: {newer[0]}", where=self.storage.place(name), fix=NEWER_FIX) from error
-            place = ".".join(str(part) for part in first["loc"])
-            raise self._broken(name, f"it is not an entry: {place + ': ' if place else ''}{first['msg']}") from error
-        if entry.to_bytes() != data:
-            raise self._broken(name, "its bytes are not those that were written")
-        if entry.seq != len(before) + 1:
-            raise self._broken(name, f"it says that it is entry {entry.seq}")
-        if entry.seal != seal(entry):
-            raise self._broken(name, "its seal does not fit what it says: it was altered")
-        if entry.prev != (before[-1].digest() if before else None):
-            raise self._broken(name, "it does not follow the entry before it: one of the two was altered")
-        return entry
+            return follow(data, before)
+        except NoEntryError as error:
+            if error.newer:
+                raise StorageError(f"{name}: {error}", where=self.storage.place(name), fix=NEWER_FIX) from error
+            raise self._broken(name, str(error)) from error
 
     def _broken(self, name: str, why: str) -> StorageError:
         return StorageError(

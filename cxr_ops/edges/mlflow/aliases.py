@@ -27,18 +27,17 @@ def reconcile(home: Home) -> bool:
         StorageError: the version that the ledger names is gone, the registry knows of a promotion that the ledger does
             not, or MLflow does not answer.
     """
+    refuse_unknown_promotions(home)
     entries = open_ledger(home).entries()
     promotion, decision, reference = last_promotion(entries), last_decision(entries), reference_after(entries)
-    if promotion is None:
-        refuse_unknown_promotions(home)
-        if not has_store(home):
-            return False
+    if promotion is None and not has_store(home):
+        return False
     with connected(home) as client:
-        aliases = _aliases(client)
-        if decision is not None and aliases.get(CHALLENGER) != decision.decision.model_version:
+        there = current(client)
+        if decision is not None and there.get(CHALLENGER) != decision.decision.model_version:
             client.set_registered_model_alias(MODEL_NAME, CHALLENGER, decision.decision.model_version)
         if promotion is None or reference is None:
-            unfounded = [alias for alias in (CHAMPION, REFERENCE) if alias in aliases]
+            unfounded = [alias for alias in (CHAMPION, REFERENCE) if alias in there]
             for alias in unfounded:
                 client.delete_registered_model_alias(MODEL_NAME, alias)
             return bool(unfounded)
@@ -52,13 +51,14 @@ def reconcile(home: Home) -> bool:
         if repaired:
             client.set_model_version_tag(MODEL_NAME, crowned, "cxr.promotion", promotion.digest())
         for name, wanted in ((CHAMPION, crowned), (REFERENCE, reference.version)):
-            if aliases.get(name) != wanted:
+            if there.get(name) != wanted:
                 client.set_registered_model_alias(MODEL_NAME, name, wanted)
                 repaired = True
         return repaired
 
 
-def _aliases(client: MlflowClient) -> dict[str, str]:
+def current(client: MlflowClient) -> dict[str, str]:
+    """The aliases of the model as they are: alias -> version."""
     from mlflow.exceptions import MlflowException
 
     try:

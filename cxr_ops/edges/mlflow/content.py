@@ -10,6 +10,7 @@ from typing import Final
 
 from cxr_ops.audit.fit import Made
 from cxr_ops.contract import DATASET, INPUTS, MODEL_NAME
+from cxr_ops.edges import links
 from cxr_ops.edges.home import Home
 from cxr_ops.edges.mlflow.tracking import Dataset, RunContent
 from cxr_ops.errors import DataError
@@ -24,15 +25,22 @@ from cxr_ops.records.verdict import Reason
 _ARTIFACTS: Final = (
     INPUTS,
     "params.yaml",
-    "dvc.lock",
     "validate/validation.html",
     "validate/validation.json",
     "split/split.json",
     "train/history.csv",
     "train/train.json",
 )
-# What of them shows the test set; so do the pictures in `explain/`.
-_DISCLOSING: Final = ("evaluate/evaluation.json", "gate/verdict.json", "report/report.html")
+# What of them shows the test set; so do the pictures in `explain/`. `dvc.lock` has the sizes of the others, and a
+# verdict with many reasons is a longer file.
+_DISCLOSING: Final = (
+    "evaluate/evaluation.json",
+    "gate/verdict.json",
+    "report/report.html",
+    "report/report.json",
+    "report/report.md",
+    "dvc.lock",
+)
 
 
 def of_run(
@@ -68,18 +76,22 @@ def of_run(
         metrics |= _metrics(evaluation)
     return RunContent(
         run=identifiers.run,
-        tags=tags(root, made, identifiers, told),
+        tags=tags(root, made, identifiers, told, withheld=withheld),
         params={f"{section}.{key}": str(value) for section, keys in params.items() for key, value in keys.items()},
         metrics=metrics,
         history=_history(root / "train" / "history.csv"),
         datasets=_datasets(home, root, made),
         artifacts=[(path.parent.relative_to(root).as_posix().strip("."), path) for path in files if path.is_file()],
-        note=_note(made, identifiers, told, reasons),
+        note=note(made, identifiers, told, reasons, links.of_run(home, identifiers, dirty=inputs.code.dirty)),
     )
 
 
-def tags(root: Path, made: Made, identifiers: Identifiers, told: str) -> dict[str, str]:
-    """The tags of the MLflow run: the run's identifiers, and digests of all that the verdict rests on."""
+def tags(root: Path, made: Made, identifiers: Identifiers, told: str, *, withheld: bool) -> dict[str, str]:
+    """The tags of the MLflow run: the run's identifiers, and digests of all that the verdict rests on.
+
+    While it is withheld, the verdict file's digest is left out: who knows all digests that a decision names needs only
+    a few guesses to find the one whose entry in the ledger has the digest that is told.
+    """
     inputs, verdict = made.inputs, made.verdict
     found = {
         **identifiers.tags(),
@@ -94,7 +106,7 @@ def tags(root: Path, made: Made, identifiers: Identifiers, told: str) -> dict[st
         "cxr.period": str(verdict.period),
         "cxr.test_digest": verdict.test_digest,
         "cxr.evaluation": sha256_file(root / "evaluate/evaluation.json"),
-        "cxr.verdict_digest": sha256_file(root / "gate/verdict.json"),
+        "cxr.verdict_digest": None if withheld else sha256_file(root / "gate/verdict.json"),
         "cxr.report": sha256_file(root / "report/report.html"),
         "mlflow.source.name": "cxr-ops",
         "mlflow.source.git.commit": inputs.code.commit,
@@ -172,16 +184,19 @@ def _datasets(home: Home, root: Path, made: Made) -> list[Dataset]:
     return found
 
 
-def _note(made: Made, identifiers: Identifiers, told: str, reasons: Sequence[Reason]) -> str:
-    """The description that MLflow shows beside the run, in Markdown."""
+def note(
+    made: Made, identifiers: Identifiers, told: str, reasons: Sequence[Reason], addresses: Mapping[str, str]
+) -> str:
+    """The description that MLflow shows beside the run, in Markdown; `addresses` are links by name (`edges.links`)."""
     inputs, verdict = made.inputs, made.verdict
-    rows = identifiers.named() | {
+    judged = {
         "plan": verdict.plan.name,
         "champion judged against": verdict.champion.version and f"{MODEL_NAME}/{verdict.champion.version}",
         "reference judged against": inputs.reference and f"{MODEL_NAME}/{inputs.reference.version}",
     }
+    rows = identifiers.linked(addresses) | {name: f"`{value}`" for name, value in judged.items() if value}
     lines = [f"**{told}**" + ("" if verdict.clinical_use else ", not for clinical use"), ""]
     lines += [f"* {reason.sentence}" for reason in reasons]
-    lines += ["", "| | |", "|-|-|", *(f"| {key} | `{value}` |" for key, value in rows.items() if value)]
+    lines += ["", "| | |", "|-|-|", *(f"| {key} | {value} |" for key, value in rows.items())]
     lines += ["", f"The report is the artifact `report/published.html`. All: `cxr-ops lineage {identifiers.run}`."]
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""The script that MLflow keeps with a model: `model/serving.py`, and in it the sources of what reads pictures.
+"""The script that MLflow keeps with a model: `model/serving.py`, and in it the sources of what else it needs.
 
 A served model stands alone, and must read pictures exactly as the evaluation did that it was promoted on. So it brings
 the evaluation's own readers, as text, and not a second version of them.
@@ -12,7 +12,7 @@ from typing import Final
 
 _PACKAGE: Final = Path(__file__).parents[2]
 _SERVING: Final = _PACKAGE / "model" / "serving.py"
-# What `cxr_ops.data.checking.pictures` imports of this package, itself the last; a test compares with its imports.
+# What the last of each group imports of this package, itself included; a test compares with their imports.
 MODULES: Final = (
     "cxr_ops",
     "cxr_ops.contract",
@@ -21,10 +21,14 @@ MODULES: Final = (
     "cxr_ops.data.checking",
     "cxr_ops.data.checking.grey",
     "cxr_ops.data.checking.jpeg",
+    "cxr_ops.data.checking.png",
     "cxr_ops.data.checking.decode",
     "cxr_ops.data.checking.identity",
     "cxr_ops.data.checking.dicom",
     "cxr_ops.data.checking.pictures",
+    "cxr_ops.data.receipts",
+    "cxr_ops.model",
+    "cxr_ops.model.heads",
 )
 _EMPTY: Final = "READERS: Final[dict[str, str]] = {}"
 

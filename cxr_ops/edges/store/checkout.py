@@ -6,15 +6,21 @@ the revisions that they are asked for.
 
 from __future__ import annotations
 
+import re
 import shlex
+import sys
 from pathlib import Path
+from typing import Final
 
 from cxr_ops.edges import dvc
 from cxr_ops.edges.git import git
 from cxr_ops.edges.home import Home
-from cxr_ops.errors import StorageError
+from cxr_ops.edges.store import batches, objects, purges
+from cxr_ops.errors import CxrError, StorageError
 
 _FOLDER = "proof"
+# How DVC names an object that it did not get.
+_TRANSFER: Final = re.compile(r"failed to transfer '([0-9a-f]{32})")
 
 
 def check_out(home: Home, commit: str, folder: Path) -> None:
@@ -46,7 +52,32 @@ def check_out(home: Home, commit: str, folder: Path) -> None:
     git(home, folder, "checkout", "--quiet", "--detach", commit)
     dvc.write_local_config(home, folder)
     dvc.write_plots_template(home, folder)
-    dvc.dvc(home, folder, "pull", "--force")
+    if not purged_of(home, commit):
+        dvc.dvc(home, folder, "pull", "--force")
+        return
+    lost: set[str] = set()
+    try:
+        dvc.dvc(home, folder, "fetch")
+    except CxrError as error:
+        lost = set(_TRANSFER.findall(error.what))
+        if not lost or not lost <= set(purges.read(home).objects):
+            raise
+    dvc.dvc(home, folder, "checkout", "--force", "--allow-missing")
+    sys.stderr.write(
+        f"{len(lost):,} objects of this run were purged because they showed a patient, and are not brought back\n"
+    )
+
+
+def purged_of(home: Home, commit: str) -> set[str]:
+    """The objects of a run commit, and of the data that it points to, that a purge has removed."""
+    gone = set(purges.read(home).objects)
+    if not gone:
+        return set()
+    named = set().union(*objects.of_commits(home, [commit]).values())
+    for pointer in batches.entered_pointers(home, commit).values():
+        named |= objects.of_outs(pointer)
+    found, unlisted = objects.spread(named, home.object_folders)
+    return (found & gone) | unlisted  # of a folder that cannot be listed here, DVC finds out what it lacks
 
 
 def plain_commands(home: Home, commit: str) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -104,6 +104,24 @@ def move_ref(home: Home, ref: str, new: str, old: str | None) -> bool:
             raise
         return False
     return True
+
+
+def read_objects(home: Home, names: Sequence[str]) -> dict[str, bytes | None]:
+    """The bytes of objects by the names that git gives them (`<commit>:<path>`), None for one that is not there."""
+    if not names:
+        return {}
+    data = git_bytes(home, home.store, "cat-file", "--batch", stdin="".join(f"{name}\n" for name in names).encode())
+    found: dict[str, bytes | None] = {}
+    at = 0
+    for name in names:
+        end = data.index(b"\n", at)
+        words = data[at:end].split(b" ")
+        if words[-1] == b"missing":
+            found[name], at = None, end + 1
+        else:
+            size = int(words[-1])
+            found[name], at = data[end + 1 : end + 1 + size], end + 1 + size + 1
+    return found
 
 
 def write_blob(home: Home, data: bytes) -> str:

@@ -16,13 +16,13 @@ from cxr_ops import contract
 from cxr_ops.edges import dvc
 from cxr_ops.edges.git import GitError, git, git_bytes
 from cxr_ops.edges.home import Home
-from cxr_ops.edges.store.batches import check_batch, read_pointers
+from cxr_ops.edges.store.batches import check_folder, read_pointers
 from cxr_ops.edges.store.repository import RECIPE, RUN_STATE, resolve_ref
 from cxr_ops.errors import DataError, RefusedError, StorageError
 from cxr_ops.params import Params
 from cxr_ops.records.base import write_atomic
 from cxr_ops.records.data import DataRevision
-from cxr_ops.records.inputs import Code
+from cxr_ops.records.inputs import Code, LedgerState
 
 # Modes of a run's folder: the owner's alone, or also for all to read.
 _CLOSED: Final = 0o700
@@ -136,16 +136,16 @@ def write_pointers(home: Home, folder: Path, data: DataRevision) -> None:
 
 
 def pull(home: Home, folder: Path, data: DataRevision) -> None:
-    """Bring the batches of a checkout's `dataset/` in, and check every byte.
+    """Bring the batches and events of a checkout's `dataset/` in, and check every byte.
 
     Raises:
-        DataError: a batch is missing from the store, or is not what was ingested.
+        DataError: one is missing from the store, or is not what entered.
         StorageError: the remote does not answer, or the disk is full.
     """
-    targets = [f"{contract.DATASET}/{batch}.dvc" for batch in sorted(data.batches)]
+    targets = [f"{contract.DATASET}/{name}.dvc" for name in sorted(data.digests())]
     dvc.dvc(home, folder, "pull", "--force", *targets)
-    for batch, digest in sorted(data.batches.items()):
-        check_batch(folder / contract.DATASET / batch, digest)
+    for name, digest in sorted(data.digests().items()):
+        check_folder(folder / contract.DATASET / name, digest)
 
 
 def code_changes(home: Home, run: str, code: Code, overrides: Mapping[str, Any]) -> list[str]:
@@ -254,6 +254,32 @@ def run_file(home: Home, commit: str, path: str) -> bytes | None:
         return git_bytes(home, home.store, "cat-file", "blob", f"{commit}:{path}")
     except GitError:
         return None
+
+
+def pinned_ledgers(home: Home) -> dict[str, LedgerState]:
+    """Where the ledger stood when each run of the store was opened, as its `inputs.json` says: run commit -> state.
+
+    Runs that were opened without a ledger are left out.
+
+    Raises:
+        StorageError: what a run commit says is damaged.
+    """
+    if not home.store.is_dir():
+        return {}
+    found: dict[str, LedgerState] = {}
+    for commit in git(home, home.store, "for-each-ref", "--format=%(objectname)", "refs/cxr/runs").split():
+        data = run_file(home, commit, contract.INPUTS)
+        try:
+            said = json.loads(data)["ledger"] if data is not None else None
+            if said is not None:
+                found[commit] = LedgerState.model_validate(said)
+        except (ValueError, KeyError, TypeError) as error:
+            raise StorageError(
+                f"{contract.INPUTS} of the run commit {commit[:12]} does not say where the ledger stood",
+                where=home.store,
+                fix="restore the store from a backup",
+            ) from error
+    return found
 
 
 def commit_workspace(home: Home, workspace: Path, message: str) -> str:

@@ -28,7 +28,7 @@ def snapshot(home: Home) -> Code:
         SettingsError: a new file is too large to be code.
     """
     ensure_store(home)
-    head = _project_head(home)
+    head = checked_out(home)
     if head is not None and resolve_ref(home, f"refs/cxr/code/{head}") is None:
         fetch = ("fetch", "--quiet", "--no-tags", "--no-write-fetch-head", "--update-shallow")
         git(home, home.store, *fetch, str(home.project), f"{head}:refs/cxr/code/{head}")
@@ -105,7 +105,7 @@ def is_reviewed(home: Home, commit: str, source: str) -> bool:
     return True
 
 
-def _project_head(home: Home) -> str | None:
+def checked_out(home: Home) -> str | None:
     """The commit that is checked out, None where the project is no repository of its own or has no commit."""
     try:
         if Path(git(home, home.project, "rev-parse", "--show-toplevel")).resolve() != home.project.resolve():

@@ -1,11 +1,13 @@
 """What a stage and the process of a package say to one another: arrays as safetensors, words as JSON, no pickle.
 
-    stage -> package   order: JSON, then the package's four files      asks for arrays: SCORES or MAPS, then pictures
+    stage -> package   order: JSON, then the package's four files      asks for arrays: a word, then pictures
     package -> stage   READY, once its machine is known; READY, once it is built       ARRAY and the array, or
                        FAULT and an error as JSON, after which it ends
 
 Each is one message of `multiprocessing.connection`, of which only the functions that carry bytes are used. What comes
 from a package is believed by nobody: it has a limit of length, and its shape and values are checked.
+
+The word is SCORES; MAPS with a method and the side of the input in pixels, 0 for the model's own; RANDOM with a seed.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ import safetensors.numpy
 
 SCORES: Final = b"scores"
 MAPS: Final = b"maps"
+RANDOM: Final = b"random"
 
 READY: Final = b"ready"
 ARRAY: Final = b"array"

@@ -22,7 +22,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -122,15 +122,20 @@ def _serve(stage: Connection) -> None:
         with reproducible(machine):
             model = package.build(checked(files, Path(), order["digest"]))
             stage.send_bytes(channel.READY)
-            answers: dict[bytes, Callable[[list[Any]], npt.NDArray[np.float32]]] = {
+            answers: dict[bytes, Callable[..., npt.NDArray[np.float32]]] = {
                 channel.SCORES: lambda pixels: scoring.score(
                     model, pixels, batch_size=len(pixels), device=machine.device
                 ),
-                channel.MAPS: lambda pixels: cam.grad_cam(model, pixels, batch_size=len(pixels)).maps,
+                channel.MAPS: lambda pixels, method, size: (
+                    cam.grad_cam(model, pixels, batch_size=len(pixels), method=method, size=int(size) or None).maps
+                ),
+                channel.RANDOM: lambda pixels, seed: cam.randomized(
+                    model, pixels, seed=int(seed), batch_size=len(pixels)
+                ),
             }
             while True:
-                answer = answers[stage.recv_bytes()]
-                found = answer(channel.unpack(stage.recv_bytes()))
+                word, *options = stage.recv_bytes().split()
+                found = answers[word](channel.unpack(stage.recv_bytes()), *(option.decode() for option in options))
                 stage.send_bytes(channel.ARRAY)
                 stage.send_bytes(channel.pack([found]))
     except CxrError as error:

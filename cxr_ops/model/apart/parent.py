@@ -32,7 +32,7 @@ from cxr_ops.contract import PACKAGE_FILES
 from cxr_ops.errors import CxrError, DataError
 from cxr_ops.labels import FINDINGS
 from cxr_ops.model.apart import channel
-from cxr_ops.params import Train
+from cxr_ops.params import MapMethod, Train
 
 Pixels = npt.NDArray[np.uint8]
 Array = npt.NDArray[np.float32]
@@ -40,6 +40,7 @@ Array = npt.NDArray[np.float32]
 START_SECONDS: Final = 600.0  # torch comes from a cold disk in minutes
 # A process that gives no answer for so long hangs: an image takes seconds even where others want the same processors.
 IMAGE_SECONDS: Final = 60.0
+_RANDOM_PASSES: Final = 6  # of each image, where weights are drawn at random
 _END_SECONDS: Final = 5.0  # in which a process that hung up is gone
 _START: Final = (
     "import sys; control, *sys.path = sys.argv[1:]; from cxr_ops.model.apart.child import main; main(int(control))"
@@ -182,22 +183,46 @@ class Process:
             raise self._refusal("the model's code gives a number for a finding that it was not trained on")
         return found
 
-    def maps(self, pixels: Sequence[Pixels]) -> Array:
+    def maps(self, pixels: Sequence[Pixels], *, method: MapMethod = "grad_cam", size: int | None = None) -> Array:
         """Compute heat maps of decoded radiographs as one batch; see `cxr_ops.model.cam.grad_cam`.
 
         Args:
             pixels: uint8 H x W each, in their own size; at least one.
+            method: of `cam`.
+            size: side of the input in pixels; None for the model's own.
 
         Returns:
-            (N, 14, h, w) float32, at least 0, in logits.
+            (N, 14, h, w) float32, at least 0.
 
         Raises:
             DataError: the package's network has no head that can be explained, an image is not grey 8-bit, or what
                 comes back are no maps.
             CxrError: the process died, or did not answer.
         """
-        found = self._answer(channel.MAPS, pixels)
+        found = self._answer(channel.MAPS, pixels, method, str(size or 0))
         if found.ndim != 4 or found.shape[:2] != (len(pixels), len(FINDINGS)) or not found.size:
+            raise self._refusal(f"the model's code gives {_shape(found)} numbers as maps of {len(pixels)} images")
+        if not (np.isfinite(found).all() and (found >= 0).all()):
+            raise self._refusal("the model's code gives maps that are not finite, or below 0")
+        return found
+
+    def randomized(self, pixels: Sequence[Pixels], seed: int) -> Array:
+        """Compute the maps with weights drawn at random, a part more at each step; see `cxr_ops.model.cam.randomized`.
+
+        Args:
+            pixels: uint8 H x W each, in their own size; at least one.
+            seed: of the draw.
+
+        Returns:
+            (steps, N, 14, h, w) float32, at least 0, a step a name in `stats.heat_maps.STEPS`.
+
+        Raises:
+            DataError: as `maps`, or the network has no such parts.
+            CxrError: the process died, or did not answer.
+        """
+        found = self._answer(channel.RANDOM, pixels, str(seed), passes=_RANDOM_PASSES)
+        expected = (_RANDOM_PASSES, len(pixels), len(FINDINGS))
+        if found.ndim != 5 or found.shape[:3] != expected or not found.size:
             raise self._refusal(f"the model's code gives {_shape(found)} numbers as maps of {len(pixels)} images")
         if not (np.isfinite(found).all() and (found >= 0).all()):
             raise self._refusal("the model's code gives maps that are not finite, or below 0")
@@ -228,9 +253,9 @@ class Process:
 
     # ------------------------------------------------------------------------------------------------ answers
 
-    def _answer(self, wanted: bytes, pixels: Sequence[Pixels]) -> Array:
-        with self._watched(IMAGE_SECONDS * len(pixels)):
-            self._stage.send_bytes(wanted)
+    def _answer(self, wanted: bytes, pixels: Sequence[Pixels], *options: str, passes: int = 1) -> Array:
+        with self._watched(IMAGE_SECONDS * len(pixels) * passes):
+            self._stage.send_bytes(b" ".join([wanted, *(option.encode() for option in options)]))
             self._stage.send_bytes(channel.pack(pixels))
             data = self._receive()
         try:

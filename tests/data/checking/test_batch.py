@@ -90,7 +90,7 @@ def test_the_scale_of_a_box_list_is_that_of_the_whole_list(make_nih: MakeNih) ->
     checked = boxed(make_nih(patients=4), "00000001_000.png,Mass,500,400,150,200", "00000002_000.png,Mass,1,1,9,9")
     assert (len(checked.boxes), checked.boxes_left_out, len(checked.frame)) == (0, 2, 8)
     assert [(item.file, item.line) for item in checked.problems] == [(nih.BOXES, None)]
-    assert "1 of 2 boxes reach out of their pictures, such as line 2 out of 32 x 32 pixels" in checked.problems[0].what
+    assert "1 of 2 boxes reaches out of the picture, such as line 2 out of 32 x 32 pixels" in checked.problems[0].what
     assert "those of 1024 x 1024" in checked.problems[0].what
 
 

@@ -118,7 +118,7 @@ def test_a_picture_that_asks_for_too_much_memory_is_refused(tmp_path: Path, monk
     def greedy(data: bytes) -> None:
         raise MemoryError
 
-    monkeypatch.setattr(decode, "inspected", greedy)
+    monkeypatch.setattr(decode, "decode_grey", greedy)
     assert "more memory" in str(taken(tmp_path, dicom(), Reading(kind="dicom")))
 
 

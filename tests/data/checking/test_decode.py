@@ -110,12 +110,20 @@ def test_a_bomb_is_refused_on_its_header() -> None:
 
 def test_text_never_reaches_the_decoder(monkeypatch: pytest.MonkeyPatch) -> None:
     """A text chunk that unpacks to 50 MB is left out of what is decoded."""
-    data = with_chunk(png(), b"zTXt", b"Comment\0\0" + zlib.compress(bytes(50_000_000)))
+    text = zlib.compress(bytes(50_000_000))
     given: list[bytes] = []
-    real = cv2.imdecode
-    monkeypatch.setattr(cv2, "imdecode", lambda array, how: given.append(array.tobytes()) or real(array, how))
-    assert np.array_equal(decode.decode_grey(data), GREY)
-    assert given == [png()]
+    opencv, plain = cv2.imdecode, decode.png.decode
+    monkeypatch.setattr(cv2, "imdecode", lambda array, how: given.append(array.tobytes()) or opencv(array, how))
+    monkeypatch.setattr(
+        decode.png,
+        "decode",
+        lambda header, deflated: given.append(header + b"".join(deflated)) or plain(header, deflated),
+    )
+    for kind, content in ((b"zTXt", b"Comment\0\0" + text), (b"iCCP", b"profile\0\0" + text)):
+        assert np.array_equal(decode.decode_grey(with_chunk(png(), kind, content)), GREY)
+        palette = png(Image.fromarray(GREY).convert("P"))
+        assert np.array_equal(decode.decode_grey(with_chunk(palette, kind, content)), GREY)
+    assert given == [png()[16:29] + png()[41:-16], *([] if decode.png.INSTALLED else [png()]), palette] * 2
 
 
 @pytest.mark.parametrize(

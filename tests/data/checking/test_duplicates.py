@@ -6,8 +6,11 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from cxr_ops.data.checking.batch import check
+from cxr_ops.data.checking.batch import build, check
+from cxr_ops.data.checking.duplicates import look_up
+from cxr_ops.data.index import Index
 from cxr_ops.data.sources import nih
+from cxr_ops.records.base import sha256_file
 
 MakeNih = Callable[..., Path]
 ENTRIES = "Data_Entry_2017.csv"
@@ -42,3 +45,30 @@ def test_the_real_duplicate_is_found(nih_sample: Path) -> None:
     checked = check(nih.read_folder(nih_sample), "sample")
     assert [(item.image_id, item.line) for item in checked.problems] == [("00002658_002.png", 371)]
     assert (len(checked.frame), checked.total) == (1297, 1298)
+
+
+def test_the_index_finds_what_the_tables_hold(make_nih: MakeNih, tmp_path: Path) -> None:
+    """Rows that are held, shown again or contradicted are the same ones by the index as by reading every table."""
+    held: dict[str, Path] = {}
+    for name, first in (("one", 1), ("two", 7)):
+        build(
+            tmp_path / name, check(nih.read_folder(make_nih(f"{name}-nih", patients=6, first=first)), name, processes=1)
+        )
+        held[name] = tmp_path / name
+    again = make_nih("again", patients=8, first=5)  # 5 to 10 are held, 11 and 12 partly
+    edit(again, "00000012_000.png", "00000099_000.png")
+    image(again, "00000012_000.png").rename(image(again, "00000099_000.png"))
+    for _ in range(2):  # both images of the patient
+        edit(again, ",12,32,F,", ",12,32,M,")
+    listing = nih.read_folder(again)
+    digests = {name: sha256_file(folder / "batch.json") for name, folder in held.items()}
+    with Index(tmp_path / "index.sqlite") as index:
+        for name, folder in held.items():
+            index.add(digests[name], folder)
+        by_index = check(
+            listing, "three", known=lambda rows, seen: look_up(rows, seen, index, digests.values()), processes=1
+        )
+    by_tables = check(listing, "three", held, processes=1)
+    assert [str(item) for item in by_index.problems] == [str(item) for item in by_tables.problems]
+    assert {"in the data set and" in item.what for item in by_index.problems} == {True, False}
+    assert len(by_index.problems) >= 12

@@ -57,7 +57,7 @@ def test_a_release_is_read(tmp_path: Path) -> None:
         "labels without a counterpart among the 14 findings were dropped: Lung Lesion 1, Lung Opacity 1, Fracture 1, "
         "Support Devices 3 positive images"
     ) in read.notes
-    assert "1 of 5 images were left out: none of their labels has a counterpart" in read.notes
+    assert "1 of 5 images was left out: none of the labels has a counterpart" in read.notes
 
 
 def test_uncertain_labels_follow_a_policy_a_finding(tmp_path: Path) -> None:

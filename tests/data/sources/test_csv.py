@@ -91,7 +91,7 @@ def test_a_column_of_names_is_read(folder: Path) -> None:
     assert "'fluids' stands for none of the findings in the mapping; the nearest is 'fluid'" in found[1]
     put(folder / csv.MAPPING, "column: dx,", "column: dx, others: ignore,")
     read = csv.read_folder(folder)
-    assert "1 names stand for none of the findings: fluids (1)" in read.notes
+    assert "1 name stands for none of the findings: fluids (1)" in read.notes
     assert [row.labels[at[0]] for row in read.rows if row.image_id == "b-1.png"] == [0]
 
 

@@ -57,8 +57,8 @@ def test_images_get_the_labels_of_their_study(folder: Path) -> None:
     ]
     assert labels(read.rows[0]) == labels(read.rows[1]) == dict.fromkeys(mimic.LABELLED, 0)
     assert labels(read.rows[2]) == {"Consolidation": 1, "Effusion": -1, "Pneumonia": 0}
-    assert "1 of 5 images of mimic-cxr-2.0.0-metadata.csv are not here, and were left out" in read.notes
-    assert "1 of 4 images were left out: none of their labels has a counterpart" in read.notes
+    assert "mimic-cxr-2.0.0-metadata.csv: 1 of 5 images is not here, and left out" in read.notes
+    assert "1 of 4 images was left out: none of the labels has a counterpart" in read.notes
     assert registry.recognise(folder) == ("mimic", "mimic-cxr-2.0.0-metadata.csv is here")
 
 

@@ -93,8 +93,8 @@ def test_the_first_release_is_read(folder: Path) -> None:
     read = nih.read_folder(folder)
     assert (read.rows, read.problems) == (expected, [])
     assert read.notes == [
-        "40 of 40 patient ids have leading zeros and were read as numbers",
-        "40 of 40 ages are written like 058Y and were read as whole years",
+        "40 of 40 patient ids have leading zeros: ids are read as numbers",
+        "40 of 40 ages are written like 058Y and read as whole years",
     ]
 
 
@@ -172,7 +172,7 @@ def test_an_impossible_age_is_missing(folder: Path) -> None:
     edit(folder, 3, ",1,21,", ",1,,")
     read = nih.read_folder(folder)
     assert [row.age for row in read.rows[:3]] == [None, None, 22]
-    assert read.notes == ["2 of 40 ages are empty or above 120 years and were taken as missing"]
+    assert read.notes == ["2 of 40 ages are empty or above 120 years and taken as missing"]
 
 
 def test_one_patient_in_two_spellings_is_one(folder: Path) -> None:
@@ -302,7 +302,7 @@ def test_boxes_of_absent_images_are_counted(folder: Path) -> None:
     read = nih.read_folder(folder)
     assert (len(read.boxes), read.problems) == (1, [])
     assert read.notes[0] == (
-        "30 of 31 boxes of BBox_List_2017.csv are of images that Data_Entry_2017.csv does not name, and were left out"
+        "BBox_List_2017.csv: 30 of 31 boxes are of images that Data_Entry_2017.csv does not name, and left out"
     )
 
 

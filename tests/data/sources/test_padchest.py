@@ -58,8 +58,8 @@ def test_whole_names_become_findings(folder: Path) -> None:
     assert named == [{"Effusion"}, {"Nodule"}, set(), set(), set()]
     assert [labels(row)["Mass"] for row in read.rows] == [0, 0, 0, None, None]
     assert any("3 labels have no counterpart" in note and "pseudonodule (1)" in note for note in read.notes)
-    assert "1 of 6 rows have no labels: all of their findings are missing" in read.notes
-    assert "1 of 6 rows are marked 'exclude': all of their findings are missing" in read.notes
+    assert "1 of 6 rows has no labels: all findings of such a row are missing" in read.notes
+    assert "1 of 6 rows is marked 'exclude': all findings of such a row are missing" in read.notes
     assert "2 of 6 rows were labelled by a network, not by a radiologist" in read.notes
 
 
@@ -83,7 +83,7 @@ def test_people_and_views_are_read(folder: Path) -> None:
 def test_rows_of_folders_that_are_not_here_are_counted(folder: Path) -> None:
     """The release's table beside some of its folders is no fault; a picture that lacks in a folder that is here is."""
     read = padchest.read_folder(folder)
-    assert "1 of 6 rows are of folders that are not here, and were left out" in read.notes
+    assert "1 of 6 rows is of folders that are not here, and left out" in read.notes
     assert read.total == 5
     (folder / "0" / "2_c.png").unlink()
     [problem] = padchest.read_folder(folder).problems

@@ -106,10 +106,10 @@ def test_patients_are_the_nihs_where_the_mapping_is_here(folder: Path) -> None:
     read = rsna.read_folder(folder, ONES)
     assert [row.patient_id for row in read.rows] == ["123", "123", "30805"]
     (folder / rsna.MAPPINGS).write_text(json.dumps(entries[:2]))
-    with pytest.raises(DataError, match=r"1 pictures of .* have no picture of the NIH's, first 00322d4d"):
+    with pytest.raises(DataError, match=r"1 picture of .* without a picture of the NIH's, first 00322d4d"):
         rsna.read_folder(folder, ONES)
     (folder / rsna.MAPPINGS).write_text("{}")
-    with pytest.raises(DataError, match="have no picture of the NIH's"):
+    with pytest.raises(DataError, match="without a picture of the NIH's"):
         rsna.read_folder(folder, ONES)
     (folder / rsna.MAPPINGS).write_text("[1]")
     with pytest.raises(DataError, match="not the makers'"):

@@ -77,8 +77,8 @@ def test_boxes_become_the_projects(folder: Path) -> None:
     first = [(box.finding, box.x, box.y, box.w, box.h) for box in read.boxes if box.image_id == f"{IDS[0]}.png"]
     assert first == [("Effusion", 1, 2, 10, 20.5), ("Effusion", 2, 2, 10, 20)]
     assert len(read.boxes) == 5
-    assert any("1 boxes are around findings that most readers did not see" in note for note in read.notes)
-    assert any("1 boxes are of classes without a counterpart: Nodule/Mass (1)" in note for note in read.notes)
+    assert any("1 box is around findings that most readers did not see" in note for note in read.notes)
+    assert any("1 box is of classes without a counterpart: Nodule/Mass (1)" in note for note in read.notes)
 
 
 def test_headers_say_age_sex_and_view(folder: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from cxr_ops.edges.home import Home
 from cxr_ops.edges.store import batches
 from cxr_ops.errors import DataError, StorageError
 from cxr_ops.records.base import sha256_file, tree_digest
+from cxr_ops.records.data import Event
 
 
 def test_batch_enters_the_data_set_once(home: Home, tmp_path: Path) -> None:
@@ -134,3 +137,31 @@ def test_small_files_of_all_batches_are_fetched_without_the_shards(installed: In
         assert not (path / "shard-00000.tar").exists()
     shards = {sha256_file(folder / "shard-00000.tar") for folder in folders.values()}
     assert shards.isdisjoint(sha256_file(path) for path in elsewhere.dvc_cache.rglob("*") if path.is_file())
+
+
+def test_tables_that_were_fetched_are_compared_each_time(installed: Installation) -> None:
+    """A table, record or event in `batches/` that was changed is an error with what to type; that brings it back."""
+    home = installed.home
+    first = batches.data_revision(home)
+    assert first is not None
+    event = Event(name="event.00001", kind="withdraw", patients=["9"], images=["9.png"], by="Ann", reason="asked")
+    batches.add_event(home, event, first)
+    (name,) = first.batches
+
+    def read() -> tuple[bytes, list[Event]]:
+        return (batches.batch_files(home)[name] / "manifest.csv").read_bytes(), batches.read_events(home)
+
+    before = read()
+    for path in sorted((home.root / "batches").glob("*/*")):
+        kept = path.read_bytes()
+        path.write_bytes(kept.replace(b"9", b"8") if path.name == "event.json" else kept[:-1] + b" ")
+        with pytest.raises(DataError, match=f"{path.name} of .* is not what was fetched") as caught:
+            read()
+        assert (caught.value.where, shlex.split(caught.value.fix.partition(",")[0])) == (
+            str(path),
+            ["rm", "-r", str(path.parent)],
+        )
+        path.write_bytes(kept)
+        assert read() == before
+    shutil.rmtree(path.parent)  # as the error says
+    assert read() == before

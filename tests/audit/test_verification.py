@@ -1,0 +1,294 @@
+"""Bundles that were changed, by accident or on purpose, on the bundle that `tests/golden/` keeps."""
+
+from __future__ import annotations
+
+import io
+import json
+import lzma
+import random
+import tarfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from cxr_ops.audit import archive, signature, verification
+from cxr_ops.audit.entries import Anchor, Entry, seal
+from cxr_ops.audit.verification import Outside, Verified
+from cxr_ops.errors import DataError
+from cxr_ops.records.base import canonical_json, sha256_bytes
+from cxr_ops.records.bundle import CONTENTS, Bundle
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "next" / "bundle.tar.xz"
+Check = Callable[..., Verified]
+
+
+@pytest.fixture(scope="module")
+def data() -> bytes:
+    return lzma.decompress(GOLDEN.read_bytes())
+
+
+@pytest.fixture(scope="module")
+def files(data: bytes, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    path = tmp_path_factory.mktemp("golden") / "whole.tar"
+    path.write_bytes(data)
+    return archive.unpack(path)[1]
+
+
+@pytest.fixture(scope="module")
+def bundle(files: dict[str, bytes]) -> Bundle:
+    return Bundle.model_validate_json(files[CONTENTS])
+
+
+@pytest.fixture
+def check(tmp_path: Path) -> Check:
+    def verify(found: bytes, outside: Outside | None = None) -> Verified:
+        path = tmp_path / "bundle.tar"
+        path.write_bytes(found)
+        return verification.verify(path, outside)
+
+    return verify
+
+
+@pytest.fixture(scope="module")
+def remembered() -> Iterator[None]:
+    """Evidence is computed again once for the same scores, plan and settings: it takes half a second."""
+    real, known = verification._computed_again, {}
+
+    def computed(read):
+        names = ("scores/test.csv", "scores/validation.csv", "run/pccp.demo.yaml", "run/params.yaml")
+        key = tuple(sha256_bytes(read.files.get(name, b"")) for name in (*names, verification.EVALUATION))
+        return known[key] if key in known else known.setdefault(key, real(read))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(verification, "_computed_again", computed)
+        yield
+
+
+def sealed(bundle: Bundle, files: dict[str, bytes]) -> bytes:
+    """A bundle of changed files whose digests and seal were made to fit, as somebody who knows the format can."""
+    digests = {name: sha256_bytes(found) for name, found in files.items() if name != CONTENTS}
+    contents = bundle.model_copy(update={"files": digests}).sealed()
+    return archive.pack({**files, CONTENTS: contents.to_bytes()})
+
+
+def flipped(found: bytes, place: int) -> bytes:
+    return found[:place] + bytes([found[place] ^ 1]) + found[place + 1 :]
+
+
+def failures(found: Verified) -> list[str]:
+    return [line.what for line in found.lines if line.outcome == "fails"]
+
+
+def told(check: Check, found: bytes) -> str:
+    """What `verify` says against a bundle, in whichever way it says it."""
+    try:
+        return " ".join(failures(check(found)))
+    except DataError as error:
+        return str(error)
+
+
+def test_the_bundle_of_this_version_holds(data: bytes, check: Check) -> None:
+    """Nothing fails; what was not checked is said: the models, the names, the key's owner, anchors from elsewhere."""
+    found = check(data)
+    assert (found.whole, failures(found), found.verdict) == (True, [], "PROMOTE")
+    unchecked = " ".join(line.what for line in found.lines if line.outcome == "not checked")
+    for word in ("the models give these scores", "--key FILE", "--anchors FOLDER", "names of patients"):
+        assert word in unchecked
+    assert any("same to the last bit" in line.what or "of their size" in line.what for line in found.lines)
+
+
+def test_a_flipped_byte_of_any_file_is_found(
+    data: bytes, files: dict[str, bytes], bundle: Bundle, check: Check
+) -> None:
+    """One bit is enough, in every file, its header, and at 200 places of the whole; the file is named."""
+    place, places = 0, {}
+    for name in archive._in_order(files):
+        size = len(files[name])
+        places[name] = (place + 100, place + archive.BLOCK, place + archive.BLOCK + size // 2)
+        place += archive.BLOCK + size + -size % archive.BLOCK
+        for one in places[name]:
+            assert name in told(check, flipped(data, one))
+    for one in random.Random(0).sample(range(len(data)), 200):
+        assert told(check, flipped(data, one))
+
+
+def test_a_changed_file_is_found_though_all_digests_were_made_to_fit(
+    files: dict[str, bytes], bundle: Bundle, check: Check, remembered: None
+) -> None:
+    """Whoever writes `bundle.json` anew is found by ledger, commit, signature, records and figures, in every file."""
+    unseen = []
+    ledger = sorted(name for name in files if name.startswith(("ledger/", "anchors/")))
+    for name in sorted(files.keys() - {CONTENTS, *ledger[1:-1]}):  # first and last: each takes a third of a second
+        place = len(files[name]) // 2
+        if name.startswith("scores/"):
+            place = files[name].index(b"0.", place) + 2
+        if not told(check, sealed(bundle, {**files, name: flipped(files[name], place)})):
+            unseen.append(name)
+    assert unseen == []
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("git/tree", b"100644 no end"),
+        ("model/model.json", b"[" * 100_000),
+        ("model/model.sig", b"{}"),
+        ("run/dvc.lock", b"stages: {a: {outs: 3}}"),
+        ("run/params.yaml", b"&a [*a]"),
+        ("run/gate/verdict.json", b"null"),
+        ("scores/test.csv", b"image,patient,case\n1,2\n"),
+        ("scores/validation.csv", b"\xff"),
+    ],
+)
+def test_files_that_mean_nothing_fail_with_a_word(
+    files: dict[str, bytes], bundle: Bundle, check: Check, remembered: None, name: str, content: bytes
+) -> None:
+    """What is damaged on purpose, with digests to fit, is a failure like any other, and no traceback."""
+    assert failures(check(sealed(bundle, {**files, name: content})))
+
+
+def test_other_scores_or_figures_do_not_agree(files: dict[str, bytes], bundle: Bundle, check: Check) -> None:
+    """The places in which the evidence differs from what follows from the scores are named."""
+    head, first, *rest = files["scores/test.csv"].decode().splitlines()
+    column = head.split(",").index("Mass_challenger")
+    row = first.split(",")
+    row[column] = "0.999"
+    changed = "\n".join([head, ",".join(row), *rest]) + "\n"
+    said = " ".join(failures(check(sealed(bundle, {**files, "scores/test.csv": changed.encode()}))))
+    assert "evidence: by the scores findings[4].challenger" in said
+
+
+def test_a_verdict_that_the_rule_does_not_give_is_found(
+    files: dict[str, bytes], bundle: Bundle, check: Check, remembered: None
+) -> None:
+    """A producer who writes another verdict, and ledger and digests to fit, is contradicted by plan and scores."""
+    verdict = json.loads(files[verification.VERDICT])
+    verdict |= {"verdict": "REJECT", "evidence_says": "REJECT"}
+    edited = {**files, verification.VERDICT: canonical_json(verdict)}
+    before = None
+    for name in sorted(one for one in files if one.startswith("ledger/")):
+        entry = Entry.model_validate_json(files[name])
+        body = dict(entry.body)
+        if entry.kind == "decision" and body["run"] == bundle.run:
+            body |= {"verdict": "REJECT", "verdict_digest": sha256_bytes(edited[verification.VERDICT])}
+        made = entry.model_copy(update={"prev": before, "body": body})
+        made = made.model_copy(update={"seal": seal(made)})
+        edited[name], before = made.to_bytes(), made.digest()
+        if entry.kind == "decision" and body["run"] == bundle.run:
+            decision = made.digest()
+    contents = bundle.model_copy(update={"decision": decision, "head": before})
+    said = failures(check(sealed(contents, {n: d for n, d in edited.items() if not n.startswith("anchors/")})))
+    assert any(
+        "the verdict is REJECT in the verdict, and the rule makes PROMOTE of the evidence" in one for one in said
+    )
+
+
+def test_a_cut_ledger_is_contradicted_by_anchors_from_elsewhere(
+    files: dict[str, bytes], bundle: Bundle, check: Check, remembered: None
+) -> None:
+    """The end of a ledger that was cut off, with its anchors, is missed by who brings a copy of the anchors alone."""
+    names = sorted(name for name in files if name.startswith("ledger/"))
+    anchors = {Path(name).name: data for name, data in files.items() if name.startswith("anchors/")}
+    last = max(Anchor.model_validate_json(data).entries for data in anchors.values())
+    assert last == len(names)
+    cut = {name: data for name, data in files.items() if name != names[-1] and f"{last:08d}.json" not in name}
+    contents = bundle.model_copy(
+        update={"entries": last - 1, "head": Entry.model_validate_json(files[names[-2]]).digest()}
+    )
+    alone = " ".join(failures(check(sealed(contents, cut))))
+    assert "anchors" not in alone
+    said = failures(check(sealed(contents, cut), Outside(anchors=anchors)))
+    assert any(f"the ledger held {last} entries, and here it ends with {last - 1}" in one for one in said)
+
+
+def test_keys_and_anchors_that_the_reader_brings_are_compared(
+    data: bytes, files: dict[str, bytes], check: Check, remembered: None
+) -> None:
+    """With the owner's key and anchors nothing of either is left unchecked; with other ones the bundle fails."""
+    own = files[verification.KEY]
+    anchors = {Path(name).name: one for name, one in files.items() if name.startswith("anchors/")}
+    found = check(data, Outside(keys={signature.fingerprint(own): own}, anchors=anchors))
+    assert found.whole
+    assert not any("--key" in line.what or "--anchors" in line.what for line in found.lines)
+    assert any("anchors that you named: " in line.what for line in found.lines)
+    other = {f"{'0' * 16}-00000001.json": canonical_json({"format": 1, "entries": 1, "head": "a", "first": "b"})}
+    assert "none of the 1 anchors that you named is of this ledger" in failures(check(data, Outside(anchors=other)))
+    assert any("not believed here" in one for one in failures(check(data, Outside(keys={}))))
+
+
+def _tar(*members: tuple[tarfile.TarInfo, bytes], form: int = tarfile.USTAR_FORMAT) -> bytes:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w", format=form) as tar:
+        for member, content in members:
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    return out.getvalue()
+
+
+def _member(name: str, kind: bytes = tarfile.REGTYPE, link: str = "", **other: object) -> tarfile.TarInfo:
+    member = tarfile.TarInfo(name)
+    member.type, member.linkname = kind, link
+    for key, value in other.items():
+        setattr(member, key, value)
+    return member
+
+
+@pytest.mark.parametrize(
+    ("member", "said"),
+    [
+        (_member("../../etc/passwd"), "a name that leads elsewhere"),
+        (_member("/etc/passwd"), "a name that leads elsewhere"),
+        (_member("run/../../x"), "a name that leads elsewhere"),
+        (_member("run/x", tarfile.SYMTYPE, "/etc/passwd"), "a symbolic link"),
+        (_member("run/x", tarfile.LNKTYPE, CONTENTS), "a hard link"),
+        (_member("run", tarfile.DIRTYPE), "a folder"),
+        (_member("run/x", tarfile.CHRTYPE), "a device"),
+        (_member("run/x", tarfile.FIFOTYPE), "a pipe"),
+        (_member("run/x", mode=0o4755), "not as cxr-ops writes it"),
+        (_member("run/x", uid=1000), "not as cxr-ops writes it"),
+        (_member("run/x", mtime=1), "not as cxr-ops writes it"),
+        (_member(CONTENTS), "twice"),
+    ],
+)
+def test_a_hostile_member_is_refused(files: dict[str, bytes], check: Check, member: tarfile.TarInfo, said: str) -> None:
+    """Names that lead out, links, devices, rights, owners, times and a second file of a name are refused by name."""
+    with pytest.raises(DataError, match=said):
+        check(_tar((_member(CONTENTS), files[CONTENTS]), (member, b"")))
+
+
+def test_what_is_no_bundle_is_refused(data: bytes, files: dict[str, bytes], check: Check) -> None:
+    """Sizes that the file does not have, extended headers, cut and lengthened bundles, other files, deep JSON."""
+    first = archive._header(CONTENTS, len(files[CONTENTS]))
+    huge = archive._header("run/x", 8**11 - 1)
+    start = first + files[CONTENTS] + bytes(-len(files[CONTENTS]) % archive.BLOCK)
+    cases = {
+        "claims to be longer than the bundle is": start + huge,
+        "an extended header": start + _tar((_member("run/ä"), b""), form=tarfile.PAX_FORMAT),
+        "cut off": data[:-1024],
+        "cut off or added": data + b"\0",
+        "does not begin with bundle.json": b"PK\x03\x04" + data,
+        "is no bundle": b"",
+        "does not stand in its place": archive.pack(files)[: -2 * archive.BLOCK]
+        + archive._header("anchors/a.json", 0)
+        + bytes(2 * archive.BLOCK),
+        "is damaged": archive.pack({CONTENTS: b"[" * 100_000}),
+    }
+    for said, found in cases.items():
+        with pytest.raises(DataError, match=said):
+            check(found)
+
+
+def test_a_later_format_is_refused_with_the_version_that_is_needed(files: dict[str, bytes], check: Check) -> None:
+    """Whatever else such a bundle holds, the error names the version of cxr-ops that wrote it."""
+    said = {**json.loads(files[CONTENTS]), "format": 99, "version": "7.1.0", "more": {}}
+    with pytest.raises(DataError, match="format 99, and this version of cxr-ops reads formats up to 1") as raised:
+        check(archive.pack({CONTENTS: canonical_json(said)}) + b"packed in another way")
+    assert "7.1.0" in str(raised.value.fix)
+
+
+def test_equal_files_give_equal_bytes(data: bytes, files: dict[str, bytes]) -> None:
+    """A bundle that is written again has the same bytes, and any tar reads it."""
+    assert archive.pack(dict(reversed(files.items()))) == data
+    with tarfile.open(fileobj=io.BytesIO(data)) as tar:
+        assert {one.name: tar.extractfile(one).read() for one in tar.getmembers()} == files
