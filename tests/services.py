@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 import urllib.request
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -58,10 +59,16 @@ class S3Server:
             config=Config(retries={"total_max_attempts": 2}, connect_timeout=5),
         )
 
+    def make_bucket(self, **more: Any) -> str:
+        """Make a bucket that no other test has, for the server is one for many, and return its name."""
+        name = f"cxr-{uuid.uuid4().hex[:12]}"
+        self.client().create_bucket(Bucket=name, **more)
+        return name
+
 
 @pytest.fixture(scope="session")
 def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
-    """SeaweedFS on free ports of 127.0.0.1, for the whole session; make a bucket of your own in it."""
+    """SeaweedFS on free ports of 127.0.0.1, for the whole session; `make_bucket` gives each test one of its own."""
     with seaweed(tmp_path_factory.mktemp("s3")) as server:
         yield server
 

@@ -27,11 +27,7 @@ def bucket(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> str:
     """A bucket with versions and object lock, and the environment to reach it."""
     for name, value in s3_server.environ.items():
         monkeypatch.setenv(name, value)
-    name = "ledger-locked"
-    client = s3_server.client()
-    if name not in {one["Name"] for one in client.list_buckets()["Buckets"]}:
-        client.create_bucket(Bucket=name, ObjectLockEnabledForBucket=True)
-    return name
+    return s3_server.make_bucket(ObjectLockEnabledForBucket=True)
 
 
 WRITERS = 20
@@ -99,11 +95,10 @@ def test_installation_keeps_its_ledger_and_anchors_in_buckets(
 ) -> None:
     """With CXR_LEDGER and CXR_ANCHOR the same ledger is read from any machine, and a cut tail is found."""
     client = s3_server.client()
-    client.create_bucket(Bucket="ledger-plain")
-    client.create_bucket(Bucket="anchors")
+    plain, anchors = s3_server.make_bucket(), s3_server.make_bucket()
     environ = {
-        "CXR_LEDGER": "s3://ledger-plain/of/cxr",
-        "CXR_ANCHOR": "s3://anchors",
+        "CXR_LEDGER": f"s3://{plain}/of/cxr",
+        "CXR_ANCHOR": f"s3://{anchors}",
         "CXR_S3_ENDPOINT": s3_server.endpoint,
         "CXR_PROJECT": str(tmp_path / "project"),
     }
@@ -114,10 +109,8 @@ def test_installation_keeps_its_ledger_and_anchors_in_buckets(
     assert [entry.look.model for entry in open_ledger(second).entries()] == ["0", "1", "2"]
     assert not first.ledger.exists()
     open_ledger(first).witness.put(open_ledger(first).entries())
-    assert doctor._ledger(first).startswith(
-        "3 entries, chain whole; of 20 writers one wins in s3://ledger-plain/of/cxr"
-    )
-    client.delete_object(Bucket="ledger-plain", Key="of/cxr/00000003.json")
+    assert doctor._ledger(first).startswith(f"3 entries, chain whole; of 20 writers one wins in s3://{plain}/of/cxr")
+    client.delete_object(Bucket=plain, Key="of/cxr/00000003.json")
     with pytest.raises(StorageError, match="held 3 entries and now holds 2"):
         doctor._ledger(second)
 

@@ -401,20 +401,20 @@ def test_artifacts_stand_on_s3(s3_server, packages: dict[str, Path], tmp_path: P
         monkeypatch.setenv(key, value)
     monkeypatch.setenv("MLFLOW_S3_ENDPOINT_URL", "http://not-ours")  # put back after the test
     s3 = s3_server.client()
-    s3.create_bucket(Bucket="cxr-mlflow")
+    bucket = s3_server.make_bucket()
     monkeypatch.setenv("no_proxy", "10.0.0.0/8")  # put back after the test, as what follows
     monkeypatch.setenv("NO_PROXY", "10.0.0.0/8")
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")  # the server is on this machine: nobody asks it for that
-    home = make_home(tmp_path, mlflow_artifacts="s3://cxr-mlflow/artifacts", s3_endpoint=s3_server.endpoint)
+    home = make_home(tmp_path, mlflow_artifacts=f"s3://{bucket}/artifacts", s3_endpoint=s3_server.endpoint)
     through(home, packages, tmp_path)
-    objects = s3.list_objects_v2(Bucket="cxr-mlflow")["Contents"]
+    objects = s3.list_objects_v2(Bucket=bucket)["Contents"]
     [weights] = [item["Key"] for item in objects if item["Key"].endswith("weights.safetensors")]
     assert not (home.root / "mlflow" / "artifacts").exists()
-    body = s3.get_object(Bucket="cxr-mlflow", Key=weights)["Body"].read()
-    s3.put_object(Bucket="cxr-mlflow", Key=weights, Body=body[:-1] + bytes([body[-1] ^ 1]))
+    body = s3.get_object(Bucket=bucket, Key=weights)["Body"].read()
+    s3.put_object(Bucket=bucket, Key=weights, Body=body[:-1] + bytes([body[-1] ^ 1]))
     with pytest.raises(StorageError, match="digest is not the one on record"):
         versions.fetch_package(home, "1", package_digest(packages["a"]), tmp_path / "altered")
-    s3.delete_object(Bucket="cxr-mlflow", Key=weights)
+    s3.delete_object(Bucket=bucket, Key=weights)
     with pytest.raises(StorageError, match="its files are not in the artifact store"):
         versions.fetch_package(home, "1", package_digest(packages["a"]), tmp_path / "altered")
 

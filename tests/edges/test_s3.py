@@ -23,12 +23,12 @@ def test_data_travel_by_s3_and_are_checked(
     for name, value in s3_server.environ.items():
         monkeypatch.setenv(name, value)
     client = s3_server.client()
-    client.create_bucket(Bucket="cxr-data")
+    bucket = s3_server.make_bucket()
     for name in ("HTTP_PROXY", "http_proxy", "https_proxy"):  # the server is on this machine: nobody asks them for it
         monkeypatch.setenv(name, "http://127.0.0.1:9")
     monkeypatch.setenv("ALL_PROXY", "socks5://127.0.0.1:9")
     project = make_project(tmp_path / "project")
-    settings = {"CXR_DVC_REMOTE": "S3://cxr-data/dvc/", "CXR_S3_ENDPOINT": s3_server.endpoint}
+    settings = {"CXR_DVC_REMOTE": f"S3://{bucket}/dvc/", "CXR_S3_ENDPOINT": s3_server.endpoint}
     batch = make_batch(tmp_path, "one")
 
     first = make_home(tmp_path / "first", project, **settings)
@@ -47,14 +47,14 @@ def test_data_travel_by_s3_and_are_checked(
     shutil.copytree(first.store, third.store)
     (shard,) = [
         item["Key"]
-        for item in client.list_objects_v2(Bucket="cxr-data")["Contents"]
-        if client.get_object(Bucket="cxr-data", Key=item["Key"])["Body"].read().startswith(b"one pixels")
+        for item in client.list_objects_v2(Bucket=bucket)["Contents"]
+        if client.get_object(Bucket=bucket, Key=item["Key"])["Body"].read().startswith(b"one pixels")
     ]
-    original = client.get_object(Bucket="cxr-data", Key=shard)["Body"].read()
-    client.put_object(Bucket="cxr-data", Key=shard, Body=original[:-1] + b"?")
+    original = client.get_object(Bucket=bucket, Key=shard)["Body"].read()
+    client.put_object(Bucket=bucket, Key=shard, Body=original[:-1] + b"?")
     with pytest.raises(DataError, match="not what its digest says"):
         stage.run(third, run="run-1")
-    client.delete_object(Bucket="cxr-data", Key=shard)
+    client.delete_object(Bucket=bucket, Key=shard)
     with pytest.raises(DataError, match="missing from the store"):
         stage.run(third, run="run-1")
 

@@ -160,24 +160,23 @@ def test_what_started_a_run_is_marked_by_its_key(airflow: Apart) -> None:
 
 def test_a_bucket_is_watched_alike(airflow: Apart, tmp_path: Path, s3_server: S3Server) -> None:
     """Under a prefix of a bucket whole deliveries are announced, mended ones anew, and what is named is waited for."""
-    client = s3_server.client()
-    client.create_bucket(Bucket="cxr-incoming")
+    client, bucket = s3_server.client(), s3_server.make_bucket()
     folder = deliver(tmp_path / "first")
 
     def put(name: str, data: bytes) -> None:
-        client.put_object(Bucket="cxr-incoming", Key=f"new/{name}", Body=data)
+        client.put_object(Bucket=bucket, Key=f"new/{name}", Body=data)
 
     for path in (folder / "images").iterdir():
         put(f"First_1/images/{path.name}", path.read_bytes())
     put("no-end/images/0.png", b"pixels")
     put(".hidden/READY", b"")
-    where, environ = "s3://cxr-incoming/new/", s3_server.environ
+    where, environ = f"s3://{bucket}/new/", s3_server.environ
     assert seen(airflow, where, environ=environ, seconds=1.5) == []
     put("First_1/READY", (sums(folder) + f"{'0f' * 32}  late.csv\n").encode())
     assert seen(airflow, where, environ=environ, seconds=1.5) == []
     put("First_1/late.csv", b"")
     [said] = seen(airflow, where, environ=environ, seconds=10)
-    assert (said["path"], said["batch"]) == ("s3://cxr-incoming/new/First_1", "first-1")
+    assert (said["path"], said["batch"]) == (f"s3://{bucket}/new/First_1", "first-1")
     put("First_1/READY", sums(folder).encode())
     [mended] = seen(airflow, where, environ=environ, seconds=10, taken=[said["key"]])
     assert mended["key"] != said["key"]

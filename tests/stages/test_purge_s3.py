@@ -16,7 +16,6 @@ from cxr_ops.edges.home import Home
 from cxr_ops.edges.store import batches
 from cxr_ops.stages import purge, withdraw
 
-BUCKET = "cxr-purge"
 # It is nowhere in the code, and stands in the names of the patient's pictures.
 PATIENT = str(5550000 + 4441)
 
@@ -34,17 +33,17 @@ def test_nothing_of_the_patient_is_left_in_a_bucket(
     for name, value in s3_server.environ.items():
         monkeypatch.setenv(name, value)
     client = s3_server.client()
-    client.create_bucket(Bucket=BUCKET)
-    client.put_bucket_versioning(Bucket=BUCKET, VersioningConfiguration={"Status": "Enabled"})
+    bucket = s3_server.make_bucket()
+    client.put_bucket_versioning(Bucket=bucket, VersioningConfiguration={"Status": "Enabled"})
     folder = make_nih("folder", patients=3, first=int(PATIENT))
     wanted = [PATIENT.encode(), *(path.read_bytes() for path in (folder / "images").glob(f"0{PATIENT}_*"))]
 
     def found() -> list[str]:
-        told = client.list_object_versions(Bucket=BUCKET)
+        told = client.list_object_versions(Bucket=bucket)
         assert not told["IsTruncated"]
         hits = []
         for one in told.get("Versions", ()):
-            at = {"Bucket": BUCKET, "Key": one["Key"], "VersionId": one["VersionId"]}
+            at = {"Bucket": bucket, "Key": one["Key"], "VersionId": one["VersionId"]}
             data = client.get_object(**at)["Body"].read()
             hits += [one["Key"] for text in wanted if text in data]
         return hits
@@ -54,7 +53,7 @@ def test_nothing_of_the_patient_is_left_in_a_bucket(
             {
                 "CXR_HOME": str(tmp_path / name),
                 "CXR_PROJECT": str(project),
-                "CXR_DVC_REMOTE": f"s3://{BUCKET}/dvc",
+                "CXR_DVC_REMOTE": f"s3://{bucket}/dvc",
                 "CXR_S3_ENDPOINT": s3_server.endpoint,
             }
         )

@@ -40,8 +40,7 @@ def test_a_bucket(tmp_path: Path, s3_server: S3Server, monkeypatch: pytest.Monke
     """In a bucket it is an object; a server that refuses is an error with what to check."""
     for name, value in s3_server.environ.items():
         monkeypatch.setenv(name, value)
-    s3_server.client().create_bucket(Bucket="cxr-purge")
-    settings = {"CXR_DVC_REMOTE": "s3://cxr-purge/dvc", "CXR_S3_ENDPOINT": s3_server.endpoint}
+    settings = {"CXR_DVC_REMOTE": f"s3://{s3_server.make_bucket()}/dvc", "CXR_S3_ENDPOINT": s3_server.endpoint}
     home = make_home(tmp_path / "home", make_project(tmp_path / "project"), **settings)
     batches.add_batch(home, make_batch(tmp_path, "one"))
     check(home, tmp_path)
