@@ -252,7 +252,7 @@ def _taken_over(api: client.Api, session: processes.Session, say: Callable[[str]
         return None
     if session.fresh:
         for run_id in unfinished:
-            say(f"the run {run_id} was cut off and is ended; the new one goes on from its checkpoint")
+            say(f"the run {run_id} is ended: a new one takes its place, and goes on from its checkpoint if it has one")
             api.fail_run(contract.DAG_ID, run_id)
         return None
     if session.alone:

@@ -30,11 +30,11 @@ import os
 from datetime import timedelta
 from typing import Any
 
-from airflow.sdk import DAG, CronTriggerTimetable, Param, chain, task
+from airflow.sdk import DAG, Param, chain, task
 
 from cxr_ops import contract
 from cxr_ops.launchers.arguments import backup_arguments, gc_yes, nothing
-from cxr_ops.launchers.defaults import TASKS
+from cxr_ops.launchers.defaults import TASKS, at
 from cxr_ops.launchers.stage import stage_operator
 
 PARAMS = {
@@ -57,7 +57,7 @@ PARAMS = {
 with DAG(
     contract.MAINTENANCE_DAG_ID,
     doc_md=__doc__,
-    schedule=CronTriggerTimetable("0 1 * * *", timezone="UTC"),
+    schedule=at("0 1 * * *"),
     catchup=False,
     max_active_runs=1,
     max_active_tasks=1,

@@ -44,7 +44,6 @@ from airflow.sdk import (
     DAG,
     Asset,
     AssetOrTimeSchedule,
-    CronTriggerTimetable,
     Param,
     TaskGroup,
     TriggerRule,
@@ -55,7 +54,7 @@ from airflow.sdk import (
 
 from cxr_ops import contract
 from cxr_ops.launchers.arguments import open_arguments, people, promote_arguments
-from cxr_ops.launchers.defaults import TASKS
+from cxr_ops.launchers.defaults import TASKS, at
 from cxr_ops.launchers.notices import Notify
 from cxr_ops.launchers.reports import PREFIX, base
 from cxr_ops.launchers.stage import stage_operator
@@ -118,7 +117,7 @@ with DAG(
     contract.DAG_ID,
     doc_md=__doc__,
     schedule=AssetOrTimeSchedule(
-        timetable=CronTriggerTimetable(os.environ.get("CXR_SCHEDULE") or "0 3 * * 1", timezone="UTC"),
+        timetable=at(os.environ.get("CXR_SCHEDULE") or "0 3 * * 1"),
         assets=[DATASET],
     ),
     catchup=False,

@@ -18,6 +18,7 @@ import threading
 import time
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from importlib import import_module
 from multiprocessing import get_context
 from pathlib import Path
@@ -56,6 +57,8 @@ if told.get("killed"):
     os.kill(os.getpid(), signal.SIGKILL)
 print("a line that is no result")
 time.sleep(told.get("seconds", 0))
+while told.get("held") and not (project / "go").exists():
+    time.sleep(0.1)
 for part in told.get("said", []):
     os.write(2, bytes(part))
     time.sleep(0.5)
@@ -92,7 +95,10 @@ def make_project(folder: Path) -> Path:
 
 
 def script(project: Path, scenario: dict[str, Any]) -> None:
-    """Tell the stand-in what to answer, by verb: `exit_codes` by attempt, `result`, `seconds`, `killed`, `said`."""
+    """Tell the stand-in what to answer, by verb: `exit_codes` by attempt, `result`, `seconds`, `killed`, `said`.
+
+    What is `held` ends when the project has a file `go`.
+    """
     (project / "scenario.json").write_text(json.dumps(scenario), encoding="utf-8")
     (project / "calls.jsonl").write_text("", encoding="utf-8")
 
@@ -245,12 +251,28 @@ def _describe(environ: dict[str, str]) -> tuple[dict[str, Any], list[str]]:
     from airflow.dag_processing.dagbag import DagBag
     from airflow.serialization.serialized_objects import DagSerialization
 
+    told = {}
     with patch.dict(os.environ, environ):
         bag = DagBag()
-        told = {
-            dag_id: {**_facts(dag), "as_shown": str(DagSerialization.to_dict(dag))} for dag_id, dag in bag.dags.items()
-        }
+        for dag_id, dag in bag.dags.items():
+            sent = DagSerialization.to_dict(dag)
+            read = DagSerialization.from_dict(sent)
+            told[dag_id] = {**_facts(dag), "as_shown": str(sent), "first_run": _first_run(read.timetable)}
     return told, list(bag.import_errors.values())
+
+
+def _first_run(timetable: Any) -> datetime | None:
+    """When a DAG runs first that is first seen at 04:00 on a Monday."""
+    from unittest.mock import patch
+
+    from airflow.timetables import trigger
+    from airflow.timetables.base import TimeRestriction
+
+    with patch.object(trigger, "utcnow", lambda: datetime(2026, 11, 30, 4, tzinfo=UTC)):
+        info = timetable.next_dagrun_info(
+            last_automated_data_interval=None, restriction=TimeRestriction(earliest=None, latest=None, catchup=False)
+        )
+    return info and datetime.fromisoformat(info.run_after.isoformat())
 
 
 def _facts(dag: Any) -> dict[str, Any]:

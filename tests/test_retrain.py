@@ -94,17 +94,18 @@ def _kept_up(home: Home) -> Iterator[client.Api]:
 
 def test_one_at_a_time(home: Home, api: client.Api) -> None:
     """A second command is refused with the run, the address and the logs of the first, which ends undisturbed."""
-    script(home.project, {"open": {"seconds": 8, "result": {"no_change": True}}})
+    script(home.project, {"open": {"held": True, "result": {"no_change": True}}})
     first = start(home)
     until(lambda: called(home) == ["open"])
     (run_id,) = api.unfinished_runs(contract.DAG_ID)
     second = start(home)
-    _, said = second.communicate(timeout=60)
-    assert second.returncode == contract.EXIT_BUSY
+    _, said = second.communicate(timeout=240)
+    (home.project / "go").touch()
+    assert second.returncode == contract.EXIT_BUSY, said
     assert run_id in said
     assert api.url in said
     assert str(processes.log_folder(home)) in said
-    summary, said = first.communicate(timeout=120)
+    summary, said = first.communicate(timeout=240)
     assert first.returncode == 0, said
     assert contract.NO_CHANGE in summary
     assert f"using the Airflow at {api.url}" in said
@@ -208,7 +209,7 @@ def test_ui_serves_airflow_and_mlflow_until_it_is_stopped(home: Home, api: clien
     children = psutil.Process(ui.pid).children(recursive=True)
     assert any("mlflow" in " ".join(child.cmdline()) for child in children)
     ui.terminate()
-    assert ui.wait(60) == 0
+    assert ui.wait(240) == 0
     assert not [child for child in psutil.wait_procs(children, timeout=10)[1] if child.is_running()]
 
 

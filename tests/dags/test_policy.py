@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -230,3 +231,16 @@ def test_what_a_container_cannot_run_with_is_refused(runs: Runs, wrong: dict[str
     declared, errors = runs.describe(**DOCKER | wrong)
     assert contract.DAG_ID not in declared
     assert any(says in error for error in errors)
+
+
+@pytest.mark.parametrize(
+    ("dag_id", "first"),
+    [
+        (contract.DAG_ID, datetime(2026, 12, 7, 3, tzinfo=UTC)),
+        (contract.MAINTENANCE_DAG_ID, datetime(2026, 12, 1, 1, tzinfo=UTC)),
+        (contract.PROMOTE_DAG_ID, None),
+    ],
+)
+def test_a_schedule_begins_with_its_next_time(dags: dict[str, Any], dag_id: str, first: datetime | None) -> None:
+    """Where Airflow first sees the DAGs soon after a time of theirs, that time does not start a run."""
+    assert dags[dag_id]["first_run"] == first

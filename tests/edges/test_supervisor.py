@@ -85,7 +85,10 @@ def trainer(home: Home, run: str = RUN) -> int:
 
 
 def alive(pid: int) -> bool:
-    return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def test_stage_runs_once_and_is_restored_in_another_workspace(home: Home) -> None:

@@ -19,12 +19,13 @@ import os
 import re
 import secrets
 import signal
+import sqlite3
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -235,6 +236,7 @@ def _start(home: Home, say: Callable[[str], None]) -> Instance:
     with _claimed_port() as (port, claim):
         env = environment(home, port)
         _migrate(home, env, say)
+        _forget_missed(home)
         say("starting Airflow")
         now = time.time()
         parts: dict[PartName, Part] = {}
@@ -283,6 +285,15 @@ def _migrate(home: Home, env: dict[str, str], say: Callable[[str], None]) -> Non
             f"Airflow's database cannot be made\n{_tail(log)}", where=log, fix="mend what the log names, then retry"
         )
     write_atomic(marker, wanted.encode())
+
+
+def _forget_missed(home: Home) -> None:
+    """Take the next times of the schedules from the database; Airflow computes them anew when it reads the DAGs.
+
+    Times that passed while it was off would be started at once, before and instead of the run that it is started for.
+    """
+    with closing(sqlite3.connect(home.airflow / "airflow.db")) as database, database:
+        database.execute("UPDATE dag SET next_dagrun = NULL, next_dagrun_create_after = NULL")
 
 
 def _wait_until_ready(home: Home, instance: Instance, troubles: Troubles, say: Callable[[str], None]) -> Api:
