@@ -760,10 +760,11 @@ class ChangePlan(Part):
         return self.modification_protocol.update_procedures.require_clean_code
 
 
-class _OneOfEachKey(yaml.SafeLoader):
-    """YAML takes the last of two equal keys, and people read the first: a plan that has a key twice is refused."""
+class OneOfEachKey(yaml.SafeLoader):
+    """YAML takes the last of two equal keys, and people read the first: a file that has a key twice is refused."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        """A mapping of keys that differ; called by the library."""
         seen: set[object] = set()
         for key, _ in node.value:
             name = self.construct_object(key, deep=True)
@@ -787,7 +788,7 @@ def load(path: Path) -> ChangePlan:
 def parse(data: bytes, where: object) -> ChangePlan:
     """Check the bytes of a plan; see `load`."""
     try:
-        document: Any = yaml.load(data.decode("utf-8"), Loader=_OneOfEachKey)  # noqa: S506 - it is a safe loader
+        document: Any = yaml.load(data.decode("utf-8"), Loader=OneOfEachKey)  # noqa: S506 - it is a safe loader
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise SettingsError(f"the change-control plan is not YAML: {error}", where=where) from error
     if not isinstance(document, dict):

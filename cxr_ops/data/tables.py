@@ -58,6 +58,14 @@ _SEPARATORS: Final = {",": "commas", ";": "semicolons", "\t": "tabs"}
 _WITH_COMMA: Final = re.compile(r"([^\[\],]*\[[^\[\],]*),([^\[\]]*\])")  # OriginalImage[Width,Height], Bbox [x,y,w,h]
 _NOTHING: Final = ("nan", "NaN", "NA", "N/A", "<NA>", "None", "null", "NULL")  # how a missing value is spelt
 _AGE: Final = re.compile(r"([0-9]{1,6})(?:(\.0+)|([YMWD]))?")
+_PATIENT: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_PATIENT_NUMBER: Final = re.compile(r"([0-9]+)(?:\.0+)?")
+# What spreadsheets make of ids such as 3-1: 03-Jan, Jan-03, 2026-01-03.
+_DATE: Final = re.compile(
+    r"(?i)[0-9]{1,2}-(?:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*(?:-[0-9]{2,4})?"
+    r"|(?:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*-[0-9]{1,4}"
+    r"|(?:19|20)[0-9]{2}-[01][0-9]-[0-3][0-9]"
+)
 _A_YEAR: Final = {"Y": 1, "M": 12, "W": 52, "D": 365}
 
 
@@ -246,8 +254,23 @@ def read_ages(texts: Sequence[str]) -> Ages:
 
 
 def canonical_patient(patient: str) -> str:
-    """`00000001` and `1` are one patient: were they two, the patient could stand on two sides of the split."""
-    return str(int(patient)) if re.fullmatch("[0-9]+", patient) else patient
+    """`00000001`, `1.0` and `1` are one patient: were they two, the patient could stand on two sides of the split.
+
+    pandas writes whole numbers as `1.0` where one of a column is missing.
+    """
+    number = _PATIENT_NUMBER.fullmatch(patient)
+    return str(int(number[1])) if number else patient
+
+
+def no_patient(text: str) -> str:
+    """Why a text is no id of a patient, "" where it is one.
+
+    >>> no_patient("A7"), no_patient("nan"), no_patient("a b")
+    ('', 'nothing says whose image it is', "'a b' is not a patient id")
+    """
+    if missing(text.strip()):
+        return "nothing says whose image it is"
+    return "" if _PATIENT.fullmatch(text) else f"{text[:120]!r} is not a patient id"
 
 
 def read_patients(texts: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -257,10 +280,24 @@ def read_patients(texts: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...
     (('1', '1', 'A7'), ('1 of 3 patient ids has leading zeros: ids are read as numbers',))
     """
     patients = tuple(map(canonical_patient, texts))
-    other = sum(ours != theirs for ours, theirs in zip(patients, texts, strict=True))
-    told = voice.part(other, len(texts), "patient id", "has", "have")
-    note = f"{told} leading zeros: ids are read as numbers"
-    return patients, (note,) if other else ()
+    other = [text for ours, text in zip(patients, texts, strict=True) if ours != text]
+    points = sum("." in text for text in other)
+    dates = [text for text in texts if _DATE.fullmatch(text)]
+
+    def part(number: int, one: str, many: str) -> str:
+        return voice.part(number, len(texts), "patient id", one, many)
+
+    notes = []
+    if zeros := len(other) - points:
+        notes.append(f"{part(zeros, 'has', 'have')} leading zeros: ids are read as numbers")
+    if points:
+        notes.append(f"{part(points, 'is', 'are')} written like 1.0: ids are read as numbers")
+    if dates:
+        notes.append(
+            f"{part(len(dates), 'looks like a date', 'look like dates')}, such as {dates[0]}: if a spreadsheet made it "
+            "of an id, one patient may stand here under another id than in other batches"
+        )
+    return patients, tuple(notes)
 
 
 # -------------------------------------------------------------------------------------------------- the file
@@ -295,7 +332,18 @@ def _decode(path: Path, data: bytes) -> tuple[str, list[str]]:
         ) from error
 
 
+def refuse_pipe(path: Path) -> None:
+    """See that reading a file does not wait for ever. A pipe of the shell, `<(...)`, is none of a folder, and is read.
+
+    Raises:
+        DataError: it is a pipe that has a name.
+    """
+    if path.is_fifo() and path.parts[1:2] not in (("dev",), ("proc",)):
+        raise DataError(f"{path.name} is a pipe, not a file", where=path, fix="put the file itself here")
+
+
 def _bytes(path: Path) -> bytes:
+    refuse_pipe(path)
     try:
         return _unpacked(path) if path.suffix == ".gz" else path.read_bytes()
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:

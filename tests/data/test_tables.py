@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 from pathlib import Path
 
 import pandas as pd
@@ -181,3 +182,30 @@ def test_notes_count_what_was_read_in_another_way() -> None:
         "1 of 6 ages is written like 58.0 and read as whole years",
         "2 of 6 ages are empty or above 120 years and taken as missing",
     )
+
+
+@pytest.mark.parametrize(
+    ("ids", "are", "note"),
+    [
+        (["12.0", "12", "0012"], ["12"] * 3, "1 of 3 patient ids is written like 1.0: ids are read as numbers"),
+        (["12.5", "v1.0", "1.0.0"], ["12.5", "v1.0", "1.0.0"], None),
+        (["03-Jan", "Jan-03", "x"], ["03-Jan", "Jan-03", "x"], "2 of 3 patient ids look like dates, such as 03-Jan"),
+        (["2026-01-03", "3-1", "x"], ["2026-01-03", "3-1", "x"], "1 of 3 patient ids looks like a date, such as 2026"),
+    ],
+)
+def test_ids_that_other_programs_changed(ids: list[str], are: list[str], note: str | None) -> None:
+    """pandas makes 12.0 of 12, which is the same patient; what a spreadsheet made a date of, nobody knows."""
+    found, notes = tables.read_patients(ids)
+    assert list(found) == are
+    assert any(told.startswith(note) for told in notes) if note else notes == ()
+
+
+def test_a_pipe_of_the_shell_is_read(tmp_path: Path) -> None:
+    """`<(...)` gives a pipe without a name, which is waited for as the person who typed it wants."""
+    reader, writer = os.pipe()
+    os.write(writer, b"a,b\n1,2\n")
+    os.close(writer)
+    try:
+        assert tables.read(Path(f"/dev/fd/{reader}")).columns == {"a": ("1",), "b": ("2",)}
+    finally:
+        os.close(reader)

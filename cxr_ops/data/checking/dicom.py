@@ -515,7 +515,8 @@ def _presented(
     if table := _table(header, "ModalityLUTSequence", signed=layout.signed):
         samples, lowest, top = table.looked_up(samples), 0, table.top
     else:
-        slope = float(header.get("RescaleSlope", None) or 1)
+        said = header.get("RescaleSlope", None)
+        slope = 1.0 if said is None or said == "" else float(said)
         intercept = float(header.get("RescaleIntercept", None) or 0)
     if not slope > 0:
         raise DataError(f"the rescale slope is {slope:g}: which end is dark cannot be told")

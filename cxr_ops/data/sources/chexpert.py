@@ -28,7 +28,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -331,11 +331,13 @@ def _view(frontal: str, projection: str, found: list[str]) -> str:
 
 
 def _twice(result: Listing, rows: list[Row]) -> list[Problem]:
-    first: dict[str, Row] = {}
-    problems = []
+    named: defaultdict[str, list[Row]] = defaultdict(list)
     for row in rows:
-        other = first.setdefault(row.image_id.lower(), row)
-        if other is not row:
-            what = f"the image is named twice, first on line {other.line} of {other.table}"
+        named[row.image_id.lower()].append(row)
+    problems = []
+    for group in named.values():
+        for row in group if len(group) > 1 else ():  # which of them is right cannot be told
+            other = next(one for one in group if one is not row)
+            what = f"the image is named twice, also on line {other.line} of {other.table}"
             problems.append(result.problem(row, what))
     return problems

@@ -31,8 +31,7 @@ whose value has no meaning in the mapping is a problem of that row. Uncertain la
 
 from __future__ import annotations
 
-import re
-from collections import Counter
+from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 
@@ -56,9 +55,9 @@ from cxr_ops.data.sources.source import (
 from cxr_ops.errors import DataError, SettingsError
 from cxr_ops.labels import FINDINGS, NO_FINDING, OTHER_VIEWS, SEXES, VIEWS, nearest
 from cxr_ops.params import explain_validation
+from cxr_ops.plan import OneOfEachKey
 
 MAPPING: Final = "mapping.yaml"
-_PATIENT: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _PLAIN: Final = {"1": 1, "1.0": 1, "True": 1, "0": 0, "0.0": 0, "False": 0, "-1": -1, "-1.0": -1}
 
 
@@ -119,6 +118,15 @@ class Labels(_Part):
     names: dict[str, Annotated[str, AfterValidator(_known_or_none)]] = {}
     others: Literal["refuse", "ignore"] = "refuse"
     unnamed: Literal[0] | None = 0
+
+    @model_validator(mode="after")
+    def _names_mean_one_thing(self) -> Self:
+        meant: dict[str, str] = {}
+        for text, finding in self.names.items():
+            other = meant.setdefault(text.strip().lower(), finding)
+            if other != finding:
+                raise ValueError(f"{text!r} stands for {finding} and for {other}: capitals and blanks do not matter")
+        return self
 
     @property
     def meanings(self) -> dict[str, str]:
@@ -212,8 +220,9 @@ def read_mapping(path: Path) -> Mapping:
     Raises:
         SettingsError: it is missing, not YAML, or a key is unknown, missing or of the wrong kind.
     """
+    tables.refuse_pipe(path)
     try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+        document = yaml.load(path.read_text(encoding="utf-8"), Loader=OneOfEachKey)  # noqa: S506 - it is a safe loader
     except FileNotFoundError as error:
         raise SettingsError(
             "the mapping is missing",
@@ -264,15 +273,11 @@ class _Reader:
         result.notes += [*told, *(ages.notes if mapping.age else ())]
         bad_ages = set(ages.bad)
         read: list[tuple[Row, list[str]]] = []
-        seen: dict[str, int] = {}
         for at, line in enumerate(self._table.lines):
             found: list[str] = []
             image_id, path = self._image(columns[mapping.image][at], found)
-            first = seen.setdefault(image_id.lower(), line)
-            if first != line:
-                found.append(f"the image is named twice, first on line {first}")
-            if not _PATIENT.fullmatch(columns[mapping.patient][at]):
-                found.append(f"{columns[mapping.patient][at]!r} is not a patient id")
+            if why := tables.no_patient(columns[mapping.patient][at]):
+                found.append(why)
             if at in bad_ages:
                 found.append(f"the age {columns[mapping.age or ''][at]!r} is not a whole number of years")
             sex = self._value(mapping.sex, at, SEXES, "sex", found)
@@ -284,12 +289,30 @@ class _Reader:
                 result.attributes[image_id] = {
                     name: "" if tables.missing(value) else value for name, value in said.items()
                 }
+        self._refuse_twice(read)
         if self._ignored:
             most = ", ".join(f"{name} ({count:,})" for name, count in self._ignored.most_common(5))
             result.notes.append(
                 f"{voice.count(self._ignored.total(), 'name stands', 'names stand')} for none of the findings: {most}"
             )
         return read
+
+    def _refuse_twice(self, read: list[tuple[Row, list[str]]]) -> None:
+        """Images that are named twice, or whose paths give one id: which of the rows is right cannot be told."""
+        places = dict(zip(self._table.lines, map(str.strip, self._table.columns[self._mapping.image]), strict=True))
+        named: defaultdict[str, list[tuple[Row, list[str]]]] = defaultdict(list)
+        for row, found in read:
+            named[row.image_id.lower()].append((row, found))
+        for rows in named.values():
+            for row, found in rows if len(rows) > 1 else ():
+                twin = next(other for other, _ in rows if other is not row)
+                if places[row.line] == places[twin.line]:
+                    found.append(f"the image is named twice, also on line {twin.line}")
+                else:
+                    found.append(
+                        f"its path gives the image id {row.image_id}, and so does {places[twin.line][:120]!r} on line "
+                        f"{twin.line}: rename one of them"
+                    )
 
     def _image(self, text: str, found: list[str]) -> tuple[str, Path]:
         place = text.strip().replace("\\", "/")
@@ -344,8 +367,11 @@ class _Reader:
     def _named(self, labels: Labels, at: int, found: list[str]) -> dict[str, int | None]:
         text = self._table.columns[labels.column][at]
         meanings = labels.meanings
+        names = [name for part in text.split(labels.separator) if (name := part.strip())]
+        if all(tables.missing(name) and name.lower() not in meanings for name in names):
+            return {}  # where nothing is said, nothing is known
         named: set[str] = set()
-        for name in filter(None, (part.strip() for part in text.split(labels.separator))):
+        for name in names:
             if name.lower() in meanings:
                 named.add(meanings[name.lower()])
             elif labels.others == "ignore":
@@ -356,6 +382,5 @@ class _Reader:
                 found.append(f"{name!r} stands for none of the findings in the mapping{hint}")
         if NO_FINDING in named and len(named) > 1:
             found.append(f"{text!r} says {NO_FINDING!r} and names a finding as well")
-        unnamed = labels.unnamed if text.strip() else None  # where nothing is said, nothing is known
-        absent = 0 if NO_FINDING in named else unnamed
+        absent = 0 if NO_FINDING in named else labels.unnamed
         return {name: 1 if name in named else absent for name in self._mapping.labelled}

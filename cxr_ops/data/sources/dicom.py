@@ -38,6 +38,7 @@ from cxr_ops.data.sources.source import (
     first_line,
     one_each,
     sex_problems,
+    slip,
 )
 from cxr_ops.data.tables import LABELS, PATIENT
 from cxr_ops.errors import DataError
@@ -155,6 +156,13 @@ def _check_columns(table: tables.Table) -> tuple[str, ...]:
             where=f"{table.path}, line 1",
             fix=f"give {LABELS!r}, or a column for each finding, called as the NIH's: {', '.join(FINDINGS[:3])}, ...",
         )
+    for name in table.columns if labelled else ():
+        if name not in FINDINGS and (meant := slip(name, (*FINDINGS, *SAME_FINDING))):
+            raise DataError(
+                f"the column {name!r} is called as no finding, and {meant!r} may be meant: it would be left out",
+                where=f"{table.path}, line 1",
+                fix=f"call it {meant!r} if it is that, or take it out of the table",
+            )
     return labelled
 
 

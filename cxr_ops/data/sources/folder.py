@@ -25,6 +25,7 @@ where it leaks: Kermany's has 16 pictures to validate on.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 from collections import Counter, defaultdict
@@ -61,17 +62,22 @@ _PERSON: Final = re.compile(r"(?P<patient>person[0-9]+)[_-](?P<cause>bacteria|vi
 _SERIES: Final = re.compile(r"(?:NORMAL2-)?(?P<patient>IM-[0-9]+)(?:-.*)?", re.IGNORECASE)
 _PREFERRED: Final = ("test", "validation", "", "train")  # of copies; Roboflow augments what it trains on
 KERMANY_VIEW: Final = "AP"
+_LONGEST: Final = 64  # characters of a patient's id
 
 
 @dataclass(frozen=True)
 class _Picture:
-    """A picture's file: its class, the side that the export gives it, and the name that its copies share."""
+    """A picture's file: its class, the side that the export gives it, and of one of Roboflow's copies what all share.
+
+    `original` is the name that copies share, or the file's own without its ending.
+    """
 
     path: Path
     place: str
     finding: str
     side: str
     original: str
+    is_copy: bool
 
 
 def read_folder(folder: Path, options: Options | None = None) -> Listing:
@@ -98,9 +104,7 @@ def read_folder(folder: Path, options: Options | None = None) -> Listing:
             where=folder,
             fix="add the folder of the finding, such as PNEUMONIA",
         )
-    groups: defaultdict[str, list[_Picture]] = defaultdict(list)
-    for one in pictures:
-        groups[one.original].append(one)
+    groups = _grouped(pictures)
     result.total = len(groups) + len(result.problems)
     _add_rows(result, groups, options)
     _note_copies(result, groups)
@@ -163,7 +167,8 @@ def _pictures(folder: Path, result: Listing) -> Iterator[_Picture]:
                 elif not entry.is_file(follow_symlinks=False):
                     result.problems.append(Problem("not a file", where, None, entry.name))
                 else:
-                    yield _Picture(Path(entry.path), where, finding, side, _original(entry.name))
+                    original, is_copy = _original(entry.name)
+                    yield _Picture(Path(entry.path), where, finding, side, original, is_copy)
     if unknown:
         guess = nearest(Path(unknown[0]).name, (*FINDINGS, "NORMAL"))
         stand = "stands" if len(unknown) == 1 else "stand"
@@ -186,11 +191,23 @@ def _refuse_link(path: Path, folder: Path) -> None:
         raise DataError("the folder is a link, which may lead anywhere", where=path, fix="put the folder itself here")
 
 
-def _original(name: str) -> str:
-    """The name of the picture that a file is a copy of, without its ending: what copies of it share."""
+def _original(name: str) -> tuple[str, bool]:
+    """The name of the picture that a file shows, without its ending, and whether it is one of Roboflow's copies."""
     stem = Path(name).stem
     copy = _COPY.fullmatch(stem)
-    return copy["stem"] if copy else stem
+    return (copy["stem"], True) if copy else (stem, False)
+
+
+def _grouped(pictures: list[_Picture]) -> dict[str, list[_Picture]]:
+    """The pictures by what is one picture: copies of Roboflow's by the name that they share, any other by its place.
+
+    NORMAL/1.png and PNEUMONIA/1.png are two pictures. A file that is called as copies are is what they were made from.
+    """
+    copied = {one.original for one in pictures if one.is_copy}
+    groups: defaultdict[str, list[_Picture]] = defaultdict(list)
+    for one in pictures:
+        groups[one.original if one.original in copied else one.place].append(one)
+    return groups
 
 
 def patient_of(original: str) -> tuple[str, str]:
@@ -203,18 +220,26 @@ def patient_of(original: str) -> tuple[str, str]:
         return person["patient"].lower(), "person"
     if series := _SERIES.fullmatch(original):
         return series["patient"].upper(), "series"
-    name = re.sub(r"[^A-Za-z0-9._-]+", "-", original).strip("._-")[:64]
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", original).strip("._-")
+    if len(name) > _LONGEST:  # the end of a long name tells pictures apart as well as its beginning
+        name = f"{name[: _LONGEST - 9]}-{hashlib.sha256(original.encode()).hexdigest()[:8]}"
     return name or "unnamed", ""
 
 
 def _add_rows(result: Listing, groups: dict[str, list[_Picture]], options: Options) -> None:
     known: Counter[str] = Counter()
-    ids: Counter[str] = Counter(_entering(group).path.name.lower() for group in groups.values())
-    for original, group in sorted(groups.items()):
-        one = _entering(group)
+    entering = {key: _entering(group) for key, group in groups.items()}
+    names = Counter(flat_name(one.path.name).lower() for one in entering.values())
+    places = Counter(flat_name(one.place).lower() for one in entering.values())
+    order = sorted(groups, key=lambda key: (entering[key].original, key))
+    for key in order:
+        group, one = groups[key], entering[key]
         name = flat_name(one.path.name)
-        image_id = name if ids[one.path.name.lower()] == 1 and IMAGE_ID.fullmatch(name) else flat_name(one.place)
-        patient, how = patient_of(original)
+        is_alone = names[name.lower()] == 1
+        image_id = name if is_alone and IMAGE_ID.fullmatch(name) else flat_name(one.place)
+        patient, how = patient_of(one.original)
+        if not (how or is_alone):  # else two pictures of one name would be one patient's
+            patient, _ = patient_of(Path(image_id).stem)
         findings = sorted({other.finding for other in group})
         if len(findings) > 1:
             where = " and ".join(sorted(other.place for other in group if other.finding in findings)[:2])
@@ -225,6 +250,12 @@ def _add_rows(result: Listing, groups: dict[str, list[_Picture]], options: Optio
             what = "the name cannot be an image id: up to 100 letters, digits, dots, hyphens and underscores"
             result.problems.append(Problem(what, one.place, None, image_id[:120], patient_id=patient))
             continue
+        if not is_alone and places[image_id.lower()] > 1:
+            others = (other.place for other in entering.values() if flat_name(other.place).lower() == image_id.lower())
+            twin = min(place for place in others if place != one.place)
+            what = f"the name gives the image id {image_id}, and so does {twin}: rename one of them"
+            result.problems.append(Problem(what, one.place, None, image_id, patient_id=patient))
+            continue
         known[how] += 1
         labels: tuple[int | None, ...] = tuple(
             1 if finding == one.finding else 0 if one.finding == NO_FINDING and finding in result.findings else None
@@ -232,7 +263,7 @@ def _add_rows(result: Listing, groups: dict[str, list[_Picture]], options: Optio
         )
         view = KERMANY_VIEW if how else options.view
         result.rows.append(Row(0, image_id, patient, labels, None, "", view, one.path, table=one.place))
-        if cause := _PERSON.fullmatch(original):
+        if cause := _PERSON.fullmatch(one.original):
             result.attributes[image_id] = {"cause": cause["cause"].lower()}
     if known["series"]:
         told = voice.part(known["series"], len(result.rows), "image", "is", "are")

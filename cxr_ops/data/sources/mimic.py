@@ -129,15 +129,19 @@ def _table(folder: Path, kind: str, *, required: bool = False) -> Path | None:
 
 
 def _labels(table: tables.Table) -> dict[tuple[str, str], Mapping[str, str]]:
-    check_columns(table, ("study_id", *COUNTERPARTS))
-    patients = table.columns.get("subject_id") or table.columns["patient_id"]
+    check_columns(table, ("subject_id", "study_id", *COUNTERPARTS))
     names = [name for name in (NO_FINDING, *COUNTERPARTS, *WITHOUT) if name in table.columns]
-    return {
-        (patients[at].strip(), table.columns["study_id"][at].strip()): {
-            name: table.columns[name][at].strip() for name in names
-        }
-        for at in range(len(table))
-    }
+    found: dict[tuple[str, str], Mapping[str, str]] = {}
+    for at in range(len(table)):
+        study = table.columns["subject_id"][at].strip(), table.columns["study_id"][at].strip()
+        said = {name: table.columns[name][at].strip() for name in names}
+        if found.setdefault(study, said) != said:
+            raise DataError(
+                f"the study {study[1]} of {study[0]} stands here twice, with other labels",
+                where=table.at(at),
+                fix="take the table from its source again",
+            )
+    return found
 
 
 def _people(folder: Path) -> dict[str, tuple[int | None, str]]:

@@ -66,7 +66,6 @@ COLUMNS: Final = {
 BOX_COLUMNS: Final = {IMAGE: "Image Index", "finding": "Finding Label", "x": "Bbox [x", "y": "y", "w": "w", "h": "h]"}
 _BOX_ALIASES: Final = {name: ours for ours, name in BOX_COLUMNS.items()}
 
-_PATIENT: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _NIH_NAME: Final = re.compile(rf"((?:{GENERATED_ID})?)([0-9]{{8}})_[0-9]{{3}}\.(?:png|jpe?g)")
 _SHEET: Final = "synth.json"  # `cxr-ops data synth` leaves it
 _WHOLE: Final = re.compile(r"[0-9]{1,6}")
@@ -300,8 +299,8 @@ def _rows(
             labels = parse_labels(table.columns[LABELS][at])
         except UnknownLabelError as error:
             found.append(str(error))
-        if not _PATIENT.fullmatch(table.columns[PATIENT][at]):
-            found.append(f"{table.columns[PATIENT][at]!r} is not a patient id")
+        if why := tables.no_patient(table.columns[PATIENT][at]):
+            found.append(why)
         if not IMAGE_ID.fullmatch(image_id):
             found.append(f"{image_id[:120]!r} is not the name of a PNG or JPEG file in the image folder")
         elif image_id in unusable:

@@ -94,7 +94,6 @@ EXCLUDED: Final = "exclude"
 # The projections of the table. A lying patient is exposed from the front.
 VIEWS: Final[Mapping[str, str]] = {"PA": "PA", "AP": "AP", "AP_horizontal": "AP", "L": "LATERAL"}
 _COLUMNS: Final = ("ImageID", "PatientID", "Labels", "Projection")
-_PATIENT: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _YEAR: Final = re.compile(r"(1[89][0-9]{2}|20[0-9]{2})([0-9]{4})?(\.0+)?")
 _OLDEST: Final = 120
 _BY_PEOPLE: Final = "Physician"
@@ -201,8 +200,8 @@ class _Rows:
             found: list[str] = []
             image_id, patient = columns["ImageID"][at], columns["PatientID"][at]
             path = self._file(image_id, found)
-            if not _PATIENT.fullmatch(patient):
-                found.append(f"{patient[:64]!r} is not a patient id")
+            if why := tables.no_patient(patient):
+                found.append(why)
             labels = self._labels(columns["Labels"][at], found)
             sex = self._column("PatientSex_DICOM")[at].strip()
             self._seen["network"] += self._column("MethodLabel")[at].strip() not in ("", _BY_PEOPLE)
@@ -288,6 +287,9 @@ class _Rows:
         if kind not in ("MONOCHROME1", "MONOCHROME2"):
             found.append(f"the photometric interpretation {kind[:24]!r} does not say which end is white")
         window = None if centre is None or width is None else (centre, width)
+        if bits is not None and bits not in range(1, 17):
+            found.append(f"BitsStored_DICOM is {bits:g}, not 1 to 16")
+            bits = 0
         return Reading(kind="png16", bits=int(bits or 0), inverted=kind == "MONOCHROME1", window=window)
 
     def _number(self, name: str, at: int, found: list[str]) -> float | None:

@@ -7,6 +7,7 @@ Decoding, duplicates and building the batch are the same for every source: see `
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping
@@ -20,6 +21,7 @@ from cxr_ops.errors import DataError
 from cxr_ops.labels import DEVELOPMENT, FINDINGS
 
 Uncertain = Literal["ignore", "zeros", "ones"]
+_SLIP: Final = 0.85  # how alike two words are of which one is a slip
 EVERY: Final = ""  # the finding that a policy for all of them is given under
 
 
@@ -242,10 +244,27 @@ def sex_problems(listing: Listing, rows: Iterable[Row]) -> list[Problem]:
 def first_line(path: Path) -> str:
     """The header of a table, roughly: to recognise it, not to read it. "" for what cannot be read."""
     try:
+        if not path.is_file():  # a pipe would be waited for
+            return ""
         with path.open("rb") as file:
             return file.readline(10_000).replace(b"\0", b"").decode("utf-8", errors="replace")
     except OSError:
         return ""
+
+
+def slip(word: str, known: Iterable[str]) -> str | None:
+    """The known word that another one must have been meant for: a slip of the pen; None where it is a word of its own.
+
+    >>> slip("Pleural Thickening", FINDINGS), slip("Nodules", FINDINGS), slip("Calcification", FINDINGS)
+    ('Pleural_Thickening', 'Nodule', None)
+    """
+    by_key = {_letters(name): name for name in known}
+    close = difflib.get_close_matches(_letters(word), by_key, n=1, cutoff=_SLIP)
+    return by_key[close[0]] if close else None
+
+
+def _letters(word: str) -> str:
+    return "".join(filter(str.isalnum, word.lower()))
 
 
 def flat_name(place: str) -> str:

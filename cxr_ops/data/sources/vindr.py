@@ -40,7 +40,18 @@ from cxr_ops import voice
 from cxr_ops.data import tables
 from cxr_ops.data.checking.dicom import Facts, Header
 from cxr_ops.data.checking.headers import find_files, read_headers
-from cxr_ops.data.sources.source import Box, Listing, Options, Problem, Reading, Row, Source, first_line, one_each
+from cxr_ops.data.sources.source import (
+    Box,
+    Listing,
+    Options,
+    Problem,
+    Reading,
+    Row,
+    Source,
+    first_line,
+    one_each,
+    slip,
+)
 from cxr_ops.errors import DataError
 from cxr_ops.labels import FINDINGS, UNCERTAIN
 
@@ -157,6 +168,10 @@ def _read_votes(
         image.readers.add(reader)
         if name == NOTHING:
             image.nothing.add(reader)
+        elif name not in known and (meant := slip(name, (*known, NOTHING))):
+            image.sound = False
+            what = f"the class {name[:48]!r} is none of VinDr's: {meant!r} may be meant"
+            problems.append(Problem(what, table.path.name, line, f"{image_id}.png"))
         elif name not in known:
             dropped[name] += 1
         else:

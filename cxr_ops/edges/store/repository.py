@@ -31,6 +31,7 @@ RUN_STATE: Final = (
     contract.START,
     *contract.DETERMINISTIC,
 )
+_NO_SUCH_REF: Final = 1  # what `git rev-parse` ends with; also of a ref that it cannot read
 _NOBODY = "0" * 40  # for `git update-ref`: the ref must not exist yet
 
 
@@ -86,13 +87,34 @@ def read_recipe(home: Home, digest: str) -> dict[str, Any] | None:
 
 
 def resolve_ref(home: Home, ref: str) -> str | None:
-    """What a ref points to, None where there is none of that name."""
-    if not home.store.is_dir():
+    """What a ref points to, None where there is none of that name.
+
+    Raises:
+        StorageError: the store cannot be read, or the ref is damaged. Were that taken for no ref, a data set would be
+            empty, and a patient who was purged unknown.
+    """
+    if not home.store.is_dir() or not any(home.store.iterdir()):
         return None
+    path = home.store / ref
     try:
-        return git(home, home.store, "rev-parse", "--verify", "--quiet", ref)
-    except GitError:
-        return None
+        return _rev_parse(home, ref)
+    except GitError as error:
+        if error.returncode == _NO_SUCH_REF and not path.exists():
+            return None
+        if not path.exists():
+            raise
+    try:
+        return _rev_parse(home, ref)  # it may have been made meanwhile
+    except GitError as error:
+        raise StorageError(
+            f"the store's ref {ref} is damaged: it names no commit",
+            where=path,
+            fix="restore a backup into a new folder: CXR_HOME=NEWFOLDER cxr-ops restore FROM",
+        ) from error
+
+
+def _rev_parse(home: Home, ref: str) -> str:
+    return git(home, home.store, "rev-parse", "--verify", "--quiet", ref)
 
 
 def move_ref(home: Home, ref: str, new: str, old: str | None) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from pathlib import Path
 
@@ -31,7 +32,7 @@ def test_what_is_named_is_there(folder: Path) -> None:
     assert delivery.check(folder) is None
 
 
-@pytest.mark.parametrize("fault", ["other content", "missing", "not named in READY", "a link"])
+@pytest.mark.parametrize("fault", ["other content", "missing", "not named in READY", "a link", "a pipe"])
 def test_what_is_not_as_named_is_refused(folder: Path, fault: str) -> None:
     """A file that is missing, altered, not named or a link is named in the refusal."""
     path = folder / "images" / "a b.png"
@@ -39,6 +40,10 @@ def test_what_is_not_as_named_is_refused(folder: Path, fault: str) -> None:
         path.write_bytes(b"pixelS")
     elif fault == "missing":
         path.unlink()
+    elif fault == "a pipe":  # that nobody writes into: reading it would never end
+        path.unlink()
+        os.mkfifo(path)
+        fault = "other content"
     elif fault == "a link":
         (folder.parent / "away.png").write_bytes(path.read_bytes())
         path.unlink()

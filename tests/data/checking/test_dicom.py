@@ -210,6 +210,7 @@ def test_bits_above_the_stored_ones_are_no_part_of_the_picture() -> None:
         ({"WindowCenter": 100, "WindowWidth": 0}, "the width 0"),
         ({"WindowCenter": 100, "WindowWidth": 10, "VOILUTFunction": "CURVED"}, "CURVED"),
         ({"RescaleSlope": "-1"}, "slope is -1"),
+        ({"RescaleSlope": "0"}, "slope is 0"),
         ({"VOILUTSequence": [table(LUT[:100], 0, 17)]}, "does not hold"),
         ({"VOILUTSequence": [table(LUT, 0, 8)]}, "does not hold"),
     ],

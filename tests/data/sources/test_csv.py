@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -108,6 +109,8 @@ def test_a_column_of_names_is_read(folder: Path) -> None:
         (",PA,", ",frontal,", "the view 'frontal' is not one of PA, AP"),
         (",1,yes", ",2,yes", "Pneumonia is '2', which is not 1, 0, -1 or nothing"),
         ("007", "a b", "not a patient id"),
+        ("007", "nan", "nothing says whose image it is"),
+        ("a/1.png", "b\\1.png", "its path gives the image id b-1.png, and so does 'b/1.png' on line 4"),
     ],
 )
 def test_each_fault_is_named_with_its_line(folder: Path, old: str, new: str, why: str) -> None:
@@ -153,3 +156,51 @@ def test_what_is_missing_is_told(folder: Path) -> None:
     (folder / csv.MAPPING).unlink()
     with pytest.raises(SettingsError, match="the mapping is missing"):
         csv.read_folder(folder)
+
+
+def test_both_rows_of_an_image_are_left_out(folder: Path) -> None:
+    """Which of two rows of one image is right cannot be told."""
+    put(folder / "export.csv", "a/1.png", "a/2.JPG")
+    read = csv.read_folder(folder)
+    assert [one.line for one in read.problems] == [2, 3]
+    assert [row.image_id for row in read.rows] == ["b-1.png"]
+
+
+@pytest.mark.parametrize("text", ["", "nan", "NA", " ; ", "None;nan"])
+def test_where_no_name_stands_nothing_is_known(folder: Path, text: str) -> None:
+    """Labels that are missing as pandas or R write it are missing and not 0, also where other names are ignored."""
+    (folder / csv.MAPPING).write_text(
+        "table: export.csv\nimages: pictures\nimage: file\npatient: pid\n"
+        "labels: {column: dx, separator: ';', names: {fluid: Effusion, normal: No Finding}, others: ignore}"
+    )
+    (folder / "export.csv").write_text(f"file,pid,dx\na/1.png,1,fluid\na/2.JPG,1,normal\nb/1.png,2,{text}\n")
+    rows = csv.read_folder(folder).rows
+    assert [row.labels[FINDINGS.index("Effusion")] for row in rows] == [1, 0, None]
+
+
+@pytest.mark.parametrize(
+    ("names", "why"),
+    [
+        ("{fluid: Effusion, Fluid: Edema}", "'Fluid' stands for Edema and for Effusion"),
+        ("{fluid: Effusion, fluid: Edema}", "the key 'fluid' is there twice"),
+    ],
+)
+def test_a_name_of_a_mapping_means_one_thing(folder: Path, names: str, why: str) -> None:
+    """A name that stands for two findings is refused: YAML would take the last of two equal keys."""
+    (folder / csv.MAPPING).write_text(
+        f"table: export.csv\nimage: file\npatient: pid\nlabels: {{column: dx, names: {names}}}"
+    )
+    with pytest.raises(SettingsError, match=why):
+        csv.read_folder(folder)
+
+
+def test_a_pipe_is_refused_and_not_waited_for(folder: Path) -> None:
+    """Neither the table nor the mapping may be a pipe."""
+    for name in (csv.MAPPING, "export.csv"):
+        text = (folder / name).read_text()
+        (folder / name).unlink()
+        os.mkfifo(folder / name)
+        with pytest.raises(DataError, match="is a pipe, not a file"):
+            csv.read_folder(folder)
+        (folder / name).unlink()
+        (folder / name).write_text(text)

@@ -110,6 +110,15 @@ def test_finding_labels_and_all_columns_are_read(folder: Path) -> None:
     assert (read.rows[0].age, read.rows[0].sex, sum(read.rows[0].labels)) == (58, "F", 0)
 
 
+@pytest.mark.parametrize(("name", "meant"), [("Pleural Thickening", "Pleural_Thickening"), ("Nodules", "Nodule")])
+def test_a_column_that_is_nearly_a_findings_is_told(folder: Path, name: str, meant: str) -> None:
+    """It would be left out, and the finding be missing on every row."""
+    text = (folder / "labels.csv").read_text().splitlines()
+    (folder / "labels.csv").write_text("\n".join([f"{text[0]},{name}", *(f"{line},0" for line in text[1:])]) + "\n")
+    with pytest.raises(DataError, match=f"'{name}' is called as no finding, and '{meant}' may be meant"):
+        source.read_folder(folder)
+
+
 @pytest.mark.parametrize(
     ("old", "new", "why"),
     [

@@ -90,13 +90,54 @@ def test_the_exports_split_is_replaced_unless_one_insists(tmp_path: Path) -> Non
 
 
 def test_one_name_in_two_folders_is_two_images(tmp_path: Path) -> None:
-    """Names that occur twice carry their folders; a picture in two classes is a problem."""
-    for place in ("train/NORMAL/1.png", "test/NORMAL/2.png", "train/PNEUMONIA/3.png", "test/PNEUMONIA/3.png"):
-        (tmp_path / place).parent.mkdir(parents=True)
-        (tmp_path / place).write_bytes(b"")
-    (tmp_path / "train" / "NORMAL" / "3.png").write_bytes(b"")
-    found = folders.read_folder(tmp_path).problems
-    assert ["copies of one picture stand in different classes" in str(one) for one in found] == [True]
+    """Names that occur twice carry their folders, and each picture is a patient of its own."""
+    places = ("test/NORMAL/3.png", "test/PNEUMONIA/3.png", "train/NORMAL/3.png", "train/PNEUMONIA/4.png")
+    for place in places:
+        put(tmp_path, place)
+    read = folders.read_folder(tmp_path)
+    assert read.problems == []
+    assert [(row.image_id, row.patient_id) for row in read.rows] == [
+        ("test-NORMAL-3.png", "test-NORMAL-3"),
+        ("test-PNEUMONIA-3.png", "test-PNEUMONIA-3"),
+        ("train-NORMAL-3.png", "train-NORMAL-3"),
+        ("4.png", "4"),
+    ]
+    assert not any("further cop" in note for note in read.notes)
+
+
+def test_a_picture_whose_copies_stand_in_two_classes_is_a_problem(tmp_path: Path) -> None:
+    """Roboflow's copies of one picture have one label; the file that they were made from counts as well."""
+    for place in ("train/NORMAL/3_png.rf.aa.jpg", "train/PNEUMONIA/3_png.rf.bb.jpg", "test/PNEUMONIA/3.png"):
+        put(tmp_path, place)
+    read = folders.read_folder(tmp_path)
+    assert ["copies of one picture stand in different classes" in str(one) for one in read.problems] == [True]
+    assert read.rows == []
+
+
+@pytest.mark.parametrize("names", [("scan 1.png", "scan-1.png"), ("b\u00e9.png", "b\u00e8.png"), ("A.png", "a.png")])
+def test_two_names_that_give_one_id_are_both_told(tmp_path: Path, names: tuple[str, str]) -> None:
+    """None of them enters: the picture of the one must not stand under the label of the other."""
+    for name in names:
+        put(tmp_path, f"PNEUMONIA/{name}")
+    put(tmp_path, "NORMAL/2.png")
+    read = folders.read_folder(tmp_path)
+    assert sorted(one.file for one in read.problems) == sorted(f"PNEUMONIA/{name}" for name in names)
+    assert all("rename one of them" in one.what for one in read.problems)
+    assert [row.image_id for row in read.rows] == ["2.png"]
+
+
+def test_long_names_that_begin_alike_are_different_patients(tmp_path: Path) -> None:
+    """An id has up to 64 characters, and the end of a longer name counts."""
+    for number in range(5):
+        put(tmp_path, f"PNEUMONIA/{'hospital-' * 8}{number}.png")
+    ids = {row.patient_id for row in folders.read_folder(tmp_path).rows}
+    assert len(ids) == 5
+    assert {len(one) for one in ids} == {64}
+
+
+def put(root: Path, place: str) -> None:
+    (root / place).parent.mkdir(parents=True, exist_ok=True)
+    (root / place).write_bytes(b"")
 
 
 @pytest.mark.parametrize(

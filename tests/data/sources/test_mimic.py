@@ -76,6 +76,29 @@ def test_people_and_the_own_split_are_joined(folder: Path) -> None:
     assert read.sides == {"p10000032": "train", "p10000764": "test"}
 
 
+def test_a_study_with_two_sets_of_labels_is_refused(folder: Path) -> None:
+    """Which of two rows of one study is right cannot be told; the same row once more is no harm."""
+    path = folder / "mimic-cxr-2.0.0-chexpert.csv.gz"
+    expected = mimic.read_folder(folder).rows
+    text = gzip.decompress(path.read_bytes()).decode()
+    row = text.splitlines()[1]
+    path.write_bytes(gzip.compress(f"{text}{row}\n".encode()))
+    assert mimic.read_folder(folder).rows == expected
+    other = row.rpartition(",")[0] + ("," if row[-1] != "," else ",1.0")
+    path.write_bytes(gzip.compress(f"{text}{other}\n".encode()))
+    with pytest.raises(DataError, match="stands here twice, with other labels"):
+        mimic.read_folder(folder)
+
+
+def test_labels_without_patients_are_refused(folder: Path) -> None:
+    """A table of labels that lacks the column of patients is told by its header."""
+    path = folder / "mimic-cxr-2.0.0-chexpert.csv.gz"
+    text = gzip.decompress(path.read_bytes()).decode()
+    path.write_bytes(gzip.compress(text.replace("subject_id", "subject", 1).encode()))
+    with pytest.raises(DataError, match="the header lacks 'subject_id'"):
+        mimic.read_folder(folder)
+
+
 def test_what_is_missing_is_told(folder: Path) -> None:
     """Without labels, metadata or images there is no batch."""
     (folder / "mimic-cxr-2.0.0-chexpert.csv.gz").rename(folder / "x.gz")

@@ -119,6 +119,7 @@ def test_physionets_layout_is_read(folder: Path) -> None:
         ("1,2,11,22.5", ",,,", "is not two corners in pixels"),
         ("1,2,11,22.5", "nan,2,1,x", "is not two corners in pixels"),
         ("1,2,11,22.5", "1,2,11", "the row has 7 fields, not 8"),
+        ("Pleural effusion", "Pleural_Effusion", "none of VinDr's: 'Pleural effusion' may be meant"),
     ],
 )
 def test_each_fault_is_named_with_its_line(folder: Path, old: str, new: str, why: str) -> None:

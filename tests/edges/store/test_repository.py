@@ -52,3 +52,25 @@ def test_recipe_is_found_by_its_digest(home: Home) -> None:
 
     assert repository.read_recipe(home, digest) == parts
     assert repository.read_recipe(home, "0" * 64) is None
+
+
+@pytest.mark.parametrize("content", [b"", b"no commit\n"])
+@pytest.mark.parametrize("ref", ["refs/heads/data", "refs/cxr/purged"])
+def test_a_damaged_ref_is_not_taken_for_none(home: Home, ref: str, content: bytes) -> None:
+    """A ref that was cut, as by a loss of power, is an error: it must not read as a store without data or purges."""
+    repository.ensure_store(home)
+    assert repository.resolve_ref(home, ref) is None
+    path = home.store / ref
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    with pytest.raises(StorageError, match=f"the store's ref {ref} is damaged"):
+        repository.resolve_ref(home, ref)
+
+
+def test_a_store_that_is_no_repository_is_not_taken_for_an_empty_one(home: Home) -> None:
+    """Where git cannot read the store, nobody knows what is in it; an empty folder holds nothing."""
+    home.store.mkdir(parents=True)
+    assert repository.resolve_ref(home, "refs/heads/data") is None
+    (home.store / "objects").mkdir()
+    with pytest.raises(StorageError, match="git rev-parse failed"):
+        repository.resolve_ref(home, "refs/heads/data")
