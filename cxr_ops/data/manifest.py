@@ -53,6 +53,31 @@ IMAGE_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}\.(?:png|jpe?g)")
 _WHOLE: Final = re.compile(r"-?[0-9]{1,9}")
 
 
+def _text(path: Path) -> str:
+    try:
+        data = path.read_bytes()
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
+        raise DataError(f"{path.name} is missing", where=path) from error
+    nul = data.find(b"\0")
+    if nul >= 0:
+        raise DataError("the file holds a NUL byte: it is damaged", where=f"{path}, line {_line_at(data, nul)}")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError("the file is not UTF-8", where=f"{path}, line {_line_at(data, error.start)}") from error
+
+
+def _plain_lines(text: str) -> list[str] | None:
+    """The lines of a CSV in which nothing is quoted, so that a line is a row; None of another one.
+
+    A row is then split four times as fast as by `csv`.
+    """
+    if '"' in text or "\r" in text:
+        return None
+    lines = text.split("\n")
+    return lines if max(map(len, lines)) < csv.field_size_limit() else None
+
+
 def read_rows(path: Path) -> list[tuple[int, list[str]]]:
     """Read a CSV file without interpreting it.
 
@@ -62,21 +87,10 @@ def read_rows(path: Path) -> list[tuple[int, list[str]]]:
     Raises:
         DataError: the file is missing, a folder, not UTF-8, holds a NUL, or has an open quote.
     """
-    try:
-        data = path.read_bytes()
-    except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
-        raise DataError(f"{path.name} is missing", where=path) from error
-    nul = data.find(b"\0")
-    if nul >= 0:
-        raise DataError("the file holds a NUL byte: it is damaged", where=f"{path}, line {_line_at(data, nul)}")
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataError("the file is not UTF-8", where=f"{path}, line {_line_at(data, error.start)}") from error
-    if '"' not in text and "\r" not in text:  # nothing is quoted: a line is a row, four times as fast as by `csv`
-        lines = text.split("\n")
-        if max(map(len, lines)) < csv.field_size_limit():
-            return [(number, line.split(",")) for number, line in enumerate(lines, start=1) if line]
+    text = _text(path)
+    lines = _plain_lines(text)
+    if lines is not None:
+        return [(number, line.split(",")) for number, line in enumerate(lines, start=1) if line]
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     rows: list[tuple[int, list[str]]] = []
     try:
@@ -290,7 +304,8 @@ def read_pixels(folders: Iterable[Path], image_ids: Sequence[str]) -> pd.Series[
     known: dict[str, str] = {}
     for path in sorted(folder / PIXELS for folder in folders):
         if path.is_file():
-            known |= dict(read_table(path, PIXEL_COLUMNS).itertuples(index=False))
+            _, table = _read_table(path, PIXEL_COLUMNS)
+            known.update(zip(*(table[name] for name in PIXEL_COLUMNS), strict=True))
     return pd.Series([known.get(image_id, "") for image_id in image_ids], dtype=str)
 
 
@@ -307,7 +322,7 @@ def read_stated(folders: Iterable[Path]) -> pd.DataFrame:
     rows = []
     for folder in folders:
         record, path = Batch.read(folder / "batch.json"), folder / "manifest.csv"
-        found, digest = len(read_rows(path)) - 1, sha256_file(path)
+        found, digest = _count_rows(path) - 1, sha256_file(path)
         rows.append((record.name, found, record.images, digest, record.files.get("manifest.csv", "")))
     return pd.DataFrame(rows, columns=["name", "images", "images_stated", "manifest_sha256", "manifest_sha256_stated"])
 
@@ -367,7 +382,22 @@ def read_split(root: Path) -> pd.DataFrame:
     return frame.assign(split=split["split"].to_numpy())
 
 
+def _count_rows(path: Path) -> int:
+    """Rows of a CSV, with its header."""
+    lines = _plain_lines(_text(path))
+    return len(read_rows(path)) if lines is None else sum(map(bool, lines))
+
+
 def _read_table(path: Path, columns: Sequence[str]) -> tuple[list[int], dict[str, list[str]]]:
+    lines = _plain_lines(_text(path))
+    if lines is not None and len(lines) > 1 and not lines[-1]:
+        rest = lines[1:-1]
+        # Whole columns at once, where each line has its fields: a list a row keeps the garbage collector busy.
+        if lines[0] == ",".join(columns) and all(line.count(",") == len(columns) - 1 for line in rest) and all(rest):
+            fields = ",".join(rest).split(",") if rest else []
+            return list(range(2, len(rest) + 2)), {
+                name: fields[place :: len(columns)] for place, name in enumerate(columns)
+            }
     rows = read_rows(path)
     if not rows or rows[0][1] != list(columns):
         raise DataError(

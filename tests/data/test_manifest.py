@@ -70,6 +70,18 @@ def test_rows_are_those_of_the_csv_module(tmp_path: Path, end: str, quoting: int
     assert manifest.read_rows(tmp_path / "t.csv") == []
 
 
+@pytest.mark.parametrize("rows", [[], ["a,b"], ["a,b", "c,d"], ["a,b", "", "c,"], [",", "a,b"]])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+@pytest.mark.parametrize("last", [True, False])
+def test_a_table_is_that_of_the_csv_module(tmp_path: Path, rows: list[str], end: str, last: bool) -> None:
+    """Columns are those that the standard library reads, however lines end and with blank ones among them."""
+    path = tmp_path / "table.csv"
+    path.write_bytes((end.join(["x,y", *rows]) + (end if last else "")).encode())
+    with path.open(newline="") as file:
+        wanted = [row for row in csv.DictReader(file) if row]
+    assert manifest.read_table(path, ("x", "y")).to_dict("records") == wanted
+
+
 def test_the_first_bad_value_is_told(tmp_path: Path) -> None:
     """Of several wrong values in a column, the one of the first row is named with its line."""
     rows = [row("a.png"), row("b.png", age="forty"), row("c.png", age="x"), row("d.png", age="forty")]

@@ -37,7 +37,7 @@ _COARSE: Final = 6.0  # the same, for the registration, which needs more to hold
 _RANKS: Final = 3  # pixels to each side of those that a pixel's rank is among
 _STEP: Final = 4.0  # grey values by which one pixel is wholly above another: less may be noise
 _EDGE: Final = 2  # pixels at the border that do not count: what they show lies half outside
-_ROWS: Final = 16_384  # hashes compared at a time: they stay in the processor's cache
+_ROWS: Final = 131_072  # hashes compared at a time: of smaller parts, threads mostly wait for Python's lock
 _STEPS: Final = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 60, 1e-4)
 
 Grey = npt.NDArray[np.float32]
