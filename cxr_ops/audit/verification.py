@@ -17,14 +17,11 @@ computed again from the scores. What could not be checked is said as clearly as 
 
 from __future__ import annotations
 
-import hashlib
-import json
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import Any, Final, Literal, TypeVar
+from typing import Final, Literal
 
 import numpy as np
 import yaml
@@ -32,40 +29,37 @@ from pydantic import ValidationError
 
 from cxr_ops import plan as plans
 from cxr_ops.audit import archive, documents, rules, score_table, signature
+from cxr_ops.audit.differences import as_far_as, differences, some
 from cxr_ops.audit.entries import Anchor, Entry, NoEntryError, follow
 from cxr_ops.audit.fit import Made, changed_since, misfits
 from cxr_ops.audit.judgement import contradictions, other_facts, straw_men
-from cxr_ops.audit.state import claim_of_decision, find_decision, find_look, find_promotion, taken_looks
+from cxr_ops.audit.material import (
+    CLAIMS,
+    COMMIT,
+    EVALUATION,
+    GIVEN,
+    KEY,
+    LOCK,
+    PARAMS,
+    REPORT,
+    SIGNED,
+    TERMS,
+    TREE,
+    VERDICT,
+    Material,
+)
+from cxr_ops.audit.state import claim_of_decision, find_look, taken_looks
+from cxr_ops.audit.stored import dvc_folder, dvc_name, dvc_recorded, git_listed, git_name
 from cxr_ops.contract import INPUTS, PACKAGE_FILES, PROMOTE
 from cxr_ops.errors import CxrError, DataError
 from cxr_ops.labels import FINDINGS
 from cxr_ops.params import Params
-from cxr_ops.records.base import Record, canonical_json, sha256_bytes
+from cxr_ops.records.base import canonical_json, sha256_bytes
 from cxr_ops.records.bundle import CONTENTS, Bundle
 from cxr_ops.records.evidence import Evaluation
-from cxr_ops.records.inputs import Inputs
-from cxr_ops.records.training import Trained
-from cxr_ops.records.validation import Validated
-from cxr_ops.records.verdict import Verdict
 from cxr_ops.stats import evidence, rule
 from cxr_ops.stats.codes import Code
 
-COMMIT: Final = "git/commit"
-TREE: Final = "git/tree"
-SIGNED: Final = f"model/{signature.SIGNATURE}"
-CLAIMS: Final = f"model/{signature.CLAIMS}"
-KEY: Final = "model/key.pub"
-TERMS: Final = "model/model.json"
-LOCK: Final = "run/dvc.lock"
-PARAMS: Final = "run/params.yaml"
-EVALUATION: Final = "run/evaluate/evaluation.json"
-VERDICT: Final = "run/gate/verdict.json"
-REPORT: Final = "run/report/report.html"
-TRAINED: Final = "run/train/train.json"
-VALIDATED: Final = "run/validate/validation.json"
-# Numbers that another processor or another release of numpy makes may differ in their last digits.
-TOLERANCE: Final = 1e-9
-MOST: Final = 5  # differences that are named of one comparison
 _OF_SCORES: Final = frozenset(
     (
         Code.INVALID_SCORES,
@@ -91,8 +85,6 @@ _OWN_KEY: Final = (
     "whose key signed the model: the bundle brings its own; name the public key that you got from its owner: --key FILE"
 )
 _DAMAGE: Final = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
-
-R = TypeVar("R", bound=Record)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,44 +126,25 @@ class Outside:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Read:
-    """A bundle whose files have the digests that it names."""
+class _Read(Material):
+    """A bundle whose files have the digests that it names, and what its reader brought along."""
 
     bundle: Bundle
-    files: Mapping[str, bytes]
     outside: Outside
-    entries: list[Entry] = field(default_factory=list)
-
-    def record(self, kind: type[R], name: str) -> R:
-        try:
-            return kind.model_validate_json(self.files[name])
-        except KeyError as error:
-            raise DataError(f"{name} is missing") from error
-        except ValidationError as error:
-            raise DataError(f"{name} is no {kind.__name__}: {error.errors()[0]['msg']}") from error
 
     @cached_property
-    def decision(self) -> Entry:
-        entry = find_decision(self.entries, self.bundle.run)
-        if entry is None:
-            raise DataError(f"the ledger holds no decision on {self.bundle.run}")
-        return entry
-
-    @cached_property
-    def inputs(self) -> Inputs:
-        return self.record(Inputs, f"run/{INPUTS}")
-
-    @cached_property
-    def plan(self) -> plans.ChangePlan:
+    def bound_plan(self) -> plans.ChangePlan:
+        """The plan, which must be the one that `inputs.json` names."""
         name = f"run/{self.inputs.plan.path}"
         if name not in self.files:
             raise DataError(f"{name} is missing")
         if sha256_bytes(self.files[name]) != self.inputs.plan.sha256:
             raise DataError(f"{name} is not the plan that {INPUTS} names")
-        return plans.parse(self.files[name], name)
+        return self.plan
 
     @cached_property
     def params(self) -> Params:
+        """The settings of the run."""
         if PARAMS not in self.files:
             raise DataError(f"{PARAMS} is missing")
         try:
@@ -180,15 +153,8 @@ class _Read:
             raise DataError(f"{PARAMS} is not YAML") from error
 
     @cached_property
-    def evaluation(self) -> Evaluation:
-        return self.record(Evaluation, EVALUATION)
-
-    @cached_property
-    def verdict(self) -> Verdict:
-        return self.record(Verdict, VERDICT)
-
-    @cached_property
     def again(self) -> tuple[Evaluation, list[tuple[str, str]]]:
+        """The evidence computed again, and the faults of the scores."""
         return _computed_again(self)
 
 
@@ -211,9 +177,9 @@ def verify(path: Path, outside: Outside | None = None) -> Verified:
     if any(line.outcome == "fails" for line in lines):
         lines.append(_unchecked("all else, because files of the bundle are not what they were"))
         return Verified(run=bundle.run, verdict=None, sha256=whole, lines=tuple(lines))
-    entries = _entries(files)
-    read = _Read(bundle=bundle, files=files, outside=told, entries=entries[0])
-    lines += entries[1]
+    entries, damage = _entries(files)
+    lines += damage
+    read = _Read(run=bundle.run, files=files, entries=entries, bundle=bundle, outside=told)
     steps: tuple[Callable[[_Read], Iterator[Line]], ...] = (
         _ledger,
         _anchors,
@@ -255,10 +221,6 @@ def _unchecked(what: str) -> Line:
     return Line(outcome="not checked", what=what)
 
 
-def _some(found: Sequence[str]) -> str:
-    return "; ".join(found[:MOST]) + (f"; and {len(found) - MOST} more" if len(found) > MOST else "")
-
-
 # -------------------------------------------------------------------------------------------- the bundle as files
 
 
@@ -297,7 +259,7 @@ def _ledger(read: _Read) -> Iterator[Line]:
         yield _fails(f"the ledger ends with entry {len(entries)}, {head[:12]}, and {CONTENTS} names another end")
         return
     yield _holds(f"ledger: {len(entries):,} entries, chain whole, head {head}")
-    if read.decision.digest() != bundle.decision:
+    if read.entry.digest() != bundle.decision:
         yield _fails(f"{CONTENTS} is about another decision on {bundle.run} than the ledger's")
     state = read.inputs.ledger
     if state is not None and state.entries:
@@ -360,19 +322,19 @@ def _compared(entries: Sequence[Entry], files: Mapping[str, bytes], where: str, 
 def _made(read: _Read) -> Made:
     return Made(
         inputs=read.inputs,
-        inputs_sha256=sha256_bytes(read.files[f"run/{INPUTS}"]),
+        inputs_sha256=sha256_bytes(read.files[GIVEN]),
         evaluation=read.evaluation,
         evaluation_sha256=sha256_bytes(read.files[EVALUATION]),
         verdict=read.verdict,
-        trained=read.record(Trained, TRAINED).package,
-        package=_package(read) or read.decision.decision.package,
-        validated=read.record(Validated, VALIDATED).data if VALIDATED in read.files else {},
+        trained=read.trained.package,
+        package=_package(read) or read.decision.package,
+        validated=read.validated.data if read.validated else {},
     )
 
 
 def _of_the_decision(read: _Read) -> Iterator[Line]:
     """What the ledger's decision names is what is here, and the files are of one run."""
-    decision, inputs = read.decision.decision, read.inputs
+    decision, inputs = read.decision, read.inputs
     if REPORT not in read.files:
         raise DataError(f"{REPORT} is missing")
     digests = {
@@ -407,7 +369,7 @@ def _of_the_decision(read: _Read) -> Iterator[Line]:
         yield from (_fails(one) for one in wrong)
     else:
         yield _holds(
-            f"decision: entry {read.decision.seq} names this evidence, verdict, plan, report and inputs by digest"
+            f"decision: entry {read.entry.seq} names this evidence, verdict, plan, report and inputs by digest"
         )
 
 
@@ -416,21 +378,21 @@ def _commit(read: _Read) -> Iterator[Line]:
     if COMMIT not in read.files or TREE not in read.files:
         yield _unchecked("the run commit: the bundle does not hold it")
         return
-    decision = read.decision.decision
+    decision = read.decision
     commit, tree = read.files[COMMIT], read.files[TREE]
-    if _git("commit", commit) != decision.run_commit:
+    if git_name("commit", commit) != decision.run_commit:
         yield _fails("git/commit is not the run commit that the ledger names")
         return
-    if commit.split(b"\n", 1)[0] != b"tree " + _git("tree", tree).encode():
+    if commit.split(b"\n", 1)[0] != b"tree " + git_name("tree", tree).encode():
         yield _fails("git/tree is not the tree of the run commit")
         return
-    listed = dict(_listed(tree))
+    listed = dict(git_listed(tree))
     here = {name.removeprefix("run/"): data for name, data in read.files.items() if name.startswith("run/")}
     held = {name: data for name, data in here.items() if "/" not in name}
     wrong = [
         f"run/{name} is not the file of the run commit"
         for name, data in held.items()
-        if listed.get(name) != _git("blob", data)
+        if listed.get(name) != git_name("blob", data)
     ]
     if wrong:
         yield from (_fails(one) for one in wrong)
@@ -438,39 +400,20 @@ def _commit(read: _Read) -> Iterator[Line]:
         yield _holds(f"run commit {decision.run_commit[:12]}: it holds {', '.join(sorted(held))}")
 
 
-def _git(kind: str, data: bytes) -> str:
-    """The name that git gives to an object."""
-    return hashlib.sha1(b"%s %d\0" % (kind.encode(), len(data)) + data, usedforsecurity=False).hexdigest()
-
-
-def _listed(tree: bytes) -> Iterator[tuple[str, str]]:
-    """The files and folders of a tree of git, each with the name of its object."""
-    place = 0
-    while place < len(tree):
-        end = tree.index(b"\0", place)
-        yield tree[place:end].split(b" ", 1)[1].decode(errors="replace"), tree[end + 1 : end + 21].hex()
-        place = end + 21
-
-
 def _lock(read: _Read) -> Iterator[Line]:
     """What is here of what stages were given and made has the digests that `dvc.lock` records."""
     try:
-        stages = yaml.safe_load(read.files[LOCK])["stages"].values()
-        both = [one for stage in stages for one in (*stage.get("deps", ()), *stage.get("outs", ()))]
-        outs = {str(one["path"]): str(one["md5"]) for one in both}
+        recorded = dvc_recorded(read.files[LOCK])
     except (KeyError, TypeError, AttributeError, yaml.YAMLError) as error:
         raise DataError(f"{LOCK} is missing or damaged") from error
     found: list[str] = []
     wrong: list[str] = []
-    for path, md5 in outs.items():
-        inside = {name: data for name, data in read.files.items() if name.startswith(f"run/{path}/")}
+    for path, name in recorded.items():
+        inside = {one: data for one, data in read.files.items() if one.startswith(f"run/{path}/")}
         if f"run/{path}" in read.files:
-            same = _md5(read.files[f"run/{path}"]) == md5
-        elif inside and all(name.startswith("run/report/") or name == VERDICT for name in inside):
-            entries = [
-                {"md5": _md5(data), "relpath": name[len(f"run/{path}/") :]} for name, data in sorted(inside.items())
-            ]
-            same = _md5(json.dumps(entries, sort_keys=True).encode()) + ".dir" == md5
+            same = dvc_name(read.files[f"run/{path}"]) == name
+        elif inside and all(one.startswith("run/report/") or one == VERDICT for one in inside):
+            same = dvc_folder({one.removeprefix(f"run/{path}/"): data for one, data in inside.items()}) == name
         else:
             continue
         (found if same else wrong).append(path)
@@ -480,16 +423,12 @@ def _lock(read: _Read) -> Iterator[Line]:
         yield _holds(f"dvc.lock records {', '.join(found)} as they are")
 
 
-def _md5(data: bytes) -> str:
-    return hashlib.md5(data, usedforsecurity=False).hexdigest()
-
-
 # ------------------------------------------------------------------------------------- the evidence and the verdict
 
 
 def _computed_again(read: _Read) -> tuple[Evaluation, list[tuple[str, str]]]:
     """The evidence with all that follows from scores computed again, and the faults of the scores themselves."""
-    evaluation, plan = read.evaluation, read.plan
+    evaluation, plan = read.evaluation, read.bound_plan
     for name in (score_table.TEST, score_table.VALIDATION):
         if name not in read.files:
             raise DataError(f"{name} is missing")
@@ -532,10 +471,10 @@ def _evidence(read: _Read) -> Iterator[Line]:
     again, faults = read.again
     # An earlier version did not write figures that came later.
     said = evaluation.model_dump(mode="json", exclude_unset=True)
-    found = _as_far_as(said, again.model_dump(mode="json"))
+    found = as_far_as(said, again.model_dump(mode="json"))
     wrong, largest = differences(said, found)
     if wrong:
-        yield _fails(f"evidence: by the scores {_some(wrong)}")
+        yield _fails(f"evidence: by the scores {some(wrong)}")
     else:
         exact = "to the last bit" if not largest else f"to {largest:.0e} of their size"
         yield _holds(
@@ -551,7 +490,7 @@ def _evidence(read: _Read) -> Iterator[Line]:
 
 def _verdict(read: _Read) -> Iterator[Line]:
     """The rule, executed on what follows from the scores, gives the verdict and every one of its checks."""
-    verdict, inputs, plan = read.verdict, read.inputs, read.plan
+    verdict, inputs, plan = read.verdict, read.inputs, read.bound_plan
     again, _ = read.again
     judged = rule.decide(again, inputs, plan)
     wrong = contradictions(verdict, judged)
@@ -562,7 +501,7 @@ def _verdict(read: _Read) -> Iterator[Line]:
     wrong += other_facts(again, read.params)
     wrong += straw_men(inputs, read.entries, plan)
     if wrong:
-        yield _fails(f"verdict: {_some(wrong)}")
+        yield _fails(f"verdict: {some(wrong)}")
     else:
         yield _holds(
             f"verdict: {verdict.verdict}, by the plan {plan.name} executed again, with {len(verdict.checks)} checks as "
@@ -572,15 +511,14 @@ def _verdict(read: _Read) -> Iterator[Line]:
 
 def _record(read: _Read) -> Iterator[Line]:
     """The look was recorded before the decision, and a promotion is one that the rules allow."""
-    entry, inputs, plan = read.decision, read.inputs, read.plan
-    decision = entry.decision
+    entry, decision, inputs, plan = read.entry, read.decision, read.inputs, read.bound_plan
     looks = taken_looks(read.entries[: entry.seq], decision.period)
     place = find_look(looks, decision.package, decision.test_digest, claim_of_decision(decision))
     if place is None:
         yield _fails("record: no look at the test set stands on the ledger before the decision")
     else:
         yield _holds(f"record: look {place + 1} of test period {decision.period}, before the decision")
-    promotion = find_promotion(read.entries, decision.run)
+    promotion = read.promotion
     if promotion is None:
         yield _holds("record: no promotion of this run")
         return
@@ -608,64 +546,6 @@ def _record(read: _Read) -> Iterator[Line]:
     yield _holds(f"record: promoted by entry {promotion.seq}, {people}")
 
 
-def differences(said: Any, found: Any, where: str = "", *, tolerance: float = TOLERANCE) -> tuple[list[str], float]:
-    """In what two documents of plain values differ.
-
-    Args:
-        said: as it stands.
-        found: as it was computed.
-        where: the place of both in what they are parts of.
-        tolerance: how far numbers that count as equal may differ, relative to their size.
-
-    Returns:
-        A clause each, and the largest difference of two numbers that count as equal, relative to their size.
-
-    >>> differences({"a": [1.0, "x"]}, {"a": [0.75, "y"]}, tolerance=0.5)
-    (["a[1] is 'y' and not 'x'"], 0.25)
-    """
-    if isinstance(said, dict) and isinstance(found, dict):
-        parts = [
-            (f"{where}.{key}" if where else str(key), said.get(key), found.get(key)) for key in sorted(said | found)
-        ]
-    elif isinstance(said, list) and isinstance(found, list) and len(said) == len(found):
-        parts = [(f"{where}[{place}]", a, b) for place, (a, b) in enumerate(zip(said, found, strict=True))]
-    elif _is_number(said) and _is_number(found):
-        distance = abs(said - found) / max(abs(said), abs(found), 1e-3)
-        return ([], distance) if distance <= tolerance else ([f"{where} is {found!r} and not {said!r}"], 0.0)
-    else:
-        same = said == found
-        return ([] if same else [f"{where} is {_short(found)} and not {_short(said)}"]), 0.0
-    wrong: list[str] = []
-    largest = 0.0
-    for name, a, b in parts:
-        more, distance = differences(a, b, name, tolerance=tolerance)
-        wrong += more
-        largest = max(largest, distance)
-    return wrong, largest
-
-
-def _as_far_as(said: Any, found: Any) -> Any:
-    """A document without the keys that another one does not have.
-
-    >>> _as_far_as({"a": [{"b": 1}]}, {"a": [{"b": 2, "c": 3}], "d": 4})
-    {'a': [{'b': 2}]}
-    """
-    if isinstance(said, dict) and isinstance(found, dict):
-        return {key: _as_far_as(said[key], one) for key, one in found.items() if key in said}
-    if isinstance(said, list) and isinstance(found, list) and len(said) == len(found):
-        return [_as_far_as(a, b) for a, b in zip(said, found, strict=True)]
-    return found
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
-
-
 # ------------------------------------------------------------------------------------------------- the model
 
 
@@ -687,7 +567,7 @@ def _keys(read: _Read) -> Mapping[str, bytes]:
 
 def _model(read: _Read) -> Iterator[Line]:
     """The signature over the model's directory, whose digest is the ledger's, and the claims beside it."""
-    decision = read.decision.decision
+    decision = read.decision
     if SIGNED not in read.files:
         return  # `left_out` says so
     files, signed = signature.read_signed(read.files[SIGNED], read.files.get(CLAIMS, b""), _keys(read))
@@ -724,10 +604,10 @@ def _documents(read: _Read) -> Iterator[Line]:
     if read.bundle.documents != documents.FORM:
         yield _unchecked(f"that the documents follow from the records: cxr-ops {read.bundle.version} wrote other ones")
         return
-    made = documents.make(documents.read(read.files, read.entries, read.bundle.run))
+    made = documents.make(read)
     wrong = sorted(name for name in here.keys() | made.keys() if here.get(name) != made.get(name))
     if wrong:
-        yield _fails(f"documents: {_some(wrong)} is not what follows from the records")
+        yield _fails(f"documents: {some(wrong)} is not what follows from the records")
     else:
         yield _holds(
             f"documents: {', '.join(sorted(name.rpartition('/')[2] for name in here))} follow from the records"

@@ -16,7 +16,7 @@ from typing import Final
 
 from cxr_ops import __version__
 from cxr_ops import plan as plans
-from cxr_ops.audit import archive, documents, public, score_table, signature, verification
+from cxr_ops.audit import archive, documents, material, public, score_table, signature
 from cxr_ops.audit.entries import Decision, Entry
 from cxr_ops.audit.state import find_decision
 from cxr_ops.contract import DATASET, IMAGE, INPUTS
@@ -106,8 +106,8 @@ def run(home: Home, run: str, *, withheld: bool = False) -> Bundled:
     kept = open_anchors(home)
     if kept is not None:
         files |= {f"anchors/{name}": data for name, data in kept.files(told).items()}
-    files[verification.COMMIT] = git_bytes(home, home.store, "cat-file", "commit", decision.run_commit)
-    files[verification.TREE] = git_bytes(home, home.store, "cat-file", "tree", f"{decision.run_commit}^{{tree}}")
+    files[material.COMMIT] = git_bytes(home, home.store, "cat-file", "commit", decision.run_commit)
+    files[material.TREE] = git_bytes(home, home.store, "cat-file", "tree", f"{decision.run_commit}^{{tree}}")
     with tempfile.TemporaryDirectory(prefix="cxr-bundle-") as aside:
         files |= _scores(Path(aside), outs, run, plan, files)
         model, left_out = _model(home, Path(aside), decision)
@@ -116,7 +116,7 @@ def run(home: Home, run: str, *, withheld: bool = False) -> Bundled:
     files |= {f"data/{name}.json": data for name, data in records.items()}
     if missing := sorted(inputs.data.batches.keys() - records.keys()):
         left_out.append(f"the records of the batches {', '.join(missing)}: the store does not hand them out")
-    files |= documents.make(documents.read(files, told, run))
+    files |= documents.make(material.Material(run=run, files=files, entries=told))
     bundle = Bundle(
         version=__version__,
         documents=documents.FORM,
@@ -214,10 +214,10 @@ def _model(home: Home, aside: Path, decision: Decision) -> tuple[dict[str, bytes
         return {}, [_LOST]
     if signed.directory != decision.directory:
         return {}, [_LOST]
-    names = {verification.SIGNED: signature.SIGNATURE, verification.CLAIMS: signature.CLAIMS}
+    names = {material.SIGNED: signature.SIGNATURE, material.CLAIMS: signature.CLAIMS}
     found = {name: (folder / file).read_bytes() for name, file in names.items()}
-    found[verification.KEY] = signing.believed(home)[signed.key]
-    found[verification.TERMS] = (folder / "artifacts" / "package" / "model.json").read_bytes()
+    found[material.KEY] = signing.believed(home)[signed.key]
+    found[material.TERMS] = (folder / "artifacts" / "package" / "model.json").read_bytes()
     shutil.rmtree(folder)
     return found, []
 

@@ -27,8 +27,8 @@ from typing import Any, Final, Literal
 
 from cxr_ops import contract
 from cxr_ops.addresses import sqlite_url
-from cxr_ops.audit import documents
-from cxr_ops.audit.verification import differences
+from cxr_ops.audit import locked
+from cxr_ops.audit.differences import differences, some
 from cxr_ops.edges import dvc
 from cxr_ops.edges.git import git
 from cxr_ops.edges.home import Home
@@ -259,10 +259,9 @@ def _differs(name: str, before: bytes | None, now: bytes, *, gpu: bool) -> Compa
     if gpu:
         said, found = (_without_digests(one) for one in (said, found))
     wrong, largest = differences(said, found, tolerance=SCORES if gpu else 0.0)
-    where = "; ".join(wrong[:_MOST]) + (f"; and {len(wrong) - _MOST} more" if len(wrong) > _MOST else "")
     if gpu and not wrong:
         return Compared(path=name, outcome="within tolerance", where=f"at most {largest:.1e}")
-    return Compared(path=name, outcome="differs", where=where)
+    return Compared(path=name, outcome="differs", where=some(wrong))
 
 
 def _table(data: bytes) -> list[dict[str, Any]]:
@@ -315,7 +314,7 @@ def _notes(workspace: Path, inputs: Inputs, trained: Trained | None) -> Iterator
     if inputs.image is not None:
         yield f"the run was made in the image {inputs.image}, and the replay in this environment"
     lock = workspace / "requirements" / "image.lock"
-    pinned = documents.pinned(lock.read_bytes()) if lock.is_file() else []
+    pinned = locked.pinned(lock.read_bytes()) if lock.is_file() else []
     others = [
         f"{name} {here} and not {version}" for name, version in pinned if (here := _here(name)) not in (None, version)
     ]

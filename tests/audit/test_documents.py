@@ -13,7 +13,7 @@ import pytest
 
 from cxr_ops.audit import archive, documents
 from cxr_ops.audit.entries import Entry
-from cxr_ops.audit.verification import EVALUATION
+from cxr_ops.audit.material import EVALUATION, PACKAGES, Material
 from cxr_ops.records.evidence import Evaluation
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "next" / "bundle.tar.xz"
@@ -46,7 +46,7 @@ ELEMENTS = {
 def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     path = tmp_path_factory.mktemp("golden") / "bundle.tar"
     path.write_bytes(lzma.decompress(GOLDEN.read_bytes()))
-    return {**archive.unpack(path)[1], documents.LOCKED: LOCK}
+    return {**archive.unpack(path)[1], PACKAGES: LOCK}
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +54,7 @@ def papers(files: dict[str, bytes]) -> dict[str, bytes]:
     names = sorted(name for name in files if name.startswith("ledger/"))
     entries = [Entry.model_validate_json(files[name]) for name in names]
     run = json.loads(files["bundle.json"])["run"]
-    made = documents.make(documents.read(files, entries, run))
+    made = documents.make(Material(run=run, files=files, entries=entries))
     return {name.removeprefix(documents.FOLDER): data for name, data in made.items()}
 
 

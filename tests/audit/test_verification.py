@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from cxr_ops.audit import archive, signature, verification
+from cxr_ops.audit import archive, material, signature, verification
 from cxr_ops.audit.entries import Anchor, Entry, seal
 from cxr_ops.audit.verification import Outside, Verified
 from cxr_ops.errors import DataError
@@ -57,7 +57,7 @@ def remembered() -> Iterator[None]:
 
     def computed(read):
         names = ("scores/test.csv", "scores/validation.csv", "run/pccp.demo.yaml", "run/params.yaml")
-        key = tuple(sha256_bytes(read.files.get(name, b"")) for name in (*names, verification.EVALUATION))
+        key = tuple(sha256_bytes(read.files.get(name, b"")) for name in (*names, material.EVALUATION))
         return known[key] if key in known else known.setdefault(key, real(read))
 
     with pytest.MonkeyPatch.context() as patch:
@@ -163,15 +163,15 @@ def test_a_verdict_that_the_rule_does_not_give_is_found(
     files: dict[str, bytes], bundle: Bundle, check: Check, remembered: None
 ) -> None:
     """A producer who writes another verdict, and ledger and digests to fit, is contradicted by plan and scores."""
-    verdict = json.loads(files[verification.VERDICT])
+    verdict = json.loads(files[material.VERDICT])
     verdict |= {"verdict": "REJECT", "evidence_says": "REJECT"}
-    edited = {**files, verification.VERDICT: canonical_json(verdict)}
+    edited = {**files, material.VERDICT: canonical_json(verdict)}
     before = None
     for name in sorted(one for one in files if one.startswith("ledger/")):
         entry = Entry.model_validate_json(files[name])
         body = dict(entry.body)
         if entry.kind == "decision" and body["run"] == bundle.run:
-            body |= {"verdict": "REJECT", "verdict_digest": sha256_bytes(edited[verification.VERDICT])}
+            body |= {"verdict": "REJECT", "verdict_digest": sha256_bytes(edited[material.VERDICT])}
         made = entry.model_copy(update={"prev": before, "body": body})
         made = made.model_copy(update={"seal": seal(made)})
         edited[name], before = made.to_bytes(), made.digest()
@@ -206,7 +206,7 @@ def test_keys_and_anchors_that_the_reader_brings_are_compared(
     data: bytes, files: dict[str, bytes], check: Check, remembered: None
 ) -> None:
     """With the owner's key and anchors nothing of either is left unchecked; with other ones the bundle fails."""
-    own = files[verification.KEY]
+    own = files[material.KEY]
     anchors = {Path(name).name: one for name, one in files.items() if name.startswith("anchors/")}
     found = check(data, Outside(keys={signature.fingerprint(own): own}, anchors=anchors))
     assert found.whole
