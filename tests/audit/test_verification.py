@@ -159,29 +159,208 @@ def test_other_scores_or_figures_do_not_agree(files: dict[str, bytes], bundle: B
     assert "evidence: by the scores findings[4].challenger" in said
 
 
+def rewritten(
+    bundle: Bundle,
+    files: dict[str, bytes],
+    change: Callable[[Entry], dict[str, object] | None] = lambda entry: dict(entry.body),
+    more: tuple[tuple[str, dict[str, object]], ...] = (),
+) -> bytes:
+    """A bundle whose ledger was written anew, without anchors and papers: seals, chain and digests fit.
+
+    Args:
+        bundle: what `bundle.json` says.
+        files: of the bundle, changed or not.
+        change: the body that an entry gets; None leaves it out.
+        more: kind and body of entries that follow.
+    """
+    kept = [Entry.model_validate_json(files[name]) for name in sorted(files) if name.startswith("ledger/")]
+    bodies = [(entry, body) for entry in kept if (body := change(entry)) is not None]
+    bodies += [(kept[-1].model_copy(update={"kind": kind}), body) for kind, body in more]
+    made: list[Entry] = []
+    last = None
+    for entry, body in bodies:
+        about = {"decision": last} if "decision" in body else {}
+        before = made[-1].digest() if made else None
+        one = entry.model_copy(update={"seq": len(made) + 1, "prev": before, "body": body | about})
+        made.append(one.model_copy(update={"seal": seal(one)}))
+        last = made[-1].digest() if entry.kind == "decision" else last
+    [decision] = [one.digest() for one in made if one.kind == "decision" and one.body["run"] == bundle.run]
+    rest = {name: data for name, data in files.items() if not name.startswith(("ledger/", "anchors/", "documents/"))}
+    ledger = {f"ledger/{one.seq:08d}.json": one.to_bytes() for one in made}
+    update = {"decision": decision, "entries": len(made), "head": made[-1].digest()}
+    return sealed(bundle.model_copy(update=update), {**rest, **ledger})
+
+
+def decided(bundle: Bundle, **changes: object) -> Callable[[Entry], dict[str, object]]:
+    """Changes what the ledger's decision on the run says."""
+    return lambda entry: (
+        dict(entry.body) | (changes if entry.kind == "decision" and entry.body["run"] == bundle.run else {})
+    )
+
+
+OTHER = "e" * 64
+FACTS: dict[str, tuple[object, tuple[str, ...]]] = {
+    "plan_sha256": (OTHER, ("the decision names the plan as", "the claim about plan says")),
+    "code_commit": (OTHER, ("the decision names the code as", "the claim about training says")),
+    "data_revision": (OTHER, ("the decision names the data as", "the claim about data says")),
+    "image": ("another", ("the decision names the image as",)),
+    "test_digest": (OTHER, ("the decision names the test set as", "no look at the test set stands on the ledger")),
+    "champion": (OTHER, ("the decision names the champion as",)),
+    "reference": (OTHER, ("the decision names the reference as",)),
+    "period": (2, ("the decision names the test period as",)),
+    "package": (OTHER, ("train/package is not what", "holds another package than the ledger", "claim about training")),
+    "evaluation": (OTHER, ("evaluate/evaluation.json is not what the decision is about",)),
+    "inputs": (OTHER, ("inputs.json is not what the decision is about",)),
+    "report": (OTHER, ("report/report.html is not what the decision is about",)),
+    "verdict_digest": (OTHER, ("gate/verdict.json is not what the decision is about", "the claim about verdict says")),
+    "verdict": ("REJECT", ("the verdict is not what the decision is about",)),
+    "directory": (OTHER, ("what was signed is another directory than the ledger names",)),
+    "run_commit": (OTHER, ("git/commit is not the run commit that the ledger names",)),
+}
+
+
+@pytest.mark.parametrize("name", FACTS)
+def test_each_thing_that_the_decision_names_is_compared(
+    files: dict[str, bytes], bundle: Bundle, check: Check, remembered: None, name: str
+) -> None:
+    """Whoever writes a whole ledger anew, with one other word in the decision, is told which word that is."""
+    value, sentences = FACTS[name]
+    said = " ".join(failures(check(rewritten(bundle, files, decided(bundle, **{name: value})))))
+    for sentence in sentences:
+        assert sentence in said
+
+
+def edited(files: dict[str, bytes], name: str, **changes: object) -> bytes:
+    return canonical_json(json.loads(files[name]) | changes)
+
+
+EDITS: dict[str, tuple[str, Callable[[dict[str, bytes], str], bytes], str]] = {
+    "tree": ("git/tree", lambda f, n: flipped(f[n], len(f[n]) - 1), "git/tree is not the tree of the run commit"),
+    "settings": (
+        "run/params.yaml",
+        lambda f, n: f[n] + b"#\n",
+        "run/params.yaml is not the file of the run commit",
+    ),
+    "plan": ("run/pccp.demo.yaml", lambda f, n: f[n] + b"#\n", "is not the plan that inputs.json names"),
+    "page": ("run/report/summary.md", lambda f, n: f[n] + b" ", "report/summary.md is not what dvc.lock records"),
+    "evidence": (
+        "run/evaluate/evaluation.json",
+        lambda f, n: f[n] + b" ",
+        "evaluate/evaluation.json is not what dvc.lock records",
+    ),
+    "set": (
+        "run/evaluate/evaluation.json",
+        lambda f, n: edited(f, n, scored="validation"),
+        "the evidence is not of the test set",
+    ),
+    "faults": (
+        "run/evaluate/evaluation.json",
+        lambda f, n: edited(f, n, problems=[["CONSTANT_SCORES", "All scores are the same."]]),
+        "the scores have other faults than it says: none, and it says",
+    ),
+    "settings of the model": (
+        "run/params.yaml",
+        lambda f, n: f[n].replace(b"learning_rate: 0.001", b"learning_rate: 0.5"),
+        "the model says train.learning_rate 0.001, and params.yaml 0.5",
+    ),
+    "batch": (
+        "data/batch-1.json",
+        lambda f, n: f[n] + b" ",
+        "the record of the batch batch-1 is not the one that the run was opened with",
+    ),
+    "terms": ("model/model.json", lambda f, n: f[n] + b" ", "model/model.json is not the file that was signed"),
+    "papers": (
+        "documents/software.csv",
+        lambda f, n: f[n] + b"\n",
+        "documents/software.csv is not what follows from the records",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", EDITS)
+def test_what_was_edited_is_named_by_what_contradicts_it(
+    files: dict[str, bytes], bundle: Bundle, check: Check, remembered: None, what: str
+) -> None:
+    """Commit, `dvc.lock`, scores, settings, data, signature and records each contradict the file that they bind."""
+    name, edit, sentence = EDITS[what]
+    assert sentence in " ".join(failures(check(sealed(bundle, {**files, name: edit(files, name)}))))
+
+
 def test_a_verdict_that_the_rule_does_not_give_is_found(
     files: dict[str, bytes], bundle: Bundle, check: Check, remembered: None
 ) -> None:
     """A producer who writes another verdict, and ledger and digests to fit, is contradicted by plan and scores."""
-    verdict = json.loads(files[material.VERDICT])
-    verdict |= {"verdict": "REJECT", "evidence_says": "REJECT"}
-    edited = {**files, material.VERDICT: canonical_json(verdict)}
-    before = None
-    for name in sorted(one for one in files if one.startswith("ledger/")):
-        entry = Entry.model_validate_json(files[name])
-        body = dict(entry.body)
-        if entry.kind == "decision" and body["run"] == bundle.run:
-            body |= {"verdict": "REJECT", "verdict_digest": sha256_bytes(edited[material.VERDICT])}
-        made = entry.model_copy(update={"prev": before, "body": body})
-        made = made.model_copy(update={"seal": seal(made)})
-        edited[name], before = made.to_bytes(), made.digest()
-        if entry.kind == "decision" and body["run"] == bundle.run:
-            decision = made.digest()
-    contents = bundle.model_copy(update={"decision": decision, "head": before})
-    said = failures(check(sealed(contents, {n: d for n, d in edited.items() if not n.startswith("anchors/")})))
+    verdict = edited(files, material.VERDICT, verdict="REJECT", evidence_says="REJECT")
+    change = decided(bundle, verdict="REJECT", verdict_digest=sha256_bytes(verdict))
+    said = failures(check(rewritten(bundle, {**files, material.VERDICT: verdict}, change)))
     assert any(
         "the verdict is REJECT in the verdict, and the rule makes PROMOTE of the evidence" in one for one in said
     )
+
+
+def test_a_ledger_that_the_run_did_not_find_is_told(
+    files: dict[str, bytes], bundle: Bundle, check: Check, remembered: None
+) -> None:
+    """The entries from before the run are those whose last digest its inputs name, and its look is among the others."""
+    other = check(rewritten(bundle, files, lambda one: dict(one.body) | ({"claim": OTHER} if one.seq == 1 else {})))
+    assert failures(other) == [
+        "ledger: entry 3 is the one that the run found when it was opened, and here it is another one",
+        "verdict: the champion that the run was judged against is not the one that the ledger named",
+    ]
+    blind = check(rewritten(bundle, files, lambda one: None if one.seq == 4 else dict(one.body)))
+    assert failures(blind) == ["record: no look at the test set stands on the ledger before the decision"]
+    contents = bundle.model_copy(update={"decision": OTHER})
+    assert failures(check(sealed(contents, files))) == [
+        f"bundle.json is about another decision on {bundle.run} than the ledger's"
+    ]
+
+
+def promoted(files: dict[str, bytes], **changes: object) -> tuple[str, dict[str, object]]:
+    """A promotion of the run of the golden bundle, as `promote` would record it."""
+    decision, earlier = (json.loads(files[f"ledger/0000000{seq}.json"])["body"] for seq in (5, 3))
+    same = ("run", "package", "recipe", "model_version", "run_commit")
+    body = {**earlier, **{name: decision[name] for name in same}, "replaces": decision["champion"]}
+    return "promotion", {**body, **changes}
+
+
+def approved(by: str) -> tuple[str, dict[str, object]]:
+    """An approval of the last decision."""
+    return "approval", {"run": "second", "decision": "", "by": by, "at": "2026-03-03T04:05:06+00:00", "reason": None}
+
+
+PROMOTIONS: dict[str, tuple[dict[str, object], str]] = {
+    "none": ({"test_digest": OTHER}, "none that the rules allow: no look of"),
+    "rejected": ({"verdict": "REJECT"}, "none that the rules allow: the gate did not decide PROMOTE"),
+    "backfill": ({"airflow_run_id": "backfill__2026-03-02"}, "a backfill never moves the champion"),
+    "nobody": ({"approvals": 1}, "none that the rules allow: 1 person must agree under the plan demonstration"),
+}
+
+
+@pytest.mark.parametrize("what", PROMOTIONS)
+def test_a_promotion_of_a_decision_that_does_not_allow_it_is_told(
+    files: dict[str, bytes], bundle: Bundle, check: Check, remembered: None, what: str
+) -> None:
+    """The rules of promotion are executed again on the ledger as it was."""
+    changes, said = PROMOTIONS[what]
+    found = failures(check(rewritten(bundle, files, decided(bundle, **changes), more=(promoted(files),))))
+    assert any(one.startswith("record: the promotion, entry 6, ") and said in one for one in found)
+
+
+def test_a_promotion_is_held_against_champion_package_and_people(
+    files: dict[str, bytes], bundle: Bundle, check: Check, remembered: None
+) -> None:
+    """What the rules allow holds; another package, another champion by then, or the requester's approval do not."""
+    earlier = "promotion", json.loads(files["ledger/00000003.json"])["body"]
+    whole = check(rewritten(bundle, files, more=(approved("dr_lee"), promoted(files))))
+    assert failures(whole) == []
+    assert "record: promoted by entry 7, agreed by dr_lee" in [line.what for line in whole.lines]
+    for more, said in (
+        ((promoted(files, package=OTHER),), "is of another package or of no PROMOTE"),
+        ((earlier, promoted(files)), "none that the rules allow: cxr-densenet121/1 is the champion"),
+        ((approved("dr_ruiz"), promoted(files)), "none that the rules allow: dr_ruiz requested"),
+    ):
+        [found] = failures(check(rewritten(bundle, files, more=more)))
+        assert said in found
 
 
 def test_a_cut_ledger_is_contradicted_by_anchors_from_elsewhere(
