@@ -61,13 +61,17 @@ class OfFinding:
 
 
 def gallery(
-    explanation: Explanation, pictures: Mapping[str, bytes], budget: int | None = None
+    explanation: Explanation,
+    pictures: Mapping[str, bytes],
+    faults: Mapping[str, str],
+    budget: int | None = None,
 ) -> tuple[list[OfFinding], int]:
     """Put the cases together; where they are too heavy, those of the least telling kinds are left out.
 
     Args:
         explanation: what `explain` made.
         pictures: name of a case's picture -> bytes of a PNG.
+        faults: what `unshown` said of them.
         budget: bytes of compressed pictures; `GALLERY_BYTES` by default.
 
     Returns:
@@ -79,7 +83,7 @@ def gallery(
     shown: dict[int, Shown] = {}
     for place in sorted(places, key=lambda place: (_rank(explanation.cases[place]), place)):
         case = explanation.cases[place]
-        missing = _missing(case.picture, pictures)
+        missing = faults.get(case.picture, "")
         picture = b"" if missing else figures.compress(pictures[case.picture])
         left -= len(picture)
         if left < 0:
@@ -92,10 +96,10 @@ def gallery(
     return found, len(explanation.cases) - len(shown)
 
 
-def unshown(explanation: Explanation, pictures: Mapping[str, bytes]) -> list[str]:
-    """Sentences on the pictures of cases that are missing or damaged."""
+def unshown(explanation: Explanation, pictures: Mapping[str, bytes]) -> dict[str, str]:
+    """A sentence on each picture of a case that is missing or damaged, by its name. Each is decoded for it."""
     names = dict.fromkeys(case.picture for case in explanation.cases)
-    return [sentence for name in names if (sentence := _missing(name, pictures))]
+    return {name: sentence for name in names if (sentence := _missing(name, pictures))}
 
 
 def _missing(name: str, pictures: Mapping[str, bytes]) -> str:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -153,6 +153,11 @@ class Material:
     prevalences: Sequence[float]
     missing: Sequence[str] = ()
 
+    @cached_property
+    def faults(self) -> dict[str, str]:
+        """What is wrong with the pictures of cases; see `cases.unshown`."""
+        return cases.unshown(self.explanation, self.pictures)
+
 
 def summary_document(material: Material) -> Summary:
     """Take from a run what people who tune may see, which is the summary for machines too.
@@ -201,7 +206,7 @@ def render(material: Material) -> str:
     found = tuple(one.finding for one in evaluation.findings)
     if found != FINDINGS:
         raise ValueError(f"the evidence names {', '.join(found) or 'nothing'}, not the 14 findings in their order")
-    gallery, left_out = cases.gallery(material.explanation, material.pictures)
+    gallery, left_out = cases.gallery(material.explanation, material.pictures, material.faults)
     reasons = words.in_order(verdict.reasons)
     return fill(
         "report.html.j2",
@@ -273,7 +278,7 @@ def tell(material: Material) -> Told:
         data_notice=_data_notice(material),
         other_plan=_other_plan(verdict),
         unscored=_unscored(evaluation),
-        missing=[*material.missing, *cases.unshown(material.explanation, material.pictures)],
+        missing=[*material.missing, *material.faults.values()],
     )
 
 
