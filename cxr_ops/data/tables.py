@@ -58,7 +58,7 @@ _SEPARATORS: Final = {",": "commas", ";": "semicolons", "\t": "tabs"}
 _WITH_COMMA: Final = re.compile(r"([^\[\],]*\[[^\[\],]*),([^\[\]]*\])")  # OriginalImage[Width,Height], Bbox [x,y,w,h]
 _NOTHING: Final = ("nan", "NaN", "NA", "N/A", "<NA>", "None", "null", "NULL")  # how a missing value is spelt
 _AGE: Final = re.compile(r"([0-9]{1,6})(?:(\.0+)|([YMWD]))?")
-_PATIENT: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+PATIENT_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _PATIENT_NUMBER: Final = re.compile(r"([0-9]+)(?:\.0+)?")
 # What spreadsheets make of ids such as 3-1: 03-Jan, Jan-03, 2026-01-03.
 _DATE: Final = re.compile(
@@ -132,6 +132,14 @@ class Table:
         if missing(text):
             return math.nan
         return float(text.replace(",", ".", 1) if self.decimal_comma else text)
+
+    def place(self, text: str) -> float:
+        """A field as a place in a picture: a finite number, or -1 for what is none, since no place is negative."""
+        try:
+            value = self.number(text)
+        except ValueError:
+            return -1.0
+        return value if math.isfinite(value) else -1.0
 
 
 def read(path: Path, aliases: Mapping[str, str] = ALIASES) -> Table:
@@ -270,7 +278,7 @@ def no_patient(text: str) -> str:
     """
     if missing(text.strip()):
         return "nothing says whose image it is"
-    return "" if _PATIENT.fullmatch(text) else f"{text[:120]!r} is not a patient id"
+    return "" if PATIENT_ID.fullmatch(text) else f"{text[:120]!r} is not a patient id"
 
 
 def read_patients(texts: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -6,7 +6,7 @@ Headers are bytes that nobody vouches for: they are read in other processes, who
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -51,6 +51,22 @@ def read_headers(headers: Sequence[Header]) -> list[Facts | Refused]:
     """What the manifest needs of each header, in order; of a file that cannot be used, why."""
     died = Refused(what="reading its header ends the process that tries")
     return [died if isinstance(one, isolate.DiedError) else one for one in isolate.each(facts, headers)]
+
+
+def read_published(files: Mapping[str, Path], *, deidentified: bool) -> dict[str, Facts | Refused]:
+    """The headers of a release that its makers de-identified, whose pictures have their own ids for patients.
+
+    Args:
+        files: for a picture's id its file.
+        deidentified: see `Header`.
+
+    Returns:
+        For each id what `read_headers` gives.
+    """
+    asked = [
+        Header(path=file, pseudonym=name, published=True, deidentified=deidentified) for name, file in files.items()
+    ]
+    return dict(zip(files, read_headers(asked), strict=True))
 
 
 def _entries(folder: Path) -> Iterator[tuple[Path, os.DirEntry[str]]]:

@@ -18,7 +18,6 @@ says that they do not. A header cannot show that the pixels are clean.
 
 from __future__ import annotations
 
-import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping
 from pathlib import Path
@@ -56,7 +55,6 @@ _ALIASES: Final[Mapping[str, str]] = {
     "PatientSex": "sex",
     "ViewPosition": "view",
 }
-PATIENT_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _VALUES: Final[Mapping[str, int]] = {"1": 1, "0": 0, "-1": UNCERTAIN, "1.0": 1, "0.0": 0, "-1.0": UNCERTAIN}
 
 
@@ -199,7 +197,7 @@ class _Rows:
             if times[uids[at]] > 1:
                 found.append(f"{times[uids[at]]} rows name this image")
             header = headers[at]
-            if not PATIENT_ID.fullmatch(patients[at]) and not found:
+            if not tables.PATIENT_ID.fullmatch(patients[at]) and not found:
                 text = (
                     f"{patients[at][:64]!r} is not a patient id" if patients[at] else "nothing says whose image it is"
                 )

@@ -20,7 +20,6 @@ Source: Wang et al., "ChestX-ray8", CVPR 2017, and the release's README.
 
 from __future__ import annotations
 
-import math
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -355,7 +354,7 @@ def _read_boxes(
             absent += 1
             continue
         finding = BOX_NAMES.get(written, written)
-        sides = [_number(text, table) for text in places]
+        sides = [table.place(text) for text in places]
         found: list[str] = []
         if finding not in FINDINGS:
             guess = nearest(finding, (*FINDINGS, *BOX_NAMES))
@@ -375,12 +374,3 @@ def _read_boxes(
     if unlabelled:
         told = voice.count(unlabelled, "box is", "boxes are")
         result.notes.append(f"{told} around a finding that {result.table} does not give to the image")
-
-
-def _number(text: str, table: tables.Table) -> float:
-    """A finite number, or -1 for what is none: no side of a box is negative."""
-    try:
-        value = table.number(text)
-    except ValueError:
-        return -1.0
-    return value if math.isfinite(value) else -1.0

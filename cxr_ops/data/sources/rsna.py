@@ -24,7 +24,6 @@ Radiology: Artificial Intelligence 1(1), 2019.
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -33,8 +32,8 @@ from typing import Any, Final
 
 from cxr_ops import voice
 from cxr_ops.data import tables
-from cxr_ops.data.checking.dicom import Facts, Header
-from cxr_ops.data.checking.headers import find_files, read_headers
+from cxr_ops.data.checking.dicom import Facts
+from cxr_ops.data.checking.headers import find_files, read_published
 from cxr_ops.data.sources.source import Box, Listing, Options, Problem, Reading, Row, Source, one_each
 from cxr_ops.errors import DataError, SettingsError
 from cxr_ops.labels import FINDINGS, UNCERTAIN
@@ -142,7 +141,7 @@ def _read_boxes(table: tables.Table, problems: list[Problem]) -> dict[str, _Imag
         if image.target != int(target):
             image.sound = False
             problems.append(Problem(f"line {image.line} says the other Target", TABLE, line, image_id))
-        sides = [_number(table, text) for text in places]
+        sides = [table.place(text) for text in places]
         if all(tables.missing(text) for text in places) and target == "0":
             continue
         if target == "0" or min(sides[:2]) < 0 or min(sides[2:]) <= 0:
@@ -152,15 +151,6 @@ def _read_boxes(table: tables.Table, problems: list[Problem]) -> dict[str, _Imag
         else:
             image.boxes.append(Box(line, image_id, FINDING, *sides))
     return images
-
-
-def _number(table: tables.Table, text: str) -> float:
-    """A finite number, or -1 for what is none: no side of a box is negative."""
-    try:
-        value = table.number(text)
-    except ValueError:
-        return -1
-    return value if math.isfinite(value) else -1
 
 
 def _read_classes(path: Path, images: Mapping[str, _Image], problems: list[Problem]) -> None:
@@ -222,12 +212,7 @@ def _read_pictures(
         else:
             what = "no row names this file: the table may have been cut"
             problems.append(Problem(what, file.relative_to(folder).as_posix(), None, file.stem))
-    asked = [
-        Header(path=of_id[one], pseudonym=one, published=True, deidentified=options.deidentified)
-        for one in images
-        if one in of_id
-    ]
-    headers = dict(zip((one.pseudonym for one in asked), read_headers(asked), strict=True))
+    headers = read_published(of_id, deidentified=options.deidentified)
     ages = tables.read_ages([one.age if isinstance(one := headers.get(key), Facts) else "" for key in images])
     for at, (key, image) in enumerate(images.items()):
         header, image_id = headers.get(key), f"{key}.png"

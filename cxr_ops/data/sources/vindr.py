@@ -29,7 +29,6 @@ Source: Nguyen et al., "VinDr-CXR", Scientific Data 9:429, 2022.
 
 from __future__ import annotations
 
-import math
 from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -38,8 +37,8 @@ from typing import Final
 
 from cxr_ops import voice
 from cxr_ops.data import tables
-from cxr_ops.data.checking.dicom import Facts, Header
-from cxr_ops.data.checking.headers import find_files, read_headers
+from cxr_ops.data.checking.dicom import Facts
+from cxr_ops.data.checking.headers import find_files, read_published
 from cxr_ops.data.sources.source import (
     Box,
     Listing,
@@ -176,7 +175,7 @@ def _read_votes(
             dropped[name] += 1
         else:
             image.votes[known[name]].add(reader)
-            corners = [_number(table, column, at) for column in _CORNERS]
+            corners = [table.place(table.columns[column][at]) for column in _CORNERS]
             left, top, right, bottom = corners
             if not (left >= 0 and top >= 0 and right > left and bottom > top):
                 image.sound = False
@@ -187,15 +186,6 @@ def _read_votes(
             else:
                 image.boxes.append(Box(line, f"{image_id}.png", known[name], left, top, right - left, bottom - top))
     return images, dropped
-
-
-def _number(table: tables.Table, column: str, at: int) -> float:
-    """A finite number, or -1 for what is none: no corner is negative."""
-    try:
-        value = table.number(table.columns[column][at])
-    except ValueError:
-        return -1
-    return value if math.isfinite(value) else -1
 
 
 def _read_image_labels(path: Path, images: Mapping[str, _Image]) -> tuple[str, ...]:
@@ -239,12 +229,7 @@ def _read_pictures(
             problems.append(Problem(what, file.relative_to(folder).as_posix(), None, file.stem))
         else:
             of_id[file.stem] = file
-    asked = [
-        Header(path=of_id[one], pseudonym=one, published=True, deidentified=options.deidentified)
-        for one in images
-        if one in of_id
-    ]
-    headers = dict(zip((one.pseudonym for one in asked), read_headers(asked), strict=True))
+    headers = read_published(of_id, deidentified=options.deidentified)
     ages = tables.read_ages([one.age if isinstance(one := headers.get(key), Facts) else "" for key in images])
     for at, (key, image) in enumerate(images.items()):
         header, image_id = headers.get(key), f"{key}.png"
