@@ -32,8 +32,9 @@ from cxr_ops.addresses import folder_of, without_password
 from cxr_ops.audit.entries import Entry, PatientPurged
 from cxr_ops.audit.package import patient_key
 from cxr_ops.audit.state import find_decision, last_promotion
-from cxr_ops.data import manifest, packed, purging, quarantined, room, splits
-from cxr_ops.data.purging import Subject
+from cxr_ops.data import manifest, packed, room, splits
+from cxr_ops.data.purging import quarantines, rewriting
+from cxr_ops.data.purging.subject import Subject, has_word
 from cxr_ops.edges import dvc
 from cxr_ops.edges.home import Home
 from cxr_ops.edges.ledger import open_ledger
@@ -192,7 +193,7 @@ def run(
             raise BusyError("an ingestion is going on", where=ingest.path, fix="purge when it has ended")
         journal = _going_on(home, patient)
         subject = _find(home, patient, journal)
-        if purging.has_word(reason, subject):
+        if has_word(reason, subject):
             raise SettingsError(
                 f"the reason names the patient, or has the word {patient!r}, and the ledger would keep it for ever",
                 where="--reason",
@@ -201,7 +202,7 @@ def run(
         made = versions.versions(home)
         holders = _holders(home, made, subject)
         _refuse_empty(home, subject, made)
-        quarantines = _quarantines(home, subject)
+        left = _quarantines(home, subject)
         used = _runs(home, made, holders)
         models = journal.models if journal else registry.trained_on(home, patient)
         champion = last_promotion(open_ledger(home).entries())
@@ -215,10 +216,10 @@ def run(
             models=tuple(models),
             champion=champion is not None and champion.promotion.model_version in models,
             pages=tuple(folder.name for folder in _pages(home, subject, names, seen)),
-            quarantines=tuple(one.folder.name for one in quarantines if one.concerned),
-            quarantined=sum(one.rows for one in quarantines),
+            quarantines=tuple(one.folder.name for one in left if one.concerned),
+            quarantined=sum(one.rows for one in left),
             under_others=len(set(subject.images) & set(subject.others)),
-            unknown=tuple(told for one in quarantines for told in one.unknown),
+            unknown=tuple(told for one in left for told in one.unknown),
             cut_off=tuple(
                 f"cxr-ops data purge {shlex.quote(one.subject.patient)} --reason TEXT --by NAME --yes"
                 for one in _cut_off(home).values()
@@ -330,7 +331,7 @@ def _find(home: Home, patient: str, journal: Journal | None) -> Subject:
             where=home.store,
             fix=f"cxr-ops data purge {first} --reason TEXT --by NAME, and then this patient",
         )
-    refused = quarantined.owned(home.quarantine.glob("*/"), patient)
+    refused = quarantines.owned(home.quarantine.glob("*/"), patient)
     before = journal.subject if journal else Subject(patient=patient, images=[], sha256=[])
     if not images | refused.images | refused.sha256 and not journal:
         raise DataError(
@@ -359,7 +360,7 @@ def _holders(home: Home, made: list[versions.Version], subject: Subject) -> dict
             if any(subject.shown_by(path) for path in sorted(folder.iterdir())):
                 found[fresh[name]] = (name, version.data)
         for event in batches.read_events(home, version.data):
-            if event != purging.rewrite_event(event, subject):
+            if event != rewriting.rewrite_event(event, subject):
                 found[version.data.events[event.name]] = (event.name, version.data)
     return found
 
@@ -424,11 +425,11 @@ def _without(home: Home, name: str, data: DataRevision, subject: Subject) -> Rep
     with temporary(home) as aside:
         if is_event(name):
             event = next(one for one in batches.read_events(home, data) if one.name == name)
-            purging.rewrite_event(event, subject).write(aside / name / EVENT)
+            rewriting.rewrite_event(event, subject).write(aside / name / EVENT)
             return batches.replace_purged(home, aside / name, name)
         only = data.model_copy(update={"batches": {name: data.batches[name]}, "events": {}})
         with batches.whole(home, only) as dataset:
-            if purging.rewrite_batch(dataset / name, aside / name, subject) is None:
+            if rewriting.rewrite_batch(dataset / name, aside / name, subject) is None:
                 return None
             return batches.replace_purged(home, aside / name, name)
 
@@ -542,9 +543,9 @@ def _pages(home: Home, subject: Subject, names: Iterable[str], gone: set[str]) -
     ]
 
 
-def _quarantines(home: Home, subject: Subject) -> list[quarantined.Without]:
+def _quarantines(home: Home, subject: Subject) -> list[quarantines.Without]:
     """Every quarantine as it is without the patient."""
-    return [quarantined.without(folder, subject, PAGE) for folder in sorted(home.quarantine.glob("*/"))]
+    return [quarantines.without(folder, subject, PAGE) for folder in sorted(home.quarantine.glob("*/"))]
 
 
 def _kept(home: Home) -> tuple[Path, ...]:

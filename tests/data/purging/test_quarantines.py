@@ -7,9 +7,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from cxr_ops.data import quarantined
 from cxr_ops.data.checking import quarantine
-from cxr_ops.data.purging import Subject
+from cxr_ops.data.purging import quarantines
+from cxr_ops.data.purging.subject import Subject
 from cxr_ops.data.sources.source import Listing, Problem, Row
 from cxr_ops.labels import FINDINGS
 from cxr_ops.records.acceptance import Acceptance
@@ -67,7 +67,7 @@ def test_one_patients_rows_and_pictures_go_and_those_of_others_stay(tmp_path: Pa
     folder = keep(tmp_path / "kept" / "three", tmp_path / "came")
     before = bytes_of(folder)
     assert b"held" in before
-    told = quarantined.without(folder, ONE, PAGE)
+    told = quarantines.without(folder, ONE, PAGE)
     assert bytes_of(folder) == before
     assert (told.rows, told.files, told.empty) == (4, 5, False)  # three pictures, the copy, and the table
     (stray,) = told.unknown
@@ -80,7 +80,7 @@ def test_one_patients_rows_and_pictures_go_and_those_of_others_stay(tmp_path: Pa
     table = b"Image Index,Patient ID,Patient Age\n" + b"".join(f"{one}2.png,00000002,1\n".encode() for one in "abc")
     assert bytes_of(folder) == {b"a2.png", b"b2.png", b"stray", table}
     assert left.loc[2, "sha256"] == sha256_bytes(table)
-    assert not quarantined.without(folder, ONE, PAGE).concerned
+    assert not quarantines.without(folder, ONE, PAGE).concerned
     assert (folder / quarantine.PROBLEMS).stat().st_mode & 0o077 == 0
 
 
@@ -92,9 +92,9 @@ def test_a_quarantine_of_nobody_else_goes(tmp_path: Path) -> None:
     row = Row(2, "a.png", "1", (0,) * len(FINDINGS), 1, "F", "PA", came / "a.png")
     listing = Listing(source="nih", table=TABLE, total=1, rows=[row])
     quarantine.keep(folder, came, listing, [listing.problem(row, "blank")])
-    assert quarantined.owned([folder], "1").images == {"a.png"}
-    assert quarantined.owned([folder], "2") == ({*()}, {*()}, {"a.png"}, {sha256_bytes(b"a")})
-    quarantined.without(folder, ONE, PAGE).write()
+    assert quarantines.owned([folder], "1").images == {"a.png"}
+    assert quarantines.owned([folder], "2") == ({*()}, {*()}, {"a.png"}, {sha256_bytes(b"a")})
+    quarantines.without(folder, ONE, PAGE).write()
     assert not folder.exists()
 
 
@@ -106,8 +106,8 @@ def test_a_table_that_many_rows_share_is_read_once(tmp_path: Path, monkeypatch: 
     problems = [Problem("the sex is none", TABLE, 2 + at, patient_id=patient) for at, patient in enumerate("121")]
     quarantine.keep(folder, came, Listing(source="nih", table=TABLE), problems)
     asked = []
-    monkeypatch.setattr(quarantined, "_is_table", lambda path, of=quarantined._is_table: asked.append(path) or of(path))
-    assert quarantined.owned([folder], "1") == (set(), set(), set(), set())
+    monkeypatch.setattr(quarantines, "_is_table", lambda path, of=quarantines._is_table: asked.append(path) or of(path))
+    assert quarantines.owned([folder], "1") == (set(), set(), set(), set())
     assert asked == [folder / quarantine.FILES / sha256_bytes((came / TABLE).read_bytes())]
 
 
@@ -118,9 +118,9 @@ def test_a_table_without_a_known_column_of_patients(tmp_path: Path) -> None:
     (came / TABLE).write_text('"who","where"\n"7","x/patient8/a"\n"8","\n"\n"patient8","y"\n"7","8"\n')
     problem = Problem("the label is none", TABLE, 4, "", patient_id="8")
     quarantine.keep(folder, came, Listing(source="csv", table=TABLE), [problem, Problem("cut", TABLE, 9)])
-    quarantined.without(folder, ONE.model_copy(update={"patient": "8", "images": []}), PAGE).write()
+    quarantines.without(folder, ONE.model_copy(update={"patient": "8", "images": []}), PAGE).write()
     assert bytes_of(folder) == {b'"who","where"\n"7","x/patient8/a"\n"patient8","y"\n"7","8"\n'}
-    quarantined.without(folder, ONE.model_copy(update={"patient": "patient8", "images": []}), PAGE).write()
+    quarantines.without(folder, ONE.model_copy(update={"patient": "patient8", "images": []}), PAGE).write()
     assert bytes_of(folder) == {b'"who","where"\n"patient8","y"\n"7","8"\n'}
 
 
@@ -152,7 +152,7 @@ def test_a_record_keeps_its_words_where_an_id_is_one(tmp_path: Path, patient: st
     record.write(tmp_path / "acceptance.json")
     (tmp_path / "refusal.txt").write_text(why)
     subject = ONE.model_copy(update={"patient": patient})
-    quarantined.without(tmp_path, subject, PAGE).write()
+    quarantines.without(tmp_path, subject, PAGE).write()
     clean = "no row is left\n(purged)\n(purged)\n" + WORDS
     assert Acceptance.read(tmp_path / "acceptance.json") == record.model_copy(update={"why": clean})
     assert (tmp_path / "refusal.txt").read_text() == clean
@@ -165,7 +165,7 @@ def test_an_earlier_list_has_no_patients_and_says_so(tmp_path: Path) -> None:
     (folder / quarantine.PROBLEMS).write_text(
         "file,line,image_id,problem,sha256\nt,1,held.png,blank,\nt,2,other.png,blank,\n"
     )
-    told = quarantined.without(folder, ONE, PAGE)
+    told = quarantines.without(folder, ONE, PAGE)
     assert told.unknown[0].startswith("old: an earlier version kept it, and did not say whose the rows are")
     assert told.unknown[0].endswith(f"rm -r {folder}")
     told.write()

@@ -17,7 +17,7 @@ import pandas as pd
 
 from cxr_ops.data import manifest, tables
 from cxr_ops.data.checking import quarantine
-from cxr_ops.data.purging import Subject, names, scrub, scrubbed
+from cxr_ops.data.purging.subject import Subject, names, scrub, scrubbed
 from cxr_ops.data.sources.source import flat_name
 from cxr_ops.errors import CxrError, DataError, StorageError
 from cxr_ops.records.acceptance import ACCEPTANCE, PROBLEMS, Acceptance
