@@ -498,7 +498,7 @@ def _look_up(home: Home, batch: str, rows: Sequence[Row], inspected: Mapping[str
     revision = batches.data_revision(home)
     others = {name: digest for name, digest in (revision.batches if revision else {}).items() if name != batch}
     if revision is None or not others:
-        return duplicates.read({})
+        return Known()
     with index.run(home, [revision.model_copy(update={"batches": others})]) as opened:
         gone = events.withdrawn_images(batches.read_events(home, revision))
         return duplicates.look_up(rows, inspected, opened, others.values(), gone)

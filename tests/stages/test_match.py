@@ -52,7 +52,7 @@ def held(make_nih: MakeNih, tmp_path: Path) -> dict[str, Path]:
 
 def matched(folder: Path, home: Home, held: dict[str, Path], accepted: Path | None = None) -> match.Matched:
     listing = nih.read_folder(folder)
-    checked = building.check(listing, "second", held, processes=1)
+    checked = building.check(listing, "second", processes=1)
     return match.run(checked, listing, batch="second", home=home, held=held, accepted=accepted)
 
 

@@ -89,7 +89,7 @@ def portrait(make_nih: MakeNih, home: Home, tmp_path: Path) -> page.Portrait:
     cv2.imwrite(str(folder / "images" / "00000007_001.png"), source[::-1])
     listing = nih.read_folder(folder)
     held = {"first": first}
-    checked = building.check(listing, "second", held, processes=1)
+    checked = building.check(listing, "second", processes=1)
     matched = match.run(checked, listing, batch="second", home=home, held=held)
     frames = {name: manifest.read_manifest(path / "manifest.csv") for name, path in held.items()}
     return portray.run(checked, matched, listing, folder=folder, batch="second", held=frames)

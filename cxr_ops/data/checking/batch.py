@@ -71,7 +71,6 @@ class Checked:
 def check(
     listing: Listing,
     batch: str,
-    held: dict[str, Path] | None = None,
     *,
     known: duplicates.Asked | None = None,
     aside: Path | None = None,
@@ -84,8 +83,7 @@ def check(
     Args:
         listing: what a source read.
         batch: the batch's name.
-        held: for each batch of the data set, a folder with its `manifest.csv` and `pixels.csv`.
-        known: gives what the other batches hold of some rows; without it, all of their tables are read.
+        known: gives what the other batches of the data set hold of some rows; without it, there are none.
         aside: a folder for pictures that are stored otherwise than they come, which `build` reads; it may be absent
             where the listing has none.
         barred: patients who may not enter, with the reason.
@@ -93,7 +91,7 @@ def check(
         progress: called with the images decoded so far and their number.
 
     Raises:
-        DataError: a batch of the data set cannot be read.
+        StorageError: `known` cannot say it.
     """
     inspected: dict[str, decode.Inspected] = {}
     origins: dict[str, convert.Origin] = {}
@@ -118,9 +116,8 @@ def check(
         if done % 100 == 0 or done == len(listing.rows):
             contract.report_progress("ingest", done, len(listing.rows), unit="images")
     rows = [row for row in listing.rows if row.image_id in inspected]
-    others = {name: path for name, path in (held or {}).items() if name != batch}
     problems += [listing.problem(row, what) for row, what in duplicates.within(rows, inspected)]
-    held_already = known(rows, inspected) if known else duplicates.read(others)
+    held_already = known(rows, inspected) if known else duplicates.Known()
     problems += [listing.problem(row, what) for row, what in duplicates.across(rows, inspected, held_already)]
     problems += [listing.problem(row, barred[row.patient_id]) for row in rows if barred and row.patient_id in barred]
     bad = {(item.file, item.line, item.image_id) for item in problems}

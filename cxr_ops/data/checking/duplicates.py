@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
 
-from cxr_ops.data import manifest
 from cxr_ops.data.checking.decode import Inspected
 from cxr_ops.data.index import Index
 from cxr_ops.data.sources.source import Row
@@ -58,39 +56,14 @@ class Known(NamedTuple):
         withdrawn: image id in small letters -> the event that took it out. What it names is in no version from then on.
     """
 
-    names: Mapping[str, str]
-    pictures: Mapping[str, Picture]
-    sexes: Mapping[str, str]
+    names: Mapping[str, str] = MappingProxyType({})
+    pictures: Mapping[str, Picture] = MappingProxyType({})
+    sexes: Mapping[str, str] = MappingProxyType({})
     withdrawn: Mapping[str, str] = MappingProxyType({})
 
 
 # Gives what may concern some rows, whose pictures decode, and what decoding said of each image.
 Asked = Callable[[Sequence[Row], Mapping[str, Inspected]], Known]
-
-
-def read(held: Mapping[str, Path]) -> Known:
-    """All that a data set holds.
-
-    Args:
-        held: for each batch, a folder with its `manifest.csv` and `pixels.csv`.
-
-    Raises:
-        DataError: a batch cannot be read.
-    """
-    names: dict[str, str] = {}
-    pictures: dict[str, Picture] = {}
-    sexes: dict[str, str] = {}
-    for batch, folder in held.items():
-        frame = manifest.read_manifest(folder / "manifest.csv")
-        pixels = manifest.read_table(folder / "pixels.csv", manifest.PIXEL_COLUMNS)
-        names |= {image_id.lower(): batch for image_id in frame["image_id"]}
-        owners = dict(zip(frame["image_id"], frame["patient_id"], strict=True))
-        pictures |= {
-            digest: Picture(image_id, owners.get(image_id, ""), batch)
-            for image_id, digest in pixels.itertuples(index=False)
-        }
-        sexes |= {patient: sex for patient, sex in zip(frame["patient_id"], frame["sex"], strict=True) if sex}
-    return Known(names, pictures, sexes)
 
 
 def look_up(
