@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import io
 import os
 from pathlib import Path
@@ -143,6 +144,24 @@ def test_other_encodings_and_missing_files_are_refused(tmp_path: Path) -> None:
         tables.read(path)
     with pytest.raises(DataError, match="is missing"):
         tables.read(tmp_path / "nowhere.csv")
+
+
+def test_a_packed_table_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A table in gzip is read up to a bound; one that unpacks to more, is packed twice or cut short is refused."""
+    path = tmp_path / "table.csv.gz"
+    data = b"image_id\n" + b"a.png\n" * 2000
+    path.write_bytes(gzip.compress(data))
+    assert len(tables.read(path)) == 2000
+    with monkeypatch.context() as patch:
+        patch.setattr(tables, "_LARGEST", len(data) - 1)
+        with pytest.raises(DataError, match="unpacks to more than"):
+            tables.read(path)
+    path.write_bytes(gzip.compress(gzip.compress(data)))
+    with pytest.raises(DataError, match="the file is compressed, not text"):
+        tables.read(path)
+    path.write_bytes(gzip.compress(data)[:-9])
+    with pytest.raises(DataError, match="no gzip, or cut short"):
+        tables.read(path)
 
 
 def test_numbers_are_read_as_the_table_writes_them(tmp_path: Path) -> None:

@@ -168,6 +168,56 @@ def test_one_class_and_unknown_labels_fail(suites: list[Path]) -> None:
     assert "No image has more than 10 findings." in [c.says for c in validated(all_ill, suites).failures]
 
 
+def known_in(count: int, *, positive: int) -> pd.DataFrame:
+    """200 images of which `count` have labels of each finding, the first `positive` of them 1."""
+    frame = sound(200)
+    for finding in FINDINGS:
+        labels = [1] * positive + [0] * (count - positive) + [None] * (200 - count)
+        frame[finding] = pd.array(labels, dtype="Int64")
+    return frame
+
+
+def of_each(*ends: str) -> set[str]:
+    """What the suite says of each of the 14 findings."""
+    return {f"{finding.replace('_', ' ')} {end}" for finding in FINDINGS for end in ends}
+
+
+def test_each_finding_is_expected_to_be_known_and_not_everywhere(suites: list[Path]) -> None:
+    """The same is expected of all 14: labels of 1 % of the images, no other value, and at most 95 % positive ones."""
+    value, known, present = (
+        "is 1, 0, -1 (uncertain) or missing.",
+        "is known for at least 1 % of the images whose source labels it.",
+        "is present in at most 95 % of the images.",
+    )
+    given, many = "At least one finding is labelled for every image.", "No image has more than 10 findings."
+
+    def failed(frame: pd.DataFrame) -> set[str]:
+        return {check.says for check in validated(frame, suites, BOXES.iloc[:0]).failures} - {given, many}
+
+    assert failed(known_in(2, positive=1)) == set()
+    assert failed(known_in(1, positive=0)) == of_each(known) | {
+        "Some image has a finding: the labels are not all negative."
+    }
+    assert failed(known_in(200, positive=190)) == set()
+    assert failed(known_in(200, positive=191)) == of_each(present)
+    strange = sound()
+    for row, finding in enumerate(FINDINGS, 20):
+        strange.loc[row, finding] = 2
+    found = {check.says: check.rows for check in validated(strange, suites).failures}
+    assert found == {f"{name.replace('_', ' ')} {value}": (row,) for row, name in enumerate(FINDINGS, 20)}
+
+
+def test_a_finding_nowhere_and_nobody_healthy_are_shown(suites: list[Path]) -> None:
+    """A finding without any positive image, and fewer than one image in 1,000 without a finding, are warnings."""
+    says = "is present in at least one image."
+    none = sound().assign(**{name: pd.array([0] * ROWS, dtype="Int64") for name in FINDINGS})
+    assert {check.says for check in validated(none, suites).warnings} == of_each(says)
+    ill = sound().assign(Mass=pd.array([1] * (ROWS - 10) + [0] * 10, dtype="Int64"))
+    ill.loc[ROWS - 10 :, "Edema"] = 1
+    (warning,) = validated(ill, suites).warnings
+    assert warning.says == "At least one image in 1,000 is without a finding."
+
+
 def test_uncertain_labels_pass_and_are_counted(suites: list[Path]) -> None:
     """-1 is a label; the page counts it, and neither the share of positives nor what is known of a finding does."""
     frame = sound()

@@ -168,6 +168,24 @@ def other_patient(folder: Path) -> None:
     cv2.imwrite(str(folder / "images" / "00000011_000.png"), pixels, [cv2.IMWRITE_PNG_COMPRESSION, 0])
 
 
+def near_copy(name: str = "") -> Fault:
+    """A picture of another patient, of the batch or of the data set, comes mirrored and with less contrast."""
+
+    def plant(folder: Path) -> None:
+        source = folder / "images" / name
+        pixels = cv2.imread(str(source), cv2.IMREAD_UNCHANGED) if name else noise(1000 * 3 + 6)
+        cv2.imwrite(str(folder / "images" / "00000011_000.png"), 40 + pixels[:, ::-1] // 2)
+
+    return plant
+
+
+def case_apart(folder: Path) -> None:
+    for line, old, new in ((4, "00000011_000.png", "ab.png"), (5, "00000011_001.png", "AB.png")):
+        table(line, old, new)(folder)
+        raw(lambda data, old=old, new=new: data.replace(old.encode(), new.encode()), BOXES)(folder)
+        (folder / "images" / old).rename(folder / "images" / new)
+
+
 def held_picture(folder: Path) -> None:
     cv2.imwrite(str(folder / "images" / "00000011_000.png"), noise(1000 * 3 + 6))
 
@@ -244,7 +262,12 @@ FAULTS: dict[str, tuple[Fault, str, str]] = {
         f"{TABLE}, line 4: ",
         "named twice, first on line 2",
     ),
-    "names that differ in case": (table(4, "_000.png", "_000.PNG"), f"{TABLE}, line 4: ", "not the name of a PNG"),
+    "an ending in capitals": (table(4, "_000.png", "_000.PNG"), f"{TABLE}, line 4: ", "not the name of a PNG"),
+    "names that differ in case": (
+        case_apart,
+        f"{TABLE}, line 5: AB.png: ",
+        "the name differs from 'ab.png' only in case",
+    ),
     "a path that leads out": (
         table(4, "00000011_000", "../00000011_000"),
         f"{TABLE}, line 4: ",
@@ -319,6 +342,16 @@ FAULTS: dict[str, tuple[Fault, str, str]] = {
     "a short box": (table(3, "9,9,,,", "9", BOXES), f"{BOXES}, line 3: ", "fields, not 6"),
     # the data set
     "a picture twice": (other_patient, HERE, "the rows contradict each other"),
+    "a near copy": (
+        near_copy("00000012_000.png"),
+        HERE,
+        "under the patient 11, and a near copy of 00000012_000.png under the patient 12",
+    ),
+    "a near copy of one that is held": (
+        near_copy(),
+        HERE,
+        "a near copy of 00000003_000.png under the patient 3, in the batch 'zero'",
+    ),
     "a picture that is held": (held_picture, HERE, "the data set holds this picture as 00000003_000.png"),
     "a name that is held": (held_name, "00000003_000.png: ", "the data set holds an image of this name"),
     "a held patient of another sex": (held_sex, "00000003_009.png: ", "the patient is M in the data set and F here"),

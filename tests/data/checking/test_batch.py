@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -56,6 +58,30 @@ def test_the_same_folder_gives_the_same_batch(make_nih: MakeNih, tmp_path: Path)
     (folder / ENTRIES).write_text("\n".join([header, *reversed(rows)]) + "\n")
     build(tmp_path / "2" / "first", check(nih.read_folder(folder), "first", processes=2))
     assert tree_digest(tmp_path / "1") == tree_digest(tmp_path / "2")
+
+
+TAKEN_IN = """
+import resource, sys
+from pathlib import Path
+from cxr_ops.data.checking.batch import build, check
+from cxr_ops.data.sources import nih
+
+folder, out = map(Path, sys.argv[1:])
+build(out / "first", check(nih.read_folder(folder), "first", processes=1))
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+"""
+
+
+def test_memory_does_not_grow_with_the_batch(make_nih: MakeNih, tmp_path: Path) -> None:
+    """Ten times as many pictures are taken in with hardly more memory: none is held for longer than its turn."""
+    held, sizes = [], []
+    for name, patients in (("few", 20), ("many", 200)):
+        folder = make_nih(name, patients=patients, size=512)
+        sizes.append(sum(path.stat().st_size for path in (folder / "images").iterdir()))
+        command = [sys.executable, "-c", TAKEN_IN, str(folder), str(tmp_path / f"out-{name}")]
+        held.append(int(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
+    assert sizes[1] - sizes[0] > 90e6
+    assert held[1] - held[0] < (sizes[1] - sizes[0]) / 4
 
 
 def test_a_file_that_changes_meanwhile_is_noticed(make_nih: MakeNih, tmp_path: Path) -> None:
