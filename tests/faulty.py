@@ -23,7 +23,8 @@ class Proxy:
     Attributes:
         faults: what meets the next requests of the kind, one each: "503"; "reset" (the connection is reset before an
             answer); "slow" (the answer comes late); "short" (200, with the first half of the body, and its length);
-            "cut" (200, and the connection ends after the first half); "" is none.
+            "cut" (200, and the connection ends after the first half); "altered" (200, with another last byte); "" is
+            none.
         rest: what meets all that follow.
         meets: which requests are of the kind, by method and path.
         met: how many were met.
@@ -111,7 +112,7 @@ class Proxy:
             _answer(request, answer.status, headers, data[: len(data) // 2], length=len(data))
             request.close_connection = True
         else:
-            _answer(request, answer.status, headers, data)
+            _answer(request, answer.status, headers, data[:-1] + bytes([data[-1] ^ 1]) if fault == "altered" else data)
 
 
 def _answer(

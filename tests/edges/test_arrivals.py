@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from faulty import Proxy
 from projects import make_home, make_project
 from services import S3Server
 
@@ -69,6 +71,47 @@ def test_keys_that_other_servers_take_are_refused(tmp_path: Path, key: str) -> N
     """What Amazon's S3 keeps as a key, and this server does not, leads out of no folder either."""
     with pytest.raises(DataError, match="no name of a file"):
         _target(tmp_path, key, "s3://bucket/d")
+
+
+@pytest.fixture(scope="module")
+def proxy(s3_server: S3Server) -> Iterator[Proxy]:
+    with Proxy(s3_server.endpoint).running() as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def disturbed(home: Home, client: Any, proxy: Proxy) -> Home:
+    """An installation that reaches the server through the proxy, and a delivery there."""
+    client.put_object(Bucket=BUCKET, Key="e/images/0.png", Body=PICTURE)
+    client.put_object(Bucket=BUCKET, Key="e/READY", Body=b"")
+    return make_home(home.root, home.project, CXR_S3_ENDPOINT=proxy.endpoint)
+
+
+PICTURE = bytes(range(256)) * 40
+
+
+def pictures(method: str, path: str) -> bool:
+    return method == "GET" and path.split("?")[0].endswith(".png")
+
+
+@pytest.mark.parametrize("fault", ["503", "reset", "slow", "short", "cut", "altered"])
+def test_what_breaks_off_or_arrives_as_another_is_asked_for_again(disturbed: Home, proxy: Proxy, fault: str) -> None:
+    """A busy server, a lost connection, half an object under a 200 and one with another byte: what comes is right."""
+    proxy.inject(fault, meets=pictures)
+    with brought(disturbed, f"s3://{BUCKET}/e", "e") as folder:
+        assert (folder / "images" / "0.png").read_bytes() == PICTURE
+    assert proxy.met == 1
+
+
+@pytest.mark.parametrize("fault", ["short", "cut", "altered"])
+def test_what_stays_wrong_is_not_brought(disturbed: Home, proxy: Proxy, fault: str) -> None:
+    """Where every answer is half of the object or another one, that is said after three, and nothing is left."""
+    proxy.inject(meets=pictures, rest=fault)
+    with pytest.raises(StorageError) as caught, brought(disturbed, f"s3://{BUCKET}/e", "e"):
+        pytest.fail("it was brought")
+    assert f"s3://{BUCKET}/e" in str(caught.value.where)
+    assert proxy.met == 3
+    assert not (disturbed.root / "tmp" / "arrival-e").exists()
 
 
 def test_nothing_and_no_bucket_are_told(home: Home, client: Any) -> None:
