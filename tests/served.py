@@ -12,6 +12,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -83,11 +84,16 @@ class Server:
 @pytest.fixture(scope="session")
 def server(signed: Signed, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """`cxr-ops serve` on the signed directory, with a log of receipts and small limits."""
-    root = tmp_path_factory.mktemp("server")
+    with serving(signed, tmp_path_factory.mktemp("server"), "--max-bytes", "300000", "--max-images", "12") as found:
+        yield found
+
+
+@contextmanager
+def serving(signed: Signed, root: Path, *limits: str) -> Iterator[Server]:
+    """`cxr-ops serve` on the signed directory, with a log of receipts in `root`, until the block ends."""
     port, log = free_port(18080), root / "log"
     env = os.environ | {"CXR_RECEIPTS": str(root / "receipts.jsonl")}
-    arguments = ["serve", str(signed.folder), "--key", str(signed.key), "--port", str(port), "--threads", "1"]
-    arguments += ["--max-bytes", "300000", "--max-images", "12"]
+    arguments = ["serve", str(signed.folder), "--key", str(signed.key), "--port", str(port), "--threads", "1", *limits]
     with log.open("wb") as out:
         process = subprocess.Popen([sys.executable, "-m", "cxr_ops", *arguments], cwd=root, env=env, stderr=out)
     found = Server(f"http://127.0.0.1:{port}", process, log, root / "receipts.jsonl")

@@ -12,7 +12,7 @@ import asyncio
 import multiprocessing
 import os
 import threading
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, asynccontextmanager, suppress
@@ -182,18 +182,34 @@ class Engine:
     def _scored(self, pixels: list[Pixels], maps: bool) -> list[Answer]:
         if self._process is None:
             raise CxrError("the model is not loaded", fix="ask again")
-        scores = self._process.score(pixels).astype(np.float64)
+        scores = self._process.score(pixels)
         drawn = self._process.maps(pixels) if maps else None
-        trained = self.model.package.trained
-        found = []
-        for row, values in enumerate(scores):
-            said = {name: float(v) if name in trained else None for name, v in zip(FINDINGS, values, strict=True)}
-            flags = {name: (said[name] or 0.0) >= at for name, at in self.model.points.items()}
-            shown = None
-            if drawn is not None:
-                shown = {name: drawn[row, f].tolist() for f, name in enumerate(FINDINGS) if name in trained}
-            found.append(Answer(probabilities=said, flags=flags, maps=shown))
-        return found
+        return told(scores, drawn, self.model.package.trained, self.model.points)
+
+
+def told(
+    scores: npt.NDArray[np.float32],
+    maps: npt.NDArray[np.float32] | None,
+    trained: Collection[str],
+    points: Mapping[str, float],
+) -> list[Answer]:
+    """What a model says of pictures, in words.
+
+    Args:
+        scores: (N, 14) probabilities, in the order of `FINDINGS`.
+        maps: (N, 14, h, w) heat maps; None where nobody asked.
+        trained: the findings that the model was trained on.
+        points: finding -> probability from which it is called.
+    """
+    found = []
+    for row, values in enumerate(scores.astype(np.float64)):
+        said = {name: float(v) if name in trained else None for name, v in zip(FINDINGS, values, strict=True)}
+        flags = {name: (said[name] or 0.0) >= at for name, at in points.items()}
+        shown = None
+        if maps is not None:
+            shown = {name: maps[row, f].tolist() for f, name in enumerate(FINDINGS) if name in trained}
+        found.append(Answer(probabilities=said, flags=flags, maps=shown))
+    return found
 
 
 def _fail(one: _Waiting, error: CxrError) -> None:

@@ -6,7 +6,8 @@
     GET /ready      200 while it can answer
     GET /metrics    counters, in Prometheus' text format
 
-Every refusal is JSON with `error`, and `next` where there is something to do. A request is answered whole or not at
+A picture that is refused gets JSON with `error`, and `next` where there is something to do; what is no request of these
+(another path, another method, connections without end) gets a status and a word. A request is answered whole or not at
 all, and an answer is given after its receipts are on disk.
 """
 

@@ -6,6 +6,7 @@ import base64
 import hashlib
 import json
 import shutil
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -15,7 +16,7 @@ import psutil
 import pytest
 from bad_pictures import BAD
 from finished import png
-from served import Server, Signed
+from served import Server, Signed, serving
 from typer.testing import CliRunner
 
 from cxr_ops.audit.package import digest as package_digest
@@ -188,3 +189,76 @@ def test_no_key_no_server(signed: Signed, tmp_path: Path) -> None:
             key = tmp_path / "other.pub"
         done = CliRunner().invoke(command.app, ["serve", str(signed.folder), "--key", str(key)])
         assert isinstance(done.exception, CxrError)
+
+
+def model_process(server: Server) -> psutil.Process:
+    """The process that the package's code runs in: a child of the nursery's."""
+    below = psutil.Process(server.process.pid).children(recursive=True)
+    nursery = next(one for one in below if "apart.child" in " ".join(one.cmdline()))
+    [found] = nursery.children()
+    return found
+
+
+def body_of(count: int) -> bytes:
+    pictures = [base64.b64encode(png(PICTURES[n % 8])).decode() for n in range(count)]
+    return json.dumps({"images": pictures}).encode()
+
+
+def counted(server: Server, name: str) -> int:
+    return next(int(line.split()[-1]) for line in server.ask("/metrics")[1].splitlines() if line.startswith(name))
+
+
+def test_a_server_that_is_overrun_says_so_and_goes_on(signed: Signed, tmp_path: Path) -> None:
+    """While the model's process hangs, who came in time gets 504 after the limit, who comes then 503, and pictures
+    that nobody waits for are not scored; after that 20 pictures are answered in their order, 16 in a batch."""
+    with serving(signed, tmp_path, "--seconds", "5", "--max-waiting", "20") as server, ThreadPoolExecutor(1) as caller:
+        process = model_process(server)
+        process.suspend()
+        hanging = caller.submit(server.ask, "/predict", png(PICTURES[0]))
+        while counted(server, "cxr_images_under_way") == 0:
+            time.sleep(0.01)
+        status, told = server.ask("/predict", body_of(20), "application/json")
+        assert (status, told) == (503, {"error": "too many pictures are under way", "next": "ask again"})
+        assert hanging.result() == (504, {"error": "there was no answer within 5 s"})
+        assert counted(server, "cxr_images_under_way") == 0
+        given_up = server.ask("/predict", body_of(2), "application/json")
+        assert given_up[0] == 504
+        process.resume()
+        while counted(server, 'cxr_batches_total{size="1"}') == 0:
+            time.sleep(0.01)
+        status, found = server.ask("/predict", body_of(20), "application/json")
+        assert status == 200
+        for n, expected in enumerate(scored(signed, [PICTURES[n % 8] for n in range(20)])):
+            np.testing.assert_allclose(values(found["predictions"][n]), expected, atol=1e-5)
+        assert counted(server, "cxr_images_total") == 20
+        batches = {size: counted(server, f'cxr_batches_total{{size="{size}"}}') for size in (1, 2, 4, 16)}
+        assert batches == {1: 1, 2: 0, 4: 1, 16: 1}
+
+
+def test_no_answer_is_given_without_its_receipt(signed: Signed, tmp_path: Path) -> None:
+    """Where the log cannot be written, the answer is 503; when it can be again, the next picture is answered."""
+    (tmp_path / "logs").mkdir()
+    with serving(signed, tmp_path / "logs") as server:
+        (tmp_path / "logs").rename(tmp_path / "away")
+        status, told = server.ask("/predict", png(PICTURES[0]))
+        assert (status, told["error"]) == (503, "the receipt cannot be written: No such file or directory")
+        (tmp_path / "away").rename(tmp_path / "logs")
+        assert server.ask("/predict", png(PICTURES[0]))[0] == 200
+        assert len(receipts.read(server.receipts).receipts) == counted(server, "cxr_images_total") == 1
+
+
+def test_a_model_that_is_lost_for_good_is_told(signed: Signed, tmp_path: Path) -> None:
+    """When the process that models come from is gone, no picture is answered, and health, readiness and metrics say
+    that somebody must start the server again."""
+    with serving(signed, tmp_path) as server:
+        model_process(server).parent().kill()
+        status, told = server.ask("/predict", png(PICTURES[0]))
+        assert (status, told["next"]) == (503, "ask again")
+        status, told = server.ask("/health")
+        assert (status, "was killed" in told["error"]) == (503, True)
+        assert server.ask("/ready") == (503, {"ready": False})
+        assert server.ask("/predict", png(PICTURES[0])) == (
+            503,
+            {"error": "the model is not loaded", "next": "ask /ready"},
+        )
+        assert counted(server, "cxr_ready") == 0
