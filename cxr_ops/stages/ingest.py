@@ -48,7 +48,7 @@ from cxr_ops.locks import Lock
 from cxr_ops.params import Ingest, Params
 from cxr_ops.records.acceptance import ACCEPTANCE, PROBLEMS, REFUSAL, Acceptance, Outcome, Unfinished
 from cxr_ops.records.base import sha256_bytes, sha256_file, write_atomic
-from cxr_ops.records.data import Batch, is_generated
+from cxr_ops.records.data import GENERATED_ID, Batch, is_generated
 from cxr_ops.report.batch import Portrait
 from cxr_ops.stages import index, match, portray, remove
 
@@ -173,6 +173,7 @@ def run(
         if attributes is not None:
             _add_attributes(listing, attributes)
         side_table.check(listing.attributes, attributes or folder)
+        _refuse_disguised(listing, folder)
         _refuse_mixing(listing.source, kind, folder, batch, held, home)
         _refuse_strangers(listing, held)
         listing = _without_purged(listing, home)
@@ -378,6 +379,29 @@ def _held_as(listing: Listing, checked: Checked, frames: Mapping[str, pd.DataFra
         ):
             return name
     return ""
+
+
+def _refuse_disguised(listing: Listing, folder: Path) -> None:
+    """See that generated pictures do not come in as real ones, by a source that cannot know them.
+
+    Raises:
+        DataError: some would.
+    """
+    if is_generated(listing.source):
+        return
+    drawn = [row for row in listing.rows if GENERATED_ID in _beginnings(row)]
+    if drawn:
+        told = voice.part(len(drawn), len(listing.rows), "picture", "is", "are")
+        raise DataError(
+            f"{told} generated, first {drawn[0].image_id}, and would come in as those of real patients",
+            where=folder,
+            fix="take them out; generated ones come in as they were drawn: cxr-ops ingest nih FOLDER --batch NAME",
+        )
+
+
+def _beginnings(row: Row) -> set[str]:
+    names = (row.image_id, row.patient_id, row.path.name)
+    return {name.lower()[: len(GENERATED_ID)] for name in names}
 
 
 def _refuse_mixing(source: str, kind: str, folder: Path, batch: str, held: dict[str, Path], home: Home) -> None:

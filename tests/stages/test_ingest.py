@@ -12,6 +12,7 @@ from pathlib import Path
 import cv2
 import pandas as pd
 import pytest
+from folders import make_folders
 from PIL import Image
 
 from cxr_ops.data import manifest, splits
@@ -370,6 +371,16 @@ def test_generated_and_real_patients_never_mix(make_nih: MakeNih, home: Home, tm
     settings = {"CXR_HOME": str(home.root), "CXR_PROJECT": str(home.project), "MLFLOW_TRACKING_URI": "http://mlflow"}
     assert "(and another MLFLOW_TRACKING_URI)" in refused(folder, Home.find(settings))
     assert result.patients == held["patient_id"].nunique()
+
+
+def test_generated_pictures_do_not_come_in_as_real_ones(home: Home, tmp_path: Path) -> None:
+    """Put into folders by class they would have a source of real patients: their names tell."""
+    folder = make_folders(tmp_path / "classes", patients=10)
+    for path in sorted(folder.rglob("*.jpeg"))[:3]:
+        path.rename(path.with_name(f"Generated-{path.name}"))
+    with pytest.raises(DataError, match="3 of 20 pictures are generated, first Generated-"):
+        ingest.run("folder", folder, batch="classes", home=home)
+    assert batches.data_revision(home) is None
 
 
 def test_what_an_earlier_version_drew_is_generated_too(make_nih: MakeNih, home: Home, tmp_path: Path) -> None:

@@ -8,8 +8,10 @@ file is kept beside them. What a network sees later is decoded from the stored f
 from __future__ import annotations
 
 import hashlib
+import os
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -21,6 +23,10 @@ from cxr_ops.data.sources.source import Reading, Row
 from cxr_ops.errors import DataError
 
 BLANK: Final = 8  # grey values that a picture spans at least; each of 1,326 real ones spans 99 or more
+# What libjpeg says where it fills what is missing with grey. Extra bytes before a mark, of which it says another thing,
+# some encoders write.
+_TORN: Final = (b"premature end", b"bad Huffman code")
+_COMPLAINTS: Final = 2**16  # bytes that a pipe holds
 STRETCHED: Final = "16-bit PNG, stretched to 16 bits"
 
 
@@ -119,7 +125,37 @@ def notes(origins: Iterable[Origin]) -> tuple[str, ...]:
 
 
 def _as_it_is(path: Path) -> Taken:
-    return _described(*decode.read_picture(path), path)
+    if path.suffix.lower() == ".png":
+        return _described(*decode.read_picture(path), path)
+    with _complaints() as said:
+        data, pixels = decode.read_picture(path)
+    if any(word in said[0] for word in _TORN):
+        raise DataError("the JPEG is damaged: its end mark is there, and its coded picture is cut short or altered")
+    return _described(data, pixels, path)
+
+
+@contextmanager
+def _complaints() -> Iterator[list[bytes]]:
+    """What libraries in C write to the standard error, once the block has ended; it is not printed.
+
+    Of a JPEG that is torn, libjpeg makes a whole picture, says so there and nowhere else. This process does nothing
+    else meanwhile: see `isolate`.
+    """
+    said = [b""]
+    own = os.dup(2)
+    reader, writer = os.pipe()
+    try:
+        os.set_blocking(writer, False)  # what does not fit is lost, and nobody waits
+        os.dup2(writer, 2)
+        try:
+            yield said
+        finally:
+            os.dup2(own, 2)
+            os.close(writer)
+        said[0] = os.read(reader, _COMPLAINTS)
+    finally:
+        os.close(reader)
+        os.close(own)
 
 
 def _described(data: bytes, pixels: decode.Pixels, path: Path, origin: Origin | None = None) -> Taken:

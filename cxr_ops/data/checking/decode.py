@@ -36,6 +36,7 @@ Pixels = npt.NDArray[np.uint8]
 MAX_PIXELS: Final = 50_000_000  # twice the largest radiographic detector in use; the NIH's files hold a million
 MAX_BYTES: Final = 64 * 2**20
 
+_EXIF: Final = b"eXIf"
 _PICTURE: Final = (b"IHDR", b"PLTE", b"IDAT", b"IEND")
 _REFUSED: Final = {
     b"acTL": "the PNG is animated",
@@ -330,6 +331,8 @@ def _check_png(data: bytes) -> tuple[Header, list[memoryview]]:
             raise DataError(_REFUSED[kind])
         elif kind not in _PICTURE and not kind[0] & 0x20:  # a capital first letter says: not to be skipped
             raise DataError(f"the PNG has a part of an unknown kind at byte {position:,}")
+        if kind == _EXIF:
+            jpeg.refuse_turned("PNG", bytes(part[8:-4]).removeprefix(jpeg.EXIF_BEGIN))
         if kind == grey.CHUNK:
             header = replace(header, window=grey.read_window(bytes(part[8:-4])))
         if kind in _PICTURE:

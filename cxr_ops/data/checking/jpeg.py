@@ -27,6 +27,7 @@ _PICTURE: Final = (*_FRAMES, *_TABLES, _JFIF, _ADOBE, _SCAN)
 _COLOURS: Final = {1: "grey", 3: "three colours"}
 # Where coded data end: a mark that is neither a stuffed zero, nor a restart, nor a fill byte.
 _MARK: Final = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
+EXIF_BEGIN: Final = b"Exif\0\0"
 _ORIENTATION: Final = 0x0112
 
 
@@ -60,8 +61,8 @@ def check(data: bytes) -> Checked:
         position += len(part)
         if mark in _FRAMES:
             frames.append(_read_frame(part[2:]))
-        elif mark == _EXIF:
-            _refuse_turned(part[2:])
+        elif mark == _EXIF and part[2:].startswith(EXIF_BEGIN):
+            refuse_turned("JPEG", part[2 + len(EXIF_BEGIN) :])
         if mark in _PICTURE:
             pieces += [bytes((0xFF, mark)), part]
         if mark == _SCAN:
@@ -116,11 +117,16 @@ def _read_frame(body: bytes) -> tuple[int, int, int]:
     return height, width, components
 
 
-def _refuse_turned(body: bytes) -> None:
-    """Refuse a picture whose camera says that it lies on its side: the stored pixels are what is trained on."""
-    if not body.startswith(b"Exif\0\0"):
-        return
-    tiff = body[6:]
+def refuse_turned(kind: str, tiff: bytes) -> None:
+    """Refuse a picture whose camera says that it lies on its side: the stored pixels are what is trained on.
+
+    Args:
+        kind: of the file, for the message.
+        tiff: its Exif data, from their own header.
+
+    Raises:
+        DataError: it does.
+    """
     order = {b"II*\0": "<", b"MM\0*": ">"}.get(tiff[:4])
     if order is None or len(tiff) < 8:
         return
@@ -131,7 +137,7 @@ def _refuse_turned(body: bytes) -> None:
     for at in range(start + 2, min(start + 2 + 12 * count, len(tiff) - 11), 12):
         tag, _, _, value = struct.unpack_from(f"{order}HHIH", tiff, at)
         if tag == _ORIENTATION and value not in (0, 1):
-            raise DataError(f"the JPEG says that it must be turned (Exif orientation {value}): export it upright")
+            raise DataError(f"the {kind} says that it must be turned (Exif orientation {value}): export it upright")
 
 
 def _cut(data: bytes) -> DataError:

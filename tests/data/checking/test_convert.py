@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 from dicoms import dicom, drawn
+from PIL import Image
 
 from cxr_ops.data.checking import convert, decode
 from cxr_ops.data.sources.source import Reading
@@ -129,3 +131,29 @@ def test_a_link_is_not_followed(tmp_path: Path) -> None:
     for name in ("b.dcm", "c.dcm"):
         one = convert.Job(path=tmp_path / name, reading=Reading(kind="dicom"), target=tmp_path / "aside" / "a.png")
         assert "cannot be read" in str(convert.inspect(one))
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+def test_a_jpeg_that_is_torn_within_is_refused(tmp_path: Path, progressive: bool, capfd: pytest.CaptureFixture) -> None:
+    """libjpeg fills what is missing with grey where an end mark stands, and says so on the standard error alone."""
+    pixels = drawn(shape=(96, 96), bits=8).astype(np.uint8)
+    data = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_PROGRESSIVE, int(progressive)])[1].tobytes()
+    path = tmp_path / "a.jpg"
+    path.write_bytes(data)
+    assert isinstance(convert.inspect(convert.Job(path=path)), convert.Taken)
+    for share in (0.4, 0.6, 0.8):
+        path.write_bytes(data[: int(len(data) * share)] + b"\xff\xd9")
+        assert "cut short or altered" in str(convert.inspect(convert.Job(path=path)))
+    assert capfd.readouterr().err == ""
+    os.write(2, b"heard again\n")
+    assert capfd.readouterr().err == "heard again\n"
+
+
+def test_a_png_that_must_be_turned_is_refused(tmp_path: Path) -> None:
+    """As a JPEG that says so: the stored pixels are what is trained on."""
+    exif = Image.Exif()
+    for orientation, refused in ((1, False), (6, True)):
+        exif[0x0112] = orientation
+        Image.fromarray(drawn(bits=8).astype(np.uint8)).save(tmp_path / "a.png", exif=exif)
+        found = convert.inspect(convert.Job(path=tmp_path / "a.png"))
+        assert ("the PNG says that it must be turned (Exif orientation 6)" in str(found)) == refused
