@@ -142,18 +142,19 @@ class Table:
         return value if math.isfinite(value) else -1.0
 
 
-def read(path: Path, aliases: Mapping[str, str] = ALIASES) -> Table:
+def read(path: Path, aliases: Mapping[str, str] = ALIASES, *, packed: bool | None = None) -> Table:
     """Read a table with a header.
 
     Args:
         path: a CSV file.
         aliases: names that the header may give to columns, and ours for them.
+        packed: whether it is packed with gzip; None: as its name says.
 
     Raises:
         DataError: the file is missing, not text or not CSV, has no header, or names a column twice.
         StorageError: it cannot be read.
     """
-    data = _bytes(path)
+    data = _bytes(path, packed)
     text, notes = _decode(path, data)
     separator, body = _separator(text)
     if separator != ",":
@@ -190,14 +191,14 @@ def read(path: Path, aliases: Mapping[str, str] = ALIASES) -> Table:
     )
 
 
-def read_text(path: Path) -> str:
-    """The text of a file, in UTF-8 or in UTF-16 with its mark.
+def read_text(path: Path, *, packed: bool | None = None) -> str:
+    """The text of a file, in UTF-8 or in UTF-16 with its mark; `packed` as in `read`.
 
     Raises:
         DataError: the file is missing or not text.
         StorageError: it cannot be read.
     """
-    return _decode(path, _bytes(path))[0]
+    return _decode(path, _bytes(path, packed))[0]
 
 
 def missing(text: str) -> bool:
@@ -350,10 +351,20 @@ def refuse_pipe(path: Path) -> None:
         raise DataError(f"{path.name} is a pipe, not a file", where=path, fix="put the file itself here")
 
 
-def _bytes(path: Path) -> bytes:
+def is_packed(path: Path) -> bool:
+    """Whether a file is packed with gzip, whatever its name.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with path.open("rb") as file:
+        return file.read(2) == b"\x1f\x8b"
+
+
+def _bytes(path: Path, packed: bool | None = None) -> bytes:
     refuse_pipe(path)
     try:
-        return _unpacked(path) if path.suffix == ".gz" else path.read_bytes()
+        return _unpacked(path) if (path.suffix == ".gz" if packed is None else packed) else path.read_bytes()
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise DataError(f"the file is no gzip, or cut short: {error}", where=path) from error
     except IsADirectoryError as error:

@@ -7,6 +7,7 @@ left is kept under its new digest. In sentences each line that names the patient
 
 from __future__ import annotations
 
+import io
 import shlex
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -204,7 +205,7 @@ def _is_of(row: Mapping[str, str], shown: Subject, named: Subject) -> bool:
 
 def _is_table(path: Path) -> bool:
     try:
-        return path.is_file() and len(tables.read(path, {}).written) > 1
+        return path.is_file() and len(tables.read(path, {}, packed=tables.is_packed(path)).written) > 1
     except CxrError:
         return False
 
@@ -215,8 +216,9 @@ def _table_without(path: Path, subject: Subject, own: Collection[int]) -> bytes 
     Where no column is called as one of patients, it is one that has the patient's id on a line that is the patient's
     (`own`).
     """
+    packed = tables.is_packed(path)  # its name here is its digest, and says nothing; what is left is kept unpacked
     try:
-        table, text = tables.read(path, {}), tables.read_text(path)
+        table, text = tables.read(path, {}, packed=packed), tables.read_text(path, packed=packed)
     except CxrError:
         return None
     if len(table.written) < 2:
@@ -236,15 +238,16 @@ def _table_without(path: Path, subject: Subject, own: Collection[int]) -> bytes 
             is_patient = name in called and tables.canonical_patient(value) in spelled
             parts = value.split("/")  # CheXpert's tables have a path with the patient in it
             is_place = len(parts) > 1 and (subject.patient in parts or flat_name(value) in images)
-            if is_patient or is_place or parts[-1] in images:
+            is_image = parts[-1] in images or f"{value.strip()}.png" in images  # tables of DICOM have the name alone
+            if is_patient or is_place or is_image:
                 gone.add(line)
     if not gone:
         return path.read_bytes()
     ends = sorted({*table.lines, *(cut.line for cut in table.cut)})
     starts = {end: before + 1 for before, end in zip([ends[0] - 1, *ends], ends, strict=False)}
     out = {number for end in gone for number in range(starts[end], end + 1)}
-    lines = text.split("\n")
-    return "\n".join(line for number, line in enumerate(lines, start=1) if number not in out).encode()
+    lines = io.StringIO(text, newline="")  # as the table was read: a lone \r ends a line too
+    return "".join(line for number, line in enumerate(lines, start=1) if number not in out).encode()
 
 
 def _sentences_without(path: Path, subject: Subject, page: bytes) -> bytes | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from pathlib import Path
 
 import pandas as pd
@@ -170,3 +171,42 @@ def test_an_earlier_list_has_no_patients_and_says_so(tmp_path: Path) -> None:
     assert told.unknown[0].endswith(f"rm -r {folder}")
     told.write()
     assert listed(folder)["image_id"].tolist() == ["other.png"]
+
+
+def test_a_packed_table_loses_the_patients_lines_too(tmp_path: Path) -> None:
+    """MIMIC's tables are packed with gzip, and kept without the name that says so; what is left is kept unpacked."""
+    folder, came = tmp_path / "three", tmp_path / "came"
+    came.mkdir()
+    text = "dicom_id,subject_id\naa,1\nbb,2\naa,1\n"
+    (came / "table.csv.gz").write_bytes(gzip.compress(text.encode()))
+    problem = Problem("the image is named twice", "table.csv.gz", 3, "bb.jpg", patient_id="2")
+    quarantine.keep(folder, came, Listing(source="mimic", table="table.csv.gz"), [problem])
+    assert quarantined.owned([folder], "2").sha256 == set()  # a table is no picture
+    quarantined.without(folder, ONE, PAGE).write()
+    assert bytes_of(folder) == {b"dicom_id,subject_id\nbb,2\n"}
+    assert listed(folder)["sha256"].tolist() == [sha256_bytes(b"dicom_id,subject_id\nbb,2\n")]
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_lines_end_as_the_table_was_read(tmp_path: Path, end: str) -> None:
+    """A lone carriage return ends a line, also within quotes: the lines that go are those of the patient."""
+    folder, came = tmp_path / "three", tmp_path / "came"
+    came.mkdir()
+    lines = ["image_id,patient_id,note", '2.png,2,"a\rb"', "1.png,1,x", "3.png,3,y", ""]
+    (came / TABLE).write_bytes(end.join(lines).encode())
+    problem = Problem("the sex is none", TABLE, 2, "2.png", patient_id="2")
+    quarantine.keep(folder, came, Listing(source="csv", table=TABLE), [problem])
+    quarantined.without(folder, ONE, PAGE).write()
+    assert bytes_of(folder) == {end.join([*lines[:2], *lines[3:]]).encode()}
+
+
+def test_a_line_that_names_the_image_without_its_ending_goes(tmp_path: Path) -> None:
+    """Tables of DICOM and of VinDr have the picture's own id, and may say nothing of a patient."""
+    folder, came = tmp_path / "three", tmp_path / "came"
+    came.mkdir()
+    (came / TABLE).write_text("SOPInstanceUID,Mass\n1.2.3,1\n1.2.4,0\n")
+    problem = Problem("the file is missing", TABLE, 3, "1.2.4.png", patient_id="2")
+    quarantine.keep(folder, came, Listing(source="dicom", table=TABLE), [problem])
+    subject = ONE.model_copy(update={"images": ["1.2.3.png"]})
+    quarantined.without(folder, subject, PAGE).write()
+    assert bytes_of(folder) == {b"SOPInstanceUID,Mass\n1.2.4,0\n"}
