@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from cxr_ops import contract
+from cxr_ops.voice import printable
 
 
 class CxrError(Exception):
@@ -31,15 +32,19 @@ class CxrError(Exception):
     exit_code = contract.EXIT_FAILED
 
     def __init__(self, what: str, *, where: object = None, fix: str | None = None) -> None:
-        self.what = what
-        self.where = None if where is None else str(where)
-        self.fix = fix
-        super().__init__(what)
+        self.what = _printable(what)
+        self.where = None if where is None else _printable(str(where))
+        self.fix = None if fix is None else _printable(fix)
+        super().__init__(self.what)
 
     def __str__(self) -> str:
         where = f"\n  where: {self.where}" if self.where else ""
         fix = f"\n  next:  {self.fix}" if self.fix else ""
         return f"{self.what}{where}{fix}"
+
+
+def _printable(text: str) -> str:
+    return "\n".join(map(printable, text.split("\n")))
 
 
 class DataError(CxrError, ValueError):

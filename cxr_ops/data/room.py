@@ -8,8 +8,12 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Final
 
 from cxr_ops.errors import StorageError
+
+
+_NOTHING: Final = 2**20  # bytes: a disk with fewer is full
 
 
 def free(path: Path) -> int:
@@ -66,7 +70,8 @@ def storage_errors(root: Path, *, then: str = "") -> Iterator[None]:
     except StorageError:
         raise
     except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        # NumPy says no more than that fewer bytes were written.
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT) or (error.errno is None and free(root) < _NOTHING)
         fix = "free some room" if full else "check who may write there"
         raise StorageError(
             f"{'the disk is full' if full else 'a file cannot be read or written'}: {error.strerror or error}",

@@ -46,6 +46,7 @@ _PLOTS_PAGE = """\
 </body>
 </html>
 """
+_FREE = "free some room in CXR_HOME, then retry; nothing was lost"
 _INTERPOLATION = re.compile(r"\$\{([\w.]+)\}")
 
 
@@ -172,7 +173,8 @@ def _explain(home: Home, verb: str, stderr: str) -> CxrError:
     """Turn what DVC says on standard error into one of our errors."""
     lines = [line.strip() for line in stderr.splitlines() if line.strip()]
     first = next((i for i, line in enumerate(lines) if line.startswith("ERROR:")), None)
-    said = " ".join(lines[first:] if first is not None else lines[-5:]).removeprefix("ERROR:").strip()
+    said = " ".join(lines[first:] if first is not None else lines[-5:]).removeprefix("ERROR:")
+    said = said.partition("Having any troubles?")[0].strip()  # who to ask is for us to say
     where = f"the DVC remote {home.dvc_remote}"
     lost = any(words in said for words in ("Checkout failed", "No such file", "NoSuchKey", "Not Found"))
     if verb == "pull" and lost and (home.remote_folder is None or home.remote_folder.is_dir()):
@@ -181,7 +183,14 @@ def _explain(home: Home, verb: str, stderr: str) -> CxrError:
             where=where,
             fix="put the object back from a copy of the store; nothing that arrived altered was kept",
         )
-    return StorageError(f"dvc {verb} failed: {said or 'it gave no reason'}", where=where, fix=_fix(said))
+    return StorageError(
+        f"dvc {verb} failed: {said or 'it gave no reason'}", where=where, fix=_fix(said) or _if_full(home)
+    )
+
+
+def _if_full(home: Home) -> str | None:
+    """What is to be done where DVC gave no reason, and the disk is full: SQLite does not always tell it."""
+    return _FREE if shutil.disk_usage(home.root).free < 2**20 else None
 
 
 def _fix(said: str) -> str | None:
@@ -190,7 +199,7 @@ def _fix(said: str) -> str | None:
         return "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY to keys that may use the bucket, then retry"
     # "disk I/O error" is what SQLite, where DVC remembers digests, says of a disk that is full to the last page.
     if any(told in words for told in ("no space left", "disk is full", "disk i/o error")):
-        return "free some room in CXR_HOME, then retry; nothing was lost"
+        return _FREE
     if "connect" in words or "endpoint" in words or "timed out" in words:
         return "check CXR_S3_ENDPOINT and that the server runs, then retry"
     return None

@@ -34,3 +34,15 @@ def test_another_disk_has_room_of_its_own(tmp_path: Path) -> None:
 def test_free_room_is_the_systems(tmp_path: Path) -> None:
     """The free room of a path that is not there is that of the disk it would be on."""
     assert abs(room.free(tmp_path / "not" / "there") - shutil.disk_usage(tmp_path).free) < 2**30
+
+
+@pytest.mark.parametrize(
+    ("free", "told"), [(1000, "the disk is full: 39 requested"), (2**30, "cannot be read or written")]
+)
+def test_a_full_disk_is_told_where_the_error_has_no_number(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free: int, told: str
+) -> None:
+    """NumPy says that fewer bytes were written, and not why."""
+    monkeypatch.setattr(room, "free", lambda _: free)
+    with pytest.raises(StorageError, match=told), room.storage_errors(tmp_path):
+        raise OSError("39 requested and 0 written")

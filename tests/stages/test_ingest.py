@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import os
 import re
 import shutil
 from collections.abc import Callable
@@ -339,6 +340,22 @@ def test_one_ingestion_at_a_time(make_nih: MakeNih, home: Home) -> None:
     (folder / ENTRIES).unlink()
     refused(folder, home)
     assert not left.exists()
+
+
+def test_a_name_that_is_no_utf8_or_steers_a_terminal_is_spelt_out(make_nih: MakeNih, home: Home) -> None:
+    """Names of files may be any bytes: they are told, written down and kept, and the terminal is left alone."""
+    folder = make_nih()
+    names = {b"caf\xe9.png": "caf\\udce9.png", b"a\n\x1b[2J.png": "a\\n\\x1b[2J.png"}
+    for name in names:
+        Path(folder, "images", os.fsdecode(name)).write_bytes(name)
+    message = refused(folder, home)
+    assert all(f"images/{told}: {told}: no row names this file" in message for told in names.values())
+    ingest.run("nih", folder, batch="first", home=home, on_bad="quarantine")
+    listed = pd.read_csv(home.quarantine / "first" / "problems.csv", dtype=str)
+    assert set(listed["image_id"]) == set(names.values())
+    kept = {path.name: path.read_bytes() for path in (home.quarantine / "first" / "files").iterdir()}
+    assert set(listed["sha256"]) == set(kept)
+    assert set(kept.values()) == set(names)
 
 
 # ------------------------------------------------------------------------------------------- generated patients

@@ -22,6 +22,7 @@ from typing import Final
 
 import pandas as pd
 
+from cxr_ops import voice
 from cxr_ops.data import manifest, room
 from cxr_ops.data.sources.source import Listing, Problem, flat_name
 from cxr_ops.records.acceptance import PROBLEMS
@@ -107,11 +108,13 @@ def _files(folder: Path, listing: Listing, problems: Sequence[Problem]) -> dict[
     """For each problem, by its number, the files that it is about: the picture first, then the table."""
     known = {row.image_id: row.path for row in listing.rows}
     strange = {one.image_id for one in problems if one.keep and one.image_id and one.image_id not in known}
+    # Of a file without a row, the place that a problem names; it may be spelt out.
+    strange |= {one.file for one in problems if one.keep and one.file and not one.line}
     known |= _find(folder, strange) if strange else {}
     found: dict[int, list[Path]] = {}
     for at, one in enumerate(problems):
         candidates = [known.get(one.image_id)] if one.image_id else []
-        candidates.append(folder / one.file if one.file else None)
+        candidates.append(known.get(one.file, folder / one.file) if one.file else None)
         found[at] = [path for path in candidates if one.keep and path is not None and is_own_file(path, folder)]
     return found
 
@@ -123,7 +126,8 @@ def _find(folder: Path, image_ids: set[str]) -> dict[str, Path]:
         folders.sort()
         for name in sorted(names):
             path = Path(place) / name
-            for called in {name, flat_name(path.relative_to(folder).as_posix())} & image_ids:
+            at = path.relative_to(folder).as_posix()
+            for called in {voice.printable(name), flat_name(at), voice.printable(at)} & image_ids:
                 found.setdefault(called, path)
     return found
 

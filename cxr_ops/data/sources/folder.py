@@ -158,7 +158,7 @@ def _pictures(folder: Path, result: Listing) -> Iterator[_Picture]:
                 continue
             side = _SPLITS.get(name.lower(), "")
             for entry in _listed(inner):
-                where = Path(entry.path).relative_to(folder).as_posix()
+                where = voice.printable(Path(entry.path).relative_to(folder).as_posix())
                 if entry.name.startswith(".") or Path(entry.name).suffix.lower() not in _ENDINGS:
                     continue
                 if entry.is_symlink():

@@ -137,6 +137,12 @@ class Problem:
     patient_id: str = ""
     row: Row | None = field(default=None, compare=False, repr=False)
 
+    def __post_init__(self) -> None:
+        """Spell out what cannot be written: the name of a file may be any bytes."""
+        for name in ("what", "file", "image_id", "patient_id"):
+            if not (text := getattr(self, name)).isprintable():
+                object.__setattr__(self, name, voice.printable(text))
+
     def __str__(self) -> str:
         place = f"{self.file}, line {self.line}" if self.line else self.file
         return f"{place}: {self.image_id + ': ' if self.image_id else ''}{self.what}"
