@@ -12,7 +12,6 @@ from typing import Final
 
 from cxr_ops.errors import StorageError
 
-
 _NOTHING: Final = 2**20  # bytes: a disk with fewer is full
 
 

@@ -181,8 +181,8 @@ def test_a_packed_table_loses_the_patients_lines_too(tmp_path: Path) -> None:
     (came / "table.csv.gz").write_bytes(gzip.compress(text.encode()))
     problem = Problem("the image is named twice", "table.csv.gz", 3, "bb.jpg", patient_id="2")
     quarantine.keep(folder, came, Listing(source="mimic", table="table.csv.gz"), [problem])
-    assert quarantined.owned([folder], "2").sha256 == set()  # a table is no picture
-    quarantined.without(folder, ONE, PAGE).write()
+    assert quarantines.owned([folder], "2").sha256 == set()  # a table is no picture
+    quarantines.without(folder, ONE, PAGE).write()
     assert bytes_of(folder) == {b"dicom_id,subject_id\nbb,2\n"}
     assert listed(folder)["sha256"].tolist() == [sha256_bytes(b"dicom_id,subject_id\nbb,2\n")]
 
@@ -196,7 +196,7 @@ def test_lines_end_as_the_table_was_read(tmp_path: Path, end: str) -> None:
     (came / TABLE).write_bytes(end.join(lines).encode())
     problem = Problem("the sex is none", TABLE, 2, "2.png", patient_id="2")
     quarantine.keep(folder, came, Listing(source="csv", table=TABLE), [problem])
-    quarantined.without(folder, ONE, PAGE).write()
+    quarantines.without(folder, ONE, PAGE).write()
     assert bytes_of(folder) == {end.join([*lines[:2], *lines[3:]]).encode()}
 
 
@@ -208,5 +208,5 @@ def test_a_line_that_names_the_image_without_its_ending_goes(tmp_path: Path) -> 
     problem = Problem("the file is missing", TABLE, 3, "1.2.4.png", patient_id="2")
     quarantine.keep(folder, came, Listing(source="dicom", table=TABLE), [problem])
     subject = ONE.model_copy(update={"images": ["1.2.3.png"]})
-    quarantined.without(folder, subject, PAGE).write()
+    quarantines.without(folder, subject, PAGE).write()
     assert bytes_of(folder) == {b"SOPInstanceUID,Mass\n1.2.4,0\n"}
