@@ -14,10 +14,14 @@ Each says what was wrong, where, and what to type next.
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Mapping
+from typing import Final
 
 from cxr_ops import contract
-from cxr_ops.voice import printable
+
+# Categories of Unicode: controls, formats, halves of pairs, private ones, none, and ends of lines.
+_UNSEEN: Final = ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
 
 
 class CxrError(Exception):
@@ -41,6 +45,21 @@ class CxrError(Exception):
         where = f"\n  where: {self.where}" if self.where else ""
         fix = f"\n  next:  {self.fix}" if self.fix else ""
         return f"{self.what}{where}{fix}"
+
+
+def printable(text: str) -> str:
+    r"""A name that others gave, as it can be written and shown: what is no UTF-8, or steers a terminal, is spelt out.
+
+    >>> printable("caf\udce9.png"), printable("new\nline.png")
+    ('caf\\udce9.png', 'new\\nline.png')
+    """
+    if text.isprintable():
+        return text
+    return "".join(_spelt(one) if unicodedata.category(one) in _UNSEEN else one for one in text)
+
+
+def _spelt(one: str) -> str:
+    return one.encode("unicode_escape").decode("ascii")
 
 
 def _printable(text: str) -> str:

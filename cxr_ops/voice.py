@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import time
-import unicodedata
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rich.console import Console
-
-# Categories of Unicode: controls, formats, halves of pairs, private ones, none, and ends of lines.
-_UNSEEN: Final = ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
 
 
 def console(*, quiet: bool = False) -> Console:
@@ -91,18 +87,3 @@ def steps(title: str) -> Iterator[Callable[[int, int], None]]:
             err.print(f"{title}: {done} of {total}", highlight=False)
 
     yield plain
-
-
-def printable(text: str) -> str:
-    r"""A name that others gave, as it can be written and shown: what is no UTF-8, or steers a terminal, is spelt out.
-
-    >>> printable("caf\udce9.png"), printable("new\nline.png")
-    ('caf\\udce9.png', 'new\\nline.png')
-    """
-    if text.isprintable():
-        return text
-    return "".join(_spelt(one) if unicodedata.category(one) in _UNSEEN else one for one in text)
-
-
-def _spelt(one: str) -> str:
-    return one.encode("unicode_escape").decode("ascii")

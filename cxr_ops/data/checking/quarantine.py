@@ -22,9 +22,9 @@ from typing import Final
 
 import pandas as pd
 
-from cxr_ops import voice
 from cxr_ops.data import manifest, room
 from cxr_ops.data.sources.source import Listing, Problem, flat_name
+from cxr_ops.errors import printable
 from cxr_ops.records.acceptance import PROBLEMS
 from cxr_ops.records.base import write_private
 
@@ -127,7 +127,7 @@ def _find(folder: Path, image_ids: set[str]) -> dict[str, Path]:
         for name in sorted(names):
             path = Path(place) / name
             at = path.relative_to(folder).as_posix()
-            for called in {voice.printable(name), flat_name(at), voice.printable(at)} & image_ids:
+            for called in {printable(name), flat_name(at), printable(at)} & image_ids:
                 found.setdefault(called, path)
     return found
 

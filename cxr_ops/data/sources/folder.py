@@ -37,7 +37,7 @@ from typing import Final
 from cxr_ops import voice
 from cxr_ops.data.manifest import IMAGE_ID
 from cxr_ops.data.sources.source import Listing, Options, Problem, Row, Source, flat_name, keep_split
-from cxr_ops.errors import DataError, StorageError
+from cxr_ops.errors import DataError, StorageError, printable
 from cxr_ops.labels import FINDINGS, NO_FINDING, nearest
 
 _SPLITS: Final = {
@@ -158,7 +158,7 @@ def _pictures(folder: Path, result: Listing) -> Iterator[_Picture]:
                 continue
             side = _SPLITS.get(name.lower(), "")
             for entry in _listed(inner):
-                where = voice.printable(Path(entry.path).relative_to(folder).as_posix())
+                where = printable(Path(entry.path).relative_to(folder).as_posix())
                 if entry.name.startswith(".") or Path(entry.name).suffix.lower() not in _ENDINGS:
                     continue
                 if entry.is_symlink():

@@ -17,7 +17,7 @@ from types import MappingProxyType
 from typing import Final, Literal
 
 from cxr_ops import voice
-from cxr_ops.errors import DataError
+from cxr_ops.errors import DataError, printable
 from cxr_ops.labels import DEVELOPMENT, FINDINGS
 
 Uncertain = Literal["ignore", "zeros", "ones"]
@@ -141,7 +141,7 @@ class Problem:
         """Spell out what cannot be written: the name of a file may be any bytes."""
         for name in ("what", "file", "image_id", "patient_id"):
             if not (text := getattr(self, name)).isprintable():
-                object.__setattr__(self, name, voice.printable(text))
+                object.__setattr__(self, name, printable(text))
 
     def __str__(self) -> str:
         place = f"{self.file}, line {self.line}" if self.line else self.file
