@@ -221,6 +221,12 @@ def _unchecked(what: str) -> Line:
     return Line(outcome="not checked", what=what)
 
 
+def _left_out(read: _Read, what: str) -> Iterator[Line]:
+    """Say that something is not in the bundle, where the bundle itself does not."""
+    if not any(one.startswith(what) for one in read.bundle.left_out):
+        yield _unchecked(f"{what}: the bundle does not hold it, and does not say why")
+
+
 # -------------------------------------------------------------------------------------------- the bundle as files
 
 
@@ -365,6 +371,8 @@ def _of_the_decision(read: _Read) -> Iterator[Line]:
         for name, data in sorted(batches.items())
         if inputs.data.batches.get(name) != sha256_bytes(data)
     ]
+    if missing := sorted(inputs.data.batches.keys() - batches.keys()):
+        yield from _left_out(read, f"the records of the batches {', '.join(missing)}")
     if wrong:
         yield from (_fails(one) for one in wrong)
     else:
@@ -511,39 +519,51 @@ def _verdict(read: _Read) -> Iterator[Line]:
 
 def _record(read: _Read) -> Iterator[Line]:
     """The look was recorded before the decision, and a promotion is one that the rules allow."""
-    entry, decision, inputs, plan = read.entry, read.decision, read.inputs, read.bound_plan
+    entry, decision = read.entry, read.decision
     looks = taken_looks(read.entries[: entry.seq], decision.period)
     place = find_look(looks, decision.package, decision.test_digest, claim_of_decision(decision))
     if place is None:
         yield _fails("record: no look at the test set stands on the ledger before the decision")
     else:
         yield _holds(f"record: look {place + 1} of test period {decision.period}, before the decision")
-    promotion = read.promotion
-    if promotion is None:
+    promotions = [one for one in read.entries if one.kind == "promotion" and one.promotion.run == decision.run]
+    for number, one in enumerate(promotions):
+        if wrong := _disallowed(read, one, promotions[:number]):
+            yield _fails(f"record: the promotion, entry {one.seq}, is {wrong}")
+            return
+    if not promotions:
         yield _holds("record: no promotion of this run")
         return
-    before = read.entries[: promotion.seq - 1]
-    signed = rules.signed(before, entry)
-    try:
-        if promotion.promotion.rollback is None:
-            rules.decision_to_promote(before, decision.run)
-            rules.check_record(before, entry, inputs, plan)
-            rules.check_plan(before, decision, inputs, plan)
-            rules.check_still_current(before, decision, plan)
-            rules.check_approvals(decision, [{"by": one.approval.by, "at": one.approval.at} for one in signed])
-            rules.check_agreed(before, entry, plan, signed)
-    except CxrError as error:
-        yield _fails(f"record: the promotion, entry {promotion.seq}, is none that the rules allow: {error.what}")
-        return
-    if (promotion.promotion.package, decision.verdict) != (decision.package, PROMOTE):
-        yield _fails(f"record: the promotion, entry {promotion.seq}, is of another package or of no PROMOTE")
-        return
+    signed = rules.signed(read.entries[: promotions[-1].seq - 1], entry)
     people = (
         f"agreed by {' and '.join(one.approval.by for one in signed)}"
         if signed
         else "which the plan lets nobody approve"
     )
-    yield _holds(f"record: promoted by entry {promotion.seq}, {people}")
+    yield _holds(f"record: promoted by entry {promotions[-1].seq}, {people}")
+
+
+def _disallowed(read: _Read, promotion: Entry, earlier: Sequence[Entry]) -> str | None:
+    """What is wrong with a promotion of the run, by the ledger as it was then; `earlier` are those before it."""
+    entry, decision, plan = read.entry, read.decision, read.bound_plan
+    before = read.entries[: promotion.seq - 1]
+    signed = rules.signed(before, entry)
+    back = promotion.promotion.rollback
+    if back is not None and back.to not in {one.digest() for one in earlier}:
+        return "a rollback to what was not promoted before"
+    try:
+        if back is None:
+            rules.decision_to_promote(before, decision.run)
+            rules.check_record(before, entry, read.inputs, plan)
+            rules.check_plan(before, decision, read.inputs, plan)
+            rules.check_still_current(before, decision, plan)
+            rules.check_approvals(decision, [{"by": one.approval.by, "at": one.approval.at} for one in signed])
+            rules.check_agreed(before, entry, plan, signed)
+    except CxrError as error:
+        return f"none that the rules allow: {error.what}"
+    if (promotion.promotion.package, decision.verdict) != (decision.package, PROMOTE):
+        return "of another package or of no PROMOTE"
+    return None
 
 
 # ------------------------------------------------------------------------------------------------- the model
@@ -569,7 +589,8 @@ def _model(read: _Read) -> Iterator[Line]:
     """The signature over the model's directory, whose digest is the ledger's, and the claims beside it."""
     decision = read.decision
     if SIGNED not in read.files:
-        return  # `left_out` says so
+        yield from _left_out(read, "the model's signature")
+        return
     files, signed = signature.read_signed(read.files[SIGNED], read.files.get(CLAIMS, b""), _keys(read))
     if signed.directory != decision.directory:
         yield _fails("model: what was signed is another directory than the ledger names")
@@ -600,6 +621,7 @@ def _documents(read: _Read) -> Iterator[Line]:
     """Bill of materials, model card and list of software are what this version makes of the records."""
     here = {name: data for name, data in read.files.items() if name.startswith(documents.FOLDER)}
     if not here:
+        yield from _left_out(read, "the papers")
         return
     if read.bundle.documents != documents.FORM:
         yield _unchecked(f"that the documents follow from the records: cxr-ops {read.bundle.version} wrote other ones")

@@ -98,9 +98,10 @@ def run(home: Home, run: str, *, withheld: bool = False) -> Bundled:
     decision = entry.decision
     outs = Outs(home, decision.run_commit)
     files = {f"run/{name}": data for name, data in _of_run(outs, run)}
-    inputs = Inputs.model_validate_json(files[f"run/{INPUTS}"])
+    given = material.Material(run=run, files=files, entries=entries)  # a record is read when it is asked for
+    inputs = given.inputs
     files[f"run/{inputs.plan.path}"] = _needed(outs, inputs.plan.path, run)
-    plan = plans.parse(files[f"run/{inputs.plan.path}"], inputs.plan.path)
+    plan = given.plan
     told = entries if withheld else _told(home, entries, entry, plan)
     files |= {f"ledger/{one.seq:08d}.json": one.to_bytes() for one in told}
     kept = open_anchors(home)
@@ -109,7 +110,7 @@ def run(home: Home, run: str, *, withheld: bool = False) -> Bundled:
     files[material.COMMIT] = git_bytes(home, home.store, "cat-file", "commit", decision.run_commit)
     files[material.TREE] = git_bytes(home, home.store, "cat-file", "tree", f"{decision.run_commit}^{{tree}}")
     with tempfile.TemporaryDirectory(prefix="cxr-bundle-") as aside:
-        files |= _scores(Path(aside), outs, run, plan, files)
+        files |= _scores(Path(aside), outs, run, plan, given.evaluation)
         model, left_out = _model(home, Path(aside), decision)
     files |= model
     records = _batches(home, run, inputs)
@@ -170,7 +171,7 @@ def _needed(outs: Outs, name: str, run: str) -> bytes:
     return data
 
 
-def _scores(aside: Path, outs: Outs, run: str, plan: plans.ChangePlan, files: dict[str, bytes]) -> dict[str, bytes]:
+def _scores(aside: Path, outs: Outs, run: str, plan: plans.ChangePlan, evaluation: Evaluation) -> dict[str, bytes]:
     """The scores of both sets, without names."""
     for name in (*_TABLES, "validate/attributes.csv"):
         data = outs.read(name) if name not in _TABLES else _needed(outs, name, run)
@@ -183,7 +184,6 @@ def _scores(aside: Path, outs: Outs, run: str, plan: plans.ChangePlan, files: di
     images = [line.split(",", 1)[0] for line in table.decode().splitlines()[1:]]
     if images != rows["image_id"].tolist():
         raise DataError("evaluate/scores.csv is not of the test set that split/split.csv names", where=run)
-    evaluation = Evaluation.model_validate_json(files["run/evaluate/evaluation.json"])
     asked = score_table.asked(plan)
     attributes = {name: values for name, values in attributes_of(aside, rows).items() if name in asked}
     groups = plan.performance.subgroups

@@ -171,7 +171,7 @@ def rewritten(
         bundle: what `bundle.json` says.
         files: of the bundle, changed or not.
         change: the body that an entry gets; None leaves it out.
-        more: kind and body of entries that follow.
+        more: kind and body of entries that follow; a rollback without `to` goes back to the entry before it.
     """
     kept = [Entry.model_validate_json(files[name]) for name in sorted(files) if name.startswith("ledger/")]
     bodies = [(entry, body) for entry in kept if (body := change(entry)) is not None]
@@ -179,7 +179,9 @@ def rewritten(
     made: list[Entry] = []
     last = None
     for entry, body in bodies:
-        about = {"decision": last} if "decision" in body else {}
+        about: dict[str, object] = {"decision": last} if "decision" in body else {}
+        if body.get("rollback"):
+            about["rollback"] = {"to": made[-1].digest(), **body["rollback"]}
         before = made[-1].digest() if made else None
         one = entry.model_copy(update={"seq": len(made) + 1, "prev": before, "body": body | about})
         made.append(one.model_copy(update={"seal": seal(one)}))
@@ -309,6 +311,9 @@ def test_a_ledger_that_the_run_did_not_find_is_told(
     ]
     blind = check(rewritten(bundle, files, lambda one: None if one.seq == 4 else dict(one.body)))
     assert failures(blind) == ["record: no look at the test set stands on the ledger before the decision"]
+    for update in ({"head": OTHER}, {"entries": bundle.entries + 1}):
+        [said] = failures(check(sealed(bundle.model_copy(update=update), files)))
+        assert said.startswith("the ledger ends with entry 5, ")
     contents = bundle.model_copy(update={"decision": OTHER})
     assert failures(check(sealed(contents, files))) == [
         f"bundle.json is about another decision on {bundle.run} than the ledger's"
@@ -361,6 +366,34 @@ def test_a_promotion_is_held_against_champion_package_and_people(
     ):
         [found] = failures(check(rewritten(bundle, files, more=more)))
         assert said in found
+
+
+def test_a_rollback_does_not_hide_what_it_goes_back_to(
+    files: dict[str, bytes], bundle: Bundle, check: Check, remembered: None
+) -> None:
+    """A rollback to a promotion that the rules allow holds; to one that they do not, or to none, it fails."""
+    back = {"by": "dr_lee", "reason": "the new one missed nodules"}
+    twice = (promoted(files), promoted(files, rollback=back))
+    whole = check(rewritten(bundle, files, more=twice))
+    assert failures(whole) == []
+    assert "record: promoted by entry 7, which the plan lets nobody approve" in [line.what for line in whole.lines]
+    alone = check(rewritten(bundle, files, more=(promoted(files, rollback={**back, "to": OTHER}),)))
+    assert failures(alone) == ["record: the promotion, entry 6, is a rollback to what was not promoted before"]
+    [said] = failures(check(rewritten(bundle, files, decided(bundle, approvals=1), more=twice)))
+    assert said.startswith("record: the promotion, entry 6, is none that the rules allow: 1 person must agree")
+
+
+def test_what_a_bundle_lacks_without_a_word_is_said(
+    files: dict[str, bytes], bundle: Bundle, check: Check, remembered: None
+) -> None:
+    """Signature, papers and records of batches that are missing were not checked, whatever `bundle.json` says."""
+    less = {name: data for name, data in files.items() if not name.startswith(("model/", "documents/", "data/"))}
+    told = [line.what for line in check(sealed(bundle, less)).lines if line.outcome == "not checked"]
+    for what in ("the model's signature", "the papers", "the records of the batches batch-1"):
+        assert f"{what}: the bundle does not hold it, and does not say why" in told
+    why = bundle.model_copy(update={"left_out": ["the model's signature: an earlier version signed none"]})
+    told = [line.what for line in check(sealed(why, less)).lines if line.outcome == "not checked"]
+    assert [one for one in told if one.startswith("the model's signature")] == why.left_out
 
 
 def test_a_cut_ledger_is_contradicted_by_anchors_from_elsewhere(
