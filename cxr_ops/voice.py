@@ -67,15 +67,23 @@ def bar(title: str, console: Console, *, transient: bool = False) -> Iterator[Ca
 
 
 @contextmanager
-def steps(title: str) -> Iterator[Callable[[int, int], None]]:
+def steps(title: str, *, unit: int = 1) -> Iterator[Callable[[int, int], None]]:
     """Show how far work of known length is; yields `progress(done, total)`.
 
     Without a terminal one plain line is printed at every tenth part.
+
+    Args:
+        title: what is done, with the unit where it is not a count of the things named.
+        unit: what counts as one: 2**20 for bytes that are told in MiB.
     """
     err = console()
+
+    def told(number: int) -> str:
+        return f"{number / unit:,.1f}" if unit > 1 else str(number)
+
     if err.is_terminal:
         with bar(title, err) as show:
-            yield lambda done, total: show(done, total, f"{done}/{total}")
+            yield lambda done, total: show(done, total, f"{told(done)}/{told(total)}")
         return
     shown = -1
 
@@ -84,6 +92,6 @@ def steps(title: str) -> Iterator[Callable[[int, int], None]]:
         tenth = 10 * done // max(total, 1)
         if tenth > shown:
             shown = tenth
-            err.print(f"{title}: {done} of {total}", highlight=False)
+            err.print(f"{title}: {told(done)} of {told(total)}", highlight=False)
 
     yield plain

@@ -20,6 +20,13 @@ def test_without_a_terminal_each_tenth_part_is_a_line(capsys: pytest.CaptureFixt
     assert err.splitlines() == [f"drawing: {done} of 100" for done in (1, *range(10, 101, 10))]
 
 
+def test_bytes_are_told_in_a_unit_that_people_read(capsys: pytest.CaptureFixture[str]) -> None:
+    """With a unit, lines say how many of it are done."""
+    with voice.steps("copying, MiB", unit=2**20) as progress:
+        progress(3 * 2**19, 2000 * 2**20)
+    assert capsys.readouterr().err == "copying, MiB: 1.5 of 2,000.0\n"
+
+
 def test_in_a_terminal_a_bar_says_how_far(monkeypatch: pytest.MonkeyPatch) -> None:
     """In a terminal one line is drawn again and again, with what is done of how much."""
     drawn = io.StringIO()

@@ -30,11 +30,11 @@ def backup(
     from cxr_ops.voice import steps
 
     if check:
-        with steps("reading the backup") as progress:
+        with steps("reading the backup, MiB", unit=2**20) as progress:
             told = stage.check(out, progress=progress)
         say(told)
         return
-    with steps("copying") as progress:
+    with steps("copying, MiB", unit=2**20) as progress:
         saved = stage.run(find_home(), out, allow_missing=allow_missing, progress=progress)
     say(str(saved))
 
@@ -49,6 +49,6 @@ def restore(
     from cxr_ops.stages import restore as stage
     from cxr_ops.voice import steps
 
-    with steps("writing") as progress:
+    with steps("writing, MiB", unit=2**20) as progress:
         restored = stage.run(find_home(restoring=True), source, name=name, progress=progress)
     say(str(restored))

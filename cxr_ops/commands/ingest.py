@@ -84,6 +84,7 @@ def _ingest(kind: str) -> Callable[..., None]:
                 options=options,
                 attributes=attributes,
                 accept_copies=accept_copies,
+                doing=lambda what: typer.echo(what, err=True),
             )
         say(str(result))
         if not result.already or result.finished:

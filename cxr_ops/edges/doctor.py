@@ -259,7 +259,8 @@ def _bucket(home: Home, address: str) -> str:
         raise StorageError(
             f"the bucket {bucket} does not answer: {error}",
             where=home.s3_endpoint or "Amazon S3",
-            fix="check CXR_S3_ENDPOINT, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, and that the bucket is there",
+            fix="check that the bucket is there (cxr-ops makes none), CXR_S3_ENDPOINT, AWS_ACCESS_KEY_ID and "
+            "AWS_SECRET_ACCESS_KEY",
         ) from error
     return f"{address} answers"
 

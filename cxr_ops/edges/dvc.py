@@ -175,6 +175,7 @@ def _explain(home: Home, verb: str, stderr: str) -> CxrError:
     first = next((i for i, line in enumerate(lines) if line.startswith("ERROR:")), None)
     said = " ".join(lines[first:] if first is not None else lines[-5:]).removeprefix("ERROR:")
     said = said.partition("Having any troubles?")[0].strip()  # who to ask is for us to say
+    said = said.removeprefix("unexpected error - ")
     where = f"the DVC remote {home.dvc_remote}"
     lost = any(words in said for words in ("Checkout failed", "No such file", "NoSuchKey", "Not Found"))
     if verb == "pull" and lost and (home.remote_folder is None or home.remote_folder.is_dir()):
@@ -195,6 +196,8 @@ def _if_full(home: Home) -> str | None:
 
 def _fix(said: str) -> str | None:
     words = said.lower()
+    if "nosuchbucket" in words:
+        return "make the bucket, or set CXR_DVC_REMOTE to one that is there, then retry"
     if "credentials" in words or "invalidaccesskey" in words or "forbidden" in words or "access denied" in words:
         return "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY to keys that may use the bucket, then retry"
     # "disk I/O error" is what SQLite, where DVC remembers digests, says of a disk that is full to the last page.
@@ -202,7 +205,7 @@ def _fix(said: str) -> str | None:
         return _FREE
     if "connect" in words or "endpoint" in words or "timed out" in words:
         return "check CXR_S3_ENDPOINT and that the server runs, then retry"
-    return None
+    return "cxr-ops doctor, which asks the remote for an answer"
 
 
 def _write_config(home: Home) -> None:

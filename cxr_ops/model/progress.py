@@ -101,7 +101,7 @@ class Progress:
         contract.report_progress("train", self._done, self._total, unit="images", text=text, **facts)
         self._reported = now
         if not self._console.is_terminal and now - self._said >= LINE_SECONDS:
-            until = "" if left is None else f"  {in_words(left)} left at most"
+            until = "" if left is None else f"  about {in_words(left)} left, or less"
             self._console.print(f"train: {text}{until}", highlight=False, markup=False, soft_wrap=True)
             self._said = now
 

@@ -72,6 +72,11 @@ RULES: Final = (
     ("a link, which may lead", "The file is a link"),
     ("the row has", "The row is cut"),
     ("in different classes", "Copies of one picture stand in different classes"),
+    ("the header may name somebody", "The DICOM header may name somebody"),
+    ("something is burnt into the picture", "The DICOM header says that something is burnt into the picture"),
+    ("the modality is", "The picture is no radiograph of CR or DX"),
+    ("the body part is", "The picture is not of the chest"),
+    ("the detector's raw one", "The picture is the detector's raw one"),
     ("box", "A box is wrong"),
 )
 OTHER_RULE: Final = "Another rule, which problems.csv names"

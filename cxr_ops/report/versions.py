@@ -43,14 +43,37 @@ class VersionLine:
 class Thumbnail:
     """A picture on a page: its number there, a JPEG, and what is said of it, which names nobody.
 
-    `findings` are those that are positive; `view` is "" where it is unknown.
+    `findings` are those that are positive, `uncertain` those labelled -1, and `absent` counts those labelled 0; what is
+    left is not labelled. `view` is "" where it is unknown.
     """
 
     number: int
     jpeg: bytes
     findings: tuple[str, ...]
     view: str
+    uncertain: tuple[str, ...] = ()
+    absent: int = len(FINDINGS)
     note: str = ""
+
+    @property
+    def labels(self) -> str:
+        """The labels in words: that there is no finding is said only where all 14 are labelled absent.
+
+        >>> from dataclasses import replace
+        >>> nothing = Thumbnail(number=1, jpeg=b"", findings=(), view="PA")
+        >>> nothing.labels, replace(nothing, absent=2).labels, replace(nothing, absent=0).labels
+        ('no finding', 'none of the 2 labelled findings', 'not labelled')
+        >>> replace(nothing, findings=("Pleural_Thickening",), uncertain=("Mass",), absent=12).labels
+        'Pleural Thickening, Mass uncertain'
+        """
+        told = [*self.findings, *(f"{finding} uncertain" for finding in self.uncertain)]
+        if told:
+            return ", ".join(told).replace("_", " ")
+        if self.absent == len(FINDINGS):
+            return "no finding"
+        if self.absent < 2:
+            return "the one labelled finding is absent" if self.absent else "not labelled"
+        return f"none of the {self.absent} labelled findings"
 
     @property
     def source(self) -> str:

@@ -84,7 +84,7 @@ class Lines:
             report = reports.get(task.task)
             if task.state == "running" and report is not None and time.monotonic() - self._said >= QUIET_SECONDS:
                 left = report.get("seconds_left")
-                until = f", {left / 60:.0f} min left at most" if left is not None and left >= 30 else ""
+                until = f", about {left / 60:.0f} min left, or less" if left is not None and left >= 30 else ""
                 line = f"{task.task}: {_detail(report)}{until}"
                 if line != self._last:  # what no longer moves is not made to look alive
                     self._tell(line)

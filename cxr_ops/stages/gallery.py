@@ -71,6 +71,8 @@ def numbered(rows: pd.DataFrame, pictures: dict[tuple[str, str], bytes], *, firs
             number=number,
             jpeg=pictures[str(row["batch"]), str(row["image_id"])],
             findings=tuple(finding for finding in FINDINGS if row[finding] == 1),
+            uncertain=tuple(finding for finding in FINDINGS if row[finding] == -1),
+            absent=sum(row[finding] == 0 for finding in FINDINGS),
             view=str(row["view"] or ""),
         )
         for number, row in enumerate(rows.to_dict("records"), first)

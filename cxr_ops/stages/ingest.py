@@ -17,6 +17,7 @@ import re
 import shlex
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -37,7 +38,7 @@ from cxr_ops.data.checking.batch import Checked
 from cxr_ops.data.checking.decode import Inspected
 from cxr_ops.data.checking.duplicates import Known
 from cxr_ops.data.sources import registry, rsna
-from cxr_ops.data.sources.source import Listing, Options, Row
+from cxr_ops.data.sources.source import Listing, Options, Problem, Row
 from cxr_ops.edges import deliveries
 from cxr_ops.edges.home import Home
 from cxr_ops.edges.ledger import open_ledger
@@ -53,9 +54,11 @@ from cxr_ops.report.batch import Portrait
 from cxr_ops.stages import index, match, portray, remove
 
 _TOLD: Final = 20  # problems that an error lists; the file has all
+_ALIKE: Final = 5  # of those with one reason
 _LATER: Final = "they come in as a folder with those rows alone, under a new batch name"
 _MENDED: Final = f"once mended, {_LATER}"
 _BATCH: Final = re.compile(BATCH_NAME)
+_SPOKEN: Final = tuple(finding.replace("_", " ") for finding in FINDINGS)
 _PAGE: Final = deliveries.PAGE
 _log = logging.getLogger(__name__)
 _FILES: Final = ("batch.json", "manifest.csv", "pixels.csv")
@@ -118,6 +121,7 @@ def run(
     free_bytes: Callable[[Path], int] = room.free,
     attributes: Path | None = None,
     accept_copies: Path | None = None,
+    doing: Callable[[str], None] = lambda _: None,
 ) -> IngestResult:
     """Add a folder to the data set.
 
@@ -132,6 +136,7 @@ def run(
         free_bytes: gives the free room of the disk that holds a path.
         attributes: a table of further attributes, by image or by patient; see `cxr_ops.data.side_table`.
         accept_copies: a table of near copies under two patients that are right; see `match.read_accepted`.
+        doing: called with what goes on after all images are decoded, which may take a while.
 
     Raises:
         SettingsError: the batch's name is not one, there is no such source, it does not take an option, or a pair that
@@ -159,15 +164,15 @@ def run(
         told.kept = batch in held
         if not told.kept:
             shutil.rmtree(quarantine, ignore_errors=True)  # what an earlier attempt left would contradict this one
-        why = ""
         if kind == AUTO:
             kind, why = registry.recognise(folder)
+            told.taken = f"the folder was taken to be of the kind {kind}: {why}"
         source = registry.find(kind)
         registry.check_options(source, options)
         whole = delivery.check(folder)
         listing = source.read(folder, options)
-        if why:
-            listing.notes.insert(0, f"the folder was taken to be of the kind {kind}: {why}")
+        if told.taken:
+            listing.notes.insert(0, told.taken)
         if whole:
             listing.notes.insert(0, whole)
         if attributes is not None:
@@ -196,6 +201,7 @@ def run(
             barred=barred,
             progress=progress,
         )
+        doing("looking for near copies")
         frames = {name: manifest.read_manifest(path / "manifest.csv") for name, path in held.items()}
         matched = match.run(checked, listing, batch=batch, home=home, held=held, frames=frames, accepted=accept_copies)
         portrait = portray.run(checked, matched, listing, folder=folder, batch=batch, held=frames)
@@ -222,6 +228,7 @@ def run(
             raise _there_already(same, listing, listed) if same else why_not
         _check_room(home, checked.paths.values(), free_bytes)  # what was converted has another size
         _check_nobody_moves(checked, held, home)
+        doing("checking what is expected of the batch and of the data set")
         _check_expectations(checked, held, frames, home, quarantine, told)
         acceptance = told.record("quarantine" if checked.problems else "whole")
         record = building.build(aside / batch, checked, acceptance)
@@ -234,6 +241,7 @@ def run(
             acceptance=None if listed is None else acceptance,
         )
         entering.write(deliveries.unfinished(home, batch))
+        doing("bringing the batch into the data set")
         revision = batches.add_batch(home, aside / batch)
         _say_entered(home, entering)
     noted = replace(checked, notes=(*checked.notes, *matched.notes))
@@ -324,7 +332,7 @@ class _Told:
     """What is known of a batch while it is checked, for its record.
 
     `kept` says that the data set has a batch of this name: the quarantine is that batch's, and stays as it is.
-    `portrait` is what its page shows, once there is one.
+    `portrait` is what its page shows, once there is one. `taken` says what kind the folder was found to be, and why.
     """
 
     batch: str
@@ -332,6 +340,7 @@ class _Told:
     facts: dict[str, Any] = field(default_factory=dict)
     kept: bool = False
     portrait: Portrait | None = None
+    taken: str = ""
 
     def learn(self, checked: Checked) -> None:
         self.facts |= {
@@ -348,8 +357,19 @@ class _Told:
 
 def _warnings(acceptance: Acceptance) -> list[str]:
     """What a person should know of a batch that was taken: expectations that failed and let it pass."""
-    failed = [check for check in acceptance.checks if not check.passed]
-    return [f"{check.says} Not so: {check.found or voice.count(check.rows, 'row')}." for check in failed]
+    failed: dict[tuple[str, str], list[str]] = {}
+    for check in acceptance.checks:
+        if not check.passed:
+            name = next((one for one in _SPOKEN if check.says.startswith(f"{one} is ")), "")
+            key = (check.says.removeprefix(f"{name} "), check.found or voice.count(check.rows, "row"))
+            failed.setdefault(key, []).append(name)
+    # What small batches fail of many findings is one sentence, or it would hide the others.
+    return [
+        f"{', '.join(names)}: each {says} Not so: {found}."
+        if len(names) > 1
+        else f"{names[0]} {says} Not so: {found}.".lstrip()
+        for (says, found), names in failed.items()
+    ]
 
 
 def _too_many(checked: Checked, settings: Ingest, on_bad: str) -> str:
@@ -681,9 +701,7 @@ def _refusal(
     checked: Checked, folder: Path, listed: Path | None, settings: Ingest, why: str, more: str, seen: Path
 ) -> DataError:
     problems = checked.problems
-    lines = [str(item) for item in problems[:_TOLD]]
-    if len(problems) > _TOLD:
-        lines.append(f"and {len(problems) - _TOLD:,} more")
+    lines = _told(problems)
     left_out = checked.total - len(checked.frame)
     bad = _counted(rows=left_out, boxes=checked.boxes_left_out)
     fix = "correct them"
@@ -697,6 +715,25 @@ def _refusal(
         where=f"{folder}; all of them in {listed}; as pictures in {seen}",
         fix=fix + more,
     )
+
+
+def _told(problems: Sequence[Problem]) -> list[str]:
+    """The first problems in words; of many with one reason a few, so that another reason is not far down."""
+    alike = Counter(problem.what for problem in problems)
+    before: Counter[str] = Counter()
+    lines: list[str] = []
+    left = len(problems)
+    for problem in problems:
+        before[problem.what] += 1
+        if before[problem.what] > _ALIKE or len(lines) >= _TOLD:
+            continue
+        lines.append(str(problem))
+        left -= 1
+        if before[problem.what] == _ALIKE and alike[problem.what] > _ALIKE:
+            more = alike[problem.what] - _ALIKE
+            lines.append(f"  and {more:,} more for this reason")
+            left -= more
+    return [*lines, f"and {left:,} more"] if left else lines
 
 
 def _counted(*, rows: int, boxes: int) -> str:
@@ -735,6 +772,8 @@ def _refusal_kept(home: Home, told: _Told) -> Iterator[None]:
     try:
         yield
     except DataError as error:
+        if told.taken:
+            error.where = f"{error.where}; {told.taken}" if error.where else told.taken
         if told.portrait is not None:
             portray.write(told.portrait, "refused", home)
         quarantine = home.quarantine / told.batch

@@ -55,7 +55,7 @@ def test_a_long_validation_is_not_silent(spool: Path, out: io.StringIO, monkeypa
     assert (said["done"], said["total"], said["epoch"], said["epochs"]) == (50, 200, 1, 2)
     assert said["seconds_left"] >= 0
     assert "train: epoch 1/2  loss 0.500  10 images/s  validation (40 of 200 images)" in out.getvalue()
-    assert "left at most" in out.getvalue()
+    assert "left, or less" in out.getvalue()
 
 
 def test_the_ends_of_a_training_are_not_silent(spool: Path, out: io.StringIO, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,7 +28,7 @@ def test_a_quiet_minute_ends_with_how_far_a_stage_is(monkeypatch: pytest.MonkeyP
     assert len(said) == 2
     now[0] += 2
     lines.show(running, report(50, seconds_left=600))
-    assert said[2:] == ["train: 50 of 200 images, 10 min left at most"]
+    assert said[2:] == ["train: 50 of 200 images, about 10 min left, or less"]
     now[0] += 300
     lines.show(running, report(50, seconds_left=600))
     assert len(said) == 3

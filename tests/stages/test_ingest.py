@@ -278,14 +278,45 @@ def test_a_folder_that_came_before_is_known_again(make_nih: MakeNih, home: Home)
 
 
 def test_many_problems_are_counted(make_nih: MakeNih, home: Home) -> None:
-    """The error lists twenty problems and counts the rest; the file in the quarantine has them all."""
+    """The error lists twenty problems, of one reason five, and counts the rest; the quarantine's file has them all."""
     folder = make_nih()
-    text = (folder / ENTRIES).read_text().replace(",PA,", ",LL,").replace(",AP,", ",LL,")
-    (folder / ENTRIES).write_text(text)
+    lines = (folder / ENTRIES).read_text().splitlines()
+    ages = [line.replace(",M,", f",X{n},").replace(",F,", f",X{n},") for n, line in enumerate(lines[13:], 13)]
+    views = [line.replace(",PA,", ",LL,").replace(",AP,", ",LL,") for line in lines[1:13]]
+    (folder / ENTRIES).write_text("\n".join([lines[0], *views, *ages]) + "\n")
+    shutil.copy(image(folder, "00000001_000.png"), image(folder, "stray.png"))
     message = refused(folder, home)
-    assert message.count("view position 'LL'") == 20
-    assert "and 20 more" in message
-    assert len((home.quarantine / "first" / "problems.csv").read_text().splitlines()) == 41
+    assert message.count("view position 'LL'") == 5
+    assert "'LL' is not one of" in message.splitlines()[5]
+    assert message.splitlines()[6].strip() == "and 7 more for this reason"
+    assert len([line for line in message.splitlines() if "the sex 'X" in line]) == 14  # with 5 and a count, 20 lines
+    assert "  and 15 more\n" in message
+    assert len((home.quarantine / "first" / "problems.csv").read_text().splitlines()) == 42
+
+
+def test_a_refused_folder_is_told_with_the_kind_that_it_was_taken_for(make_nih: MakeNih, home: Home) -> None:
+    """Of a folder whose kind was found out, the refusal says which it is and why; a file is named once."""
+    folder = make_nih(patients=1)
+    shutil.copy(image(folder, "00000001_000.png"), image(folder, "stray.png"))
+    with pytest.raises(DataError) as caught:
+        ingest.run("auto", folder, batch="first", home=home)
+    assert "the folder was taken to be of the kind nih: Data_Entry_2017.csv is here" in str(caught.value)
+    assert "images/stray.png: no row names this file" in str(caught.value)
+    assert "of the kind" not in refused(folder, home)
+
+
+def test_findings_that_a_small_batch_lacks_are_one_warning(make_nih: MakeNih, home: Home) -> None:
+    """One sentence names the findings that no image has, each of which the record keeps; what goes on is said."""
+    folder = make_nih(patients=2)
+    said: list[str] = []
+    result = ingest.run("nih", folder, batch="first", home=home, doing=said.append)
+    lacking = [finding.replace("_", " ") for finding, count in result.findings.items() if not count]
+    assert len(lacking) > 1
+    warnings = [line.strip() for line in str(result).splitlines() if "is present in at least one" in line]
+    assert warnings == [f"warning: {', '.join(lacking)}: each is present in at least one image. Not so: 0."]
+    failed = [check for check in acceptance_of(home, "first").checks if not check.passed]
+    assert {check.says for check in failed} >= {f"{one} is present in at least one image." for one in lacking}
+    assert said[-1] == "bringing the batch into the data set"
 
 
 def test_a_batch_without_any_finding_is_refused(make_nih: MakeNih, home: Home) -> None:

@@ -149,6 +149,23 @@ def test_gallery_shows_pictures_and_names_nobody(versioned: Home) -> None:
             )
 
 
+def test_a_picture_is_without_finding_only_where_all_are_labelled() -> None:
+    """What a source does not label is not shown as absent, and an uncertain label is shown."""
+    rows = pd.DataFrame(
+        [
+            dict.fromkeys(FINDINGS, 0),
+            {**dict.fromkeys(FINDINGS), "Pneumonia": 0, "Effusion": 0},
+            {**dict.fromkeys(FINDINGS), "Pneumonia": 0, "Effusion": -1},
+            {**dict.fromkeys(FINDINGS), "Pneumonia": 1},
+            dict.fromkeys(FINDINGS),
+        ],
+        dtype=float,
+    ).assign(batch="one", view="PA", image_id=[f"{n}.png" for n in range(5)])
+    pictures = {("one", f"{n}.png"): b"" for n in range(5)}
+    said = [one.labels for one in gallery.numbered(rows, pictures)]
+    assert said == ["no finding", "none of the 2 labelled findings", "Effusion uncertain", "Pneumonia", "not labelled"]
+
+
 def test_a_sample_takes_patients_in_turn_and_repeats_itself() -> None:
     """No patient gives a second image before each gave one; the order of rows does not matter."""
     rows = pd.DataFrame(

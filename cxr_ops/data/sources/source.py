@@ -145,7 +145,8 @@ class Problem:
 
     def __str__(self) -> str:
         place = f"{self.file}, line {self.line}" if self.line else self.file
-        return f"{place}: {self.image_id + ': ' if self.image_id else ''}{self.what}"
+        named = self.image_id in ("", self.file.rpartition("/")[2])  # a file that no table lists is its image
+        return f"{place}: {'' if named else self.image_id + ': '}{self.what}"
 
 
 def of_row(what: str, file: str, row: Row) -> Problem:

@@ -21,6 +21,7 @@ from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEGBase
 from cxr_ops.data.checking import decode, grey
 from cxr_ops.data.checking import dicom as reading
 from cxr_ops.errors import DataError
+from cxr_ops.report import batch
 
 
 def shown(data: bytes) -> np.ndarray:
@@ -66,6 +67,21 @@ def header_refusal(**others: Any) -> str:
     assert isinstance(found, reading.Refused)
     assert found.uid == f"{dicoms.ROOT}.1"
     return found.what
+
+
+@pytest.mark.parametrize(
+    ("others", "rule"),
+    [
+        ({"PatientName": "Doe"}, "The DICOM header may name somebody"),
+        ({"BurnedInAnnotation": "YES"}, "The DICOM header says that something is burnt into the picture"),
+        ({"Modality": "CT"}, "The picture is no radiograph of CR or DX"),
+        ({"BodyPartExamined": "KNEE"}, "The picture is not of the chest"),
+        ({"PresentationIntentType": "FOR PROCESSING"}, "The picture is the detector's raw one"),
+    ],
+)
+def test_the_page_of_a_batch_names_the_rule_of_a_refused_header(others: dict[str, str], rule: str) -> None:
+    """What is wrong with a header is a rule of its own on the page, and none that one must look up."""
+    assert batch.rule(header_refusal(**others)) == rule
 
 
 def table(greys: np.ndarray, first: int, bits: int) -> Dataset:

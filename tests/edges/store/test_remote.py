@@ -47,3 +47,16 @@ def test_a_bucket(tmp_path: Path, s3_server: S3Server, monkeypatch: pytest.Monke
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
     with pytest.raises(StorageError, match="the DVC remote refused"):
         list(Remote(home).names())
+
+
+def test_a_bucket_that_is_not_there(tmp_path: Path, s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A batch for a bucket that nobody made does not enter, and the error says to make the bucket, and no more."""
+    for name, value in s3_server.environ.items():
+        monkeypatch.setenv(name, value)
+    settings = {"CXR_DVC_REMOTE": "s3://cxr-nobody-made/dvc", "CXR_S3_ENDPOINT": s3_server.endpoint}
+    home = make_home(tmp_path / "home", make_project(tmp_path / "project"), **settings)
+    with pytest.raises(StorageError, match=r"^dvc push failed: The specified bucket does not exist") as caught:
+        batches.add_batch(home, make_batch(tmp_path, "one"))
+    assert caught.value.fix == "make the bucket, or set CXR_DVC_REMOTE to one that is there, then retry"
+    assert "dvc.org" not in str(caught.value)
+    assert batches.data_revision(home) is None
