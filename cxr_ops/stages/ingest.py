@@ -17,7 +17,7 @@ import re
 import shlex
 import shutil
 import tempfile
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -244,7 +244,7 @@ def run(
         doing("bringing the batch into the data set")
         revision = batches.add_batch(home, aside / batch)
         _say_entered(home, entering)
-    noted = replace(checked, notes=(*checked.notes, *matched.notes))
+    noted = replace(checked, notes=(*checked.notes, *matched.notes, *_alike(checked.frame, frames.values())))
     result = _result(noted, record.name, revision, listed, already=False, acceptance=acceptance)
     return replace(result, picture=seen)
 
@@ -510,6 +510,35 @@ def _add_attributes(listing: Listing, path: Path) -> None:
     for image_id, said in found.items():
         listing.attributes.setdefault(image_id, {}).update(said)
     listing.notes += notes
+
+
+def _alike(frame: pd.DataFrame, held: Iterable[pd.DataFrame]) -> list[str]:
+    """A note on patients of a batch whose ids are written otherwise in it or in the data set, if there are any.
+
+    Ids are compared as text, so whoever stands under two spellings counts as two.
+    """
+    spellings: defaultdict[str, set[str]] = defaultdict(set)
+    own = set(frame["patient_id"])
+    for patient in own.union(*(one["patient_id"] for one in held)):
+        spellings[_spelling(patient)].add(patient)
+    alike = sorted(sorted(ids) for ids in spellings.values() if len(ids) > 1 and not own.isdisjoint(ids))
+    if not alike:
+        return []
+    told = voice.count(len(alike), "patient id is", "patient ids are")
+    what = (
+        f"warning: {told} written in more than one way, such as {' and '.join(alike[0])}, and counted as different "
+        "patients: if they are one person, the split can leak"
+    )
+    return [what]
+
+
+def _spelling(patient: str) -> str:
+    """What is left of an id without what people write now so and now so.
+
+    >>> _spelling("MRN-0012") == _spelling("mrn_12"), _spelling("A-1") == _spelling("A-10")
+    (True, False)
+    """
+    return re.sub(r"0+(?=[0-9])|[._-]+", lambda found: "" if found[0][0] == "0" else "-", patient.casefold())
 
 
 def _check_nobody_moves(checked: Checked, held: dict[str, Path], home: Home) -> None:

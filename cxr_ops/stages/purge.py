@@ -49,6 +49,7 @@ from cxr_ops.records.base import Kept, write_atomic, write_private
 from cxr_ops.records.data import EVENT, DataRevision, is_event
 from cxr_ops.records.purge import Replacement
 from cxr_ops.stages import portray
+from cxr_ops.stages.ingest import finish
 from cxr_ops.voice import count
 
 PAGE: Final = (
@@ -191,6 +192,8 @@ def run(
         ingest = held.enter_context(Lock(home.locks / "ingest"))
         if not ingest.try_acquire():
             raise BusyError("an ingestion is going on", where=ingest.path, fix="purge when it has ended")
+        if yes:  # one that was cut off would write what names the patient when it is finished later
+            finish(home)
         journal = _going_on(home, patient)
         subject = _find(home, patient, journal)
         if has_word(reason, subject):

@@ -389,6 +389,21 @@ def test_a_name_that_is_no_utf8_or_steers_a_terminal_is_spelt_out(make_nih: Make
     assert set(kept.values()) == set(names)
 
 
+def test_ids_that_are_written_in_two_ways_are_told(make_nih: MakeNih, home: Home) -> None:
+    """Ids are compared as text; a person who stands under two spellings would be two patients, and may leak."""
+    for batch, first, spelt in (("first", 1, "MRN-0{}"), ("second", 101, "mrn_{}")):
+        folder = make_nih(batch, first=first)
+        table = folder / "Data_Entry_2017.csv"
+        frame = pd.read_csv(table, dtype=str)
+        number = (frame.index // 2).astype(str)
+        frame["Patient ID"] = [spelt.format(one) if int(one) < 2 else f"{batch}-{one}" for one in number]
+        frame["Patient Gender"] = ["FM"[int(one) % 2] for one in number]
+        frame.to_csv(table, index=False)
+        told = [note for note in ingest.run("nih", folder, batch=batch, home=home).notes if "more than one way" in note]
+        assert len(told) == (batch == "second")
+    assert told[0].startswith("warning: 2 patient ids are written in more than one way, such as MRN-00 and mrn_0,")
+
+
 # ------------------------------------------------------------------------------------------- generated patients
 
 

@@ -23,12 +23,13 @@ from cxr_ops.commands.app import app
 from cxr_ops.data import manifest
 from cxr_ops.data.checking.batch import build, check
 from cxr_ops.data.sources import nih
-from cxr_ops.edges import supervisor
+from cxr_ops.edges import deliveries, supervisor
 from cxr_ops.edges.git import git_bytes
 from cxr_ops.edges.home import Home
 from cxr_ops.edges.ledger import open_ledger
 from cxr_ops.edges.store import batches, checkout, purges, runs, versions
 from cxr_ops.errors import DataError, RefusedError, SettingsError, StorageError
+from cxr_ops.records.acceptance import Acceptance, Unfinished
 from cxr_ops.records.base import sha256_file
 from cxr_ops.stages import ingest, portray, purge, relabel, withdraw
 from cxr_ops.stages import open as opening
@@ -358,6 +359,29 @@ def test_a_picture_that_was_only_ever_refused_goes(stored: Home, make_nih: Calla
         purge.run(stored, PATIENT, yes=True, **TOLD)
     with pytest.raises(DataError, match="the patient was purged from this data set"):
         ingest.run("nih", folder, batch="five", home=stored)
+
+
+def test_an_ingestion_that_was_cut_off_tells_nothing_later(home: Home, make_nih: Callable[..., Path]) -> None:
+    """What it had left to say names the patient: it is said before the purge, and not after it."""
+    folder = make_nih("four", patients=20, first=700, size=48)
+    cv2.imwrite(str(folder / "images" / "00000700_000.png"), np.full((48, 48), 50, np.uint8))
+    before = batches.data_revision(home)
+    ingest.run("nih", folder, batch="four", home=home, on_bad="quarantine")
+    after = batches.data_revision(home)
+    assert before
+    assert after
+    said = Acceptance.read(home.quarantine / "four" / "acceptance.json")
+    named = [one.model_copy(update={"found": f"the patient {PATIENT} is F and M"}) for one in said.checks]
+    left = Unfinished(
+        batch="four",
+        after=before.revision,
+        record=after.batches["four"],
+        acceptance=said.model_copy(update={"checks": named}),
+    )
+    left.write(deliveries.unfinished(home, "four"))
+    purge.run(home, PATIENT, yes=True, **TOLD)
+    assert ingest.finish(home) == []
+    assert not search(home, [PATIENT.encode()])
 
 
 def test_a_wrong_id_goes_and_the_right_patient_keeps_the_pictures(
