@@ -17,7 +17,7 @@ export UV_SYSTEM_CERTS
 test test-stack: export GOMP_SPINCOUNT ?= 1000
 
 .DEFAULT_GOAL := help
-.PHONY: help setup retrain ui test test-stack bench bench-gate bench-ablation bench-reliance bench-gpu compare-with lint deps lock clean
+.PHONY: help setup retrain ui test test-stack bench bench-gate bench-ablation bench-reliance bench-monitor bench-gpu compare-with lint deps lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -73,6 +73,9 @@ bench-gate: $(READY) ## simulate the gate and write docs/gate-simulation.md (goe
 
 bench-reliance: $(READY) ## train on radiographs with planted marks and write docs/reliance.md (goes on where it stopped)
 	@$(BIN)/python -m bench.reliance $(ARGS)
+
+bench-monitor: $(READY) ## simulate years of monitoring and write their part of docs/monitoring.md (goes on where it stopped)
+	@$(BIN)/python -m bench.monitoring $(ARGS)
 
 bench-ablation: $(READY) ## measure what each choice of the training brings and write docs/ablation.md (goes on where it stopped)
 	@$(BIN)/python -m bench.ablation $(ARGS)

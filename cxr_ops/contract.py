@@ -65,6 +65,7 @@ EXIT_STORAGE: Final = 12
 EXIT_BUSY: Final = 13
 EXIT_CONFLICT: Final = 14
 EXIT_REFUSED: Final = 15
+EXIT_ALARM: Final = 16  # of `cxr-ops monitor` alone: it did its work, and what is watched has changed
 EXIT_STOPPED: Final = 143  # 128 + SIGTERM: stopped after a checkpoint, to be resumed
 NEVER_RETRIED: Final = (EXIT_USAGE, EXIT_DATA, EXIT_SETTINGS, EXIT_CONFLICT, EXIT_REFUSED)
 

@@ -66,6 +66,7 @@ class Server:
     process: subprocess.Popen[bytes]
     log: Path
     receipts: Path
+    answers: Path
 
     def ask(self, path: str, body: bytes | None = None, kind: str = "application/octet-stream") -> tuple[int, Any]:
         """Status and answer: JSON, or text where it is none."""
@@ -94,9 +95,10 @@ def serving(signed: Signed, root: Path, *limits: str) -> Iterator[Server]:
     port, log = free_port(18080), root / "log"
     env = os.environ | {"CXR_RECEIPTS": str(root / "receipts.jsonl")}
     arguments = ["serve", str(signed.folder), "--key", str(signed.key), "--port", str(port), "--threads", "1", *limits]
+    arguments += ["--answers", str(root / "answers.jsonl")]
     with log.open("wb") as out:
         process = subprocess.Popen([sys.executable, "-m", "cxr_ops", *arguments], cwd=root, env=env, stderr=out)
-    found = Server(f"http://127.0.0.1:{port}", process, log, root / "receipts.jsonl")
+    found = Server(f"http://127.0.0.1:{port}", process, log, root / "receipts.jsonl", root / "answers.jsonl")
     try:
         deadline = time.monotonic() + READY_SECONDS
         while time.monotonic() < deadline and process.poll() is None:

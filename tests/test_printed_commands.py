@@ -49,6 +49,9 @@ PARSED = {
     "docs/audit.md: cxr-ops bundle RUN": "needs a run; tests/stages/test_bundle.py bundles two by this command",
     "docs/serving.md: cxr-ops model fetch champion model": "needs a champion, and serves it; tests/serve does both",
     "docs/serving.md: cxr-ops receipts verify": "needs predictions; tests/commands/test_receipts.py runs both",
+    "docs/monitoring.md: cxr-ops serve model --answers answers.jsonl": (
+        "needs a champion and weeks of its answers; tests/stages/test_monitor.py monitors eight, by this command too"
+    ),
     "docs/audit.md: cxr-ops replay RUN": "repeats a run; tests/stages/test_replay.py does so with small ones",
     "docs/serving.md: docker build --file docker/serve/Dockerfile --tag cxr-serve .": "tests/stack runs both",
     "docs/airflow.md: systemctl --user daemon-reload": "makes a service of the person who runs the tests",

@@ -26,6 +26,7 @@ from cxr_ops.commands import (
     ledger,
     lineage,
     model,
+    monitor,
     overview,
     period,
     plan,
@@ -61,6 +62,7 @@ VERBS: Final = (
     backup.app,
     watch.app,
     serve.app,
+    monitor.app,
     doctor.app,
     stages.app,
 )

@@ -25,6 +25,7 @@ EXIT_CODES: Final = {
     contract.EXIT_BUSY: "another command holds what this one needs",
     contract.EXIT_CONFLICT: "the ledger has changed since the decision",
     contract.EXIT_REFUSED: "the plan does not allow it",
+    contract.EXIT_ALARM: "the monitor is in alarm",
     130: "stopped by Ctrl-C",
     contract.EXIT_STOPPED: "stopped after a checkpoint",
 }

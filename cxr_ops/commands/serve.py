@@ -28,6 +28,12 @@ def serve(
         typer.Option("--key", metavar="FILE", help="Believe this public key alone, and ask no installation."),
     ] = None,
     folder: Folder = None,
+    answers: Annotated[
+        Path | None,
+        typer.Option(
+            "--answers", metavar="FILE", help="Add each answer's probabilities to this file, for `cxr-ops monitor`."
+        ),
+    ] = None,
     host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="The port to listen on.", min=1, max=65535)] = 8080,
     threads: Annotated[int, typer.Option(help="Threads that score; 0: one a processor.", min=0)] = 0,
@@ -61,6 +67,8 @@ def serve(
     log = Settings.read().receipts
     if log is not None and not log.parent.is_dir():
         raise SettingsError("the folder of CXR_RECEIPTS is not there", where=log, fix=f"mkdir -p {log.parent}")
+    if answers is not None and not answers.parent.is_dir():
+        raise SettingsError("the folder of --answers is not there", where=answers, fix=f"mkdir -p {answers.parent}")
     served = found.served(_entries(key, folder))
     limits = web.Limits(body_bytes=max_bytes, images=max_images, waiting=max_waiting, seconds=seconds)
     print(  # noqa: T201 - results go to standard output, and this server has none
@@ -69,7 +77,7 @@ def serve(
         flush=True,
     )
     engine = Engine(found, threads or processors())
-    web.serve(web.application(engine, served, log, limits), host, port, limits)
+    web.serve(web.application(engine, served, log, limits, answers), host, port, limits)
 
 
 def _entries(key: Path | None, folder: Path | None) -> list[Entry]:

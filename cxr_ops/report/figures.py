@@ -400,6 +400,43 @@ def timeline(
         return _svg(figure, name, title, description)
 
 
+def capitals(
+    name: str,
+    panels: Sequence[tuple[str, Sequence[tuple[str, Sequence[float], bool]]]],
+    *,
+    title: str,
+    description: str,
+) -> str:
+    """Draw what streams have of the capital at which they are in alarm, by week, a panel a kind.
+
+    Args:
+        name: prefix of the figure's ids.
+        panels: (heading, streams), each stream (label, (W,) shares, whether it was in alarm). Those in alarm are named.
+        title: what a screen reader announces.
+        description: what the figure shows, in a sentence or two.
+    """
+    with _style(name):
+        figure = _figure(width=8.6, height=2.1 * len(panels) + 0.4)
+        for axes, (heading, streams) in zip(
+            figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0], panels, strict=True
+        ):
+            for label, shares, alarmed in streams:
+                weeks = np.arange(1, len(shares) + 1)
+                colour = _COLOURS["limit" if alarmed else "challenger"]
+                axes.plot(weeks, shares, color=colour, linewidth=1.6 if alarmed else 0.8, alpha=1 if alarmed else 0.6)
+                if alarmed:
+                    over = next(week for week, share in zip(weeks, shares, strict=True) if share >= 1)
+                    axes.annotate(label, (over, 1.0), xytext=(3, 4), textcoords="offset points", fontsize=7.5)
+            axes.axhline(1.0, color=_COLOURS["limit"], linewidth=1.0, linestyle=(0, (4, 2)))
+            axes.set_yscale("log")
+            axes.set_ylim(1e-6, 1e3)
+            axes.set_title(heading, fontsize=9, loc="left")
+            axes.grid(axis="y", color=_COLOURS["rule"], linewidth=0.4)
+        axes.set_xlabel("week since the promotion")
+        figure.supylabel("capital, as a share of that at alarm", fontsize=9)
+        return _svg(figure, name, title, description)
+
+
 def document(svg: str) -> str:
     """A figure as an SVG document of its own."""
     return svg.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1)

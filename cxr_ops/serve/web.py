@@ -30,6 +30,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
+from cxr_ops.data import answers as kept_answers
 from cxr_ops.data import receipts
 from cxr_ops.errors import CxrError, DataError
 from cxr_ops.serve.engine import BATCH, Answer, Engine, running
@@ -113,8 +114,10 @@ def _family(name: str, kind: str, meaning: str) -> tuple[str, str]:
 class _Desk:
     """Takes requests and answers them."""
 
-    def __init__(self, engine: Engine, served: receipts.Served, log: Path | None, limits: Limits) -> None:
-        self.engine, self.served, self.log, self.limits = engine, served, log, limits
+    def __init__(
+        self, engine: Engine, served: receipts.Served, log: Path | None, limits: Limits, kept: Path | None
+    ) -> None:
+        self.engine, self.served, self.log, self.limits, self.kept = engine, served, log, limits, kept
         self.counts = _Counts()
 
     async def predict(self, request: Request) -> Response:
@@ -149,6 +152,15 @@ class _Desk:
                 await asyncio.to_thread(receipts.append, self.log, given)
             except OSError as error:
                 raise _RefusedRequest(503, f"the receipt cannot be written: {error.strerror}") from error
+        if self.kept is not None:
+            said = [
+                {"probabilities": one.probabilities, "receipt": receipt}
+                for one, receipt in zip(answers, given, strict=True)
+            ]
+            try:
+                await asyncio.to_thread(kept_answers.append, self.kept, said)
+            except OSError as error:
+                raise _RefusedRequest(503, f"the answer cannot be kept: {error.strerror}") from error
         self.counts.images += len(images)
         return {
             "predictions": [
@@ -242,7 +254,9 @@ class _Desk:
         )
 
 
-def application(engine: Engine, served: receipts.Served, log: Path | None, limits: Limits) -> Starlette:
+def application(
+    engine: Engine, served: receipts.Served, log: Path | None, limits: Limits, kept: Path | None = None
+) -> Starlette:
     """The application of one model.
 
     Args:
@@ -250,8 +264,9 @@ def application(engine: Engine, served: receipts.Served, log: Path | None, limit
         served: what all receipts have in common.
         log: where receipts are added; None: they stand in the answers alone.
         limits: what one caller may ask.
+        kept: where answers are added with their probabilities, for a monitor; None: nowhere.
     """
-    desk = _Desk(engine, served, log, limits)
+    desk = _Desk(engine, served, log, limits, kept)
 
     @contextlib.asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:

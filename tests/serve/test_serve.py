@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 
 from cxr_ops.audit.package import digest as package_digest
 from cxr_ops.commands import app as command
-from cxr_ops.data import receipts
+from cxr_ops.data import answers, receipts
 from cxr_ops.data.checking.pictures import decode_any
 from cxr_ops.errors import CxrError, DataError, RefusedError
 from cxr_ops.labels import FINDINGS
@@ -53,6 +53,13 @@ def test_a_picture_is_scored_as_in_the_evaluation(server: Server, signed: Signed
     assert (receipt["input"], receipt["model"]) == (hashlib.sha256(data).hexdigest(), package_digest(signed.package))
     assert receipt["answer"] == receipts.digest_of(prediction["probabilities"])
     assert receipt in receipts.read(server.receipts).receipts
+    kept = answers.read(server.answers)[-1]
+    assert (kept.image, kept.model, kept.scores.tolist()) == (
+        receipt["input"],
+        receipt["model"],
+        values(prediction),
+    )
+    assert server.answers.stat().st_mode & 0o077 == 0
 
 
 def test_many_callers_share_batches_and_get_their_own_answers(server: Server, signed: Signed) -> None:
