@@ -371,7 +371,7 @@ def main(words: list[str] | None = None) -> int:
         os.environ.setdefault(f"{library}_NUM_THREADS", "1")
     parser = argparse.ArgumentParser(prog="python -m bench.monitoring", description=__doc__)
     parser.add_argument("--replicates", type=int, default=400, help="years without a change (default 400)")
-    parser.add_argument("--changed", type=int, default=200, help="years with each change (default 200)")
+    parser.add_argument("--changed", type=int, default=60, help="years with each change (default 60)")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="stop after this time; go on another day")
     parser.add_argument("--processes", type=int, default=os.cpu_count(), help="default: one a core")
     parser.add_argument("--kept", type=Path, default=PROJECT / ".cxr" / "monitoring.jsonl", help="a line a year")
