@@ -184,9 +184,8 @@ def _explain(home: Home, verb: str, stderr: str) -> CxrError:
             where=where,
             fix="put the object back from a copy of the store; nothing that arrived altered was kept",
         )
-    return StorageError(
-        f"dvc {verb} failed: {said or 'it gave no reason'}", where=where, fix=_fix(said) or _if_full(home)
-    )
+    fix = _fix(said) or _if_full(home) or "cxr-ops doctor, which asks the remote for an answer"
+    return StorageError(f"dvc {verb} failed: {said or 'it gave no reason'}", where=where, fix=fix)
 
 
 def _if_full(home: Home) -> str | None:
@@ -205,7 +204,7 @@ def _fix(said: str) -> str | None:
         return _FREE
     if "connect" in words or "endpoint" in words or "timed out" in words:
         return "check CXR_S3_ENDPOINT and that the server runs, then retry"
-    return "cxr-ops doctor, which asks the remote for an answer"
+    return None
 
 
 def _write_config(home: Home) -> None:

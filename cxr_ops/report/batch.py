@@ -25,6 +25,7 @@ AGES: Final = ((0, 19), (20, 39), (40, 59), (60, 79), (80, 120))
 RULES: Final = (
     ("near copy of", "A near copy of another picture, under another patient"),
     ("the same file as", "The same file as another picture"),
+    ("the same picture, in another file", "The same picture as another, in another file"),
     ("the same pixels, in another encoding", "The same pixels as another picture, in another encoding"),
     ("the data set holds this picture", "The data set holds the same pixels"),
     ("this picture was withdrawn", "The same pixels were withdrawn from the data set"),

@@ -16,7 +16,7 @@ from cxr_ops.audit import telling
 from cxr_ops.records.data import is_generated
 from cxr_ops.records.evidence import Estimate, Evaluation, Figure
 from cxr_ops.records.run import Result
-from cxr_ops.records.verdict import Check, Verdict
+from cxr_ops.records.verdict import Check, Reason, Verdict
 from cxr_ops.report import words
 from cxr_ops.stats.checks import macro_difference
 
@@ -191,8 +191,11 @@ def _footnotes(evaluation: Evaluation) -> Text:
     if evaluation.macro_reference_difference is not None:
         text.append(f"mean against the reference: {_signed(evaluation.macro_reference_difference)}\n")
     text.append(_worst_subgroup(evaluation))
+    alike: dict[tuple[str, str], list[str]] = {}
     for name, which, why in words.undefined_figures(evaluation):
-        text.append(f"{name.replace('_', ' ')}: not evaluable ({', '.join(which)}), because {why.reason}\n", "dim")
+        alike.setdefault((", ".join(which), why.reason), []).append(name.replace("_", " "))
+    for (models, reason), names in alike.items():
+        text.append(f"{', '.join(names)}: not evaluable ({models}), because {reason}\n", "dim")
     return text
 
 
@@ -229,12 +232,40 @@ def _reasons(result: Result) -> Table:
     table = Table(box=None, show_header=bool(result.reasons), padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
     table.add_column("why", no_wrap=True)
     table.add_column("")
-    shown = words.in_order(result.reasons)
-    for reason in shown[:_REASONS_SHOWN]:
-        table.add_row("  -", Text.assemble(reason.sentence, " ", (f"[{reason.code}]", "dim")))
+    shown = _joined(words.in_order(result.reasons))
+    for sentence, code in shown[:_REASONS_SHOWN]:
+        table.add_row("  -", Text.assemble(sentence, " ", (f"[{code}]", "dim")))
     if len(shown) > _REASONS_SHOWN:
         table.add_row("  -", f"and {len(shown) - _REASONS_SHOWN} more, in the report")
     return table
+
+
+def _joined(reasons: Sequence[Reason]) -> list[tuple[str, str]]:
+    """Sentences with their codes; what is said in the same words of several findings is said once, of all of them.
+
+    >>> told = "cannot be judged: 2 more positive patients would be needed. The plan does not require this finding."
+    >>> names = ("Mass", "Pleural_Thickening")
+    >>> alike = [Reason(code="NOT_EVALUABLE", finding=name, sentence=f"{name} {told}") for name in names]
+    >>> _joined(alike)[0][0]  # doctest: +ELLIPSIS
+    'Mass, Pleural_Thickening cannot be judged: ... The plan does not require these findings.'
+    >>> _joined(alike[:1]) == [(alike[0].sentence, "NOT_EVALUABLE")]
+    True
+    """
+    alike: dict[tuple[str, str], list[str]] = {}
+    for reason in reasons:
+        name = f"{reason.finding} "
+        unjudged = reason.sentence.startswith(f"{name}cannot be judged")
+        said = reason.sentence.removeprefix(name) if unjudged else reason.sentence
+        alike.setdefault((said, reason.code), []).append(name.strip() if unjudged else "")
+    return [
+        (
+            f"{', '.join(names)} {said}".lstrip()
+            if len(names) == 1
+            else f"{', '.join(names)} {said.replace('this finding', 'these findings')}",
+            code,
+        )
+        for (said, code), names in alike.items()
+    ]
 
 
 def _places(result: Result, run_folder: Path) -> Text:

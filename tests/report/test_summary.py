@@ -169,6 +169,20 @@ def test_many_reasons_are_counted_and_what_concerns_all_comes_first(finished):
     assert "and 7 more, in the report" in why
 
 
+def test_what_is_said_of_many_findings_in_the_same_words_is_said_once(finished):
+    """Findings that nobody labelled share a line that says what they lack."""
+    folder = finished("REJECT")
+    result = Result.read(folder / "result.json")
+    sentence = "cannot be judged: 15 more positive patients would be needed. The plan does not require this finding."
+    names = ("Mass", "Edema", "Hernia")
+    reasons = [Reason(code="NOT_EVALUABLE", finding=name, sentence=f"{name} {sentence}") for name in names]
+    result.model_copy(update={"reasons": reasons}).write(folder / "result.json")
+    why = printed(folder, width=300)
+    told = f"Mass, Edema, Hernia {sentence.replace('this finding', 'these findings')} [NOT_EVALUABLE]"
+    assert told in why
+    assert why.count("[NOT_EVALUABLE]") == 1
+
+
 def test_a_run_without_change_says_so_and_needs_no_evidence(tmp_path):
     """NO_CHANGE is told from `result.json` alone."""
     folder = tmp_path / "runs" / "manual-2"

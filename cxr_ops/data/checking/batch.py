@@ -116,7 +116,8 @@ def check(
         if done % 100 == 0 or done == len(listing.rows):
             contract.report_progress("ingest", done, len(listing.rows), unit="images")
     rows = [row for row in listing.rows if row.image_id in inspected]
-    problems += [listing.problem(row, what) for row, what in duplicates.within(rows, inspected)]
+    files = {name: origin.sha256 for name, origin in origins.items()}
+    problems += [listing.problem(row, what) for row, what in duplicates.within(rows, inspected, files)]
     held_already = known(rows, inspected) if known else duplicates.Known()
     problems += [listing.problem(row, what) for row, what in duplicates.across(rows, inspected, held_already)]
     problems += [listing.problem(row, barred[row.patient_id]) for row in rows if barred and row.patient_id in barred]

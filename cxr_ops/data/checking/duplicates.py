@@ -12,7 +12,9 @@ from cxr_ops.data.index import Index
 from cxr_ops.data.sources.source import Row
 
 
-def within(rows: Sequence[Row], inspected: Mapping[str, Inspected]) -> Iterator[tuple[Row, str]]:
+def within(
+    rows: Sequence[Row], inspected: Mapping[str, Inspected], files: Mapping[str, str] = MappingProxyType({})
+) -> Iterator[tuple[Row, str]]:
     """Rows of one batch that show a picture again, each with the reason.
 
     The first of them stays if all give one patient the same findings; else which of them is right cannot be told.
@@ -20,6 +22,7 @@ def within(rows: Sequence[Row], inspected: Mapping[str, Inspected]) -> Iterator[
     Args:
         rows: whose pictures decode.
         inspected: what decoding said of each image.
+        files: of images that were converted, such as from DICOM, the digest of the source's own file.
     """
     groups: defaultdict[str, list[Row]] = defaultdict(list)
     for row in rows:
@@ -30,6 +33,8 @@ def within(rows: Sequence[Row], inspected: Mapping[str, Inspected]) -> Iterator[
             twin = next(other for other in group if other is not row)
             same_file = inspected[row.image_id].sha256 == inspected[twin.image_id].sha256
             what = "the same file as" if same_file else "the same pixels, in another encoding, as"
+            if same_file and files.get(row.image_id) != files.get(twin.image_id):
+                what = "the same picture, in another file, as"
             why = "" if agree else ", and the rows contradict each other"
             yield row, f"{what} {twin.image_id}{_at(twin)}{why}"
 

@@ -18,6 +18,7 @@ from cxr_ops.data.sources import dicom as source
 from cxr_ops.data.sources.source import Options
 from cxr_ops.errors import DataError
 from cxr_ops.labels import FINDINGS
+from cxr_ops.report.batch import rule
 
 HEADER = "SOPInstanceUID,patient_id,Pneumonia,Effusion"
 
@@ -169,6 +170,17 @@ def test_two_files_of_one_uid_are_told(folder: Path) -> None:
     """A file that is there twice is told with both places."""
     (folder / "again.dcm").write_bytes((folder / "study" / "IM0003").read_bytes())
     assert "2 files have this SOP Instance UID: again.dcm and study/IM0003" in problems(folder)[0]
+
+
+def test_one_picture_in_two_files_is_not_called_one_file(folder: Path, tmp_path: Path) -> None:
+    """Two files with one picture and other headers are told as two files, though they are stored as the same bytes."""
+    (folder / "study" / "IM0004").write_bytes(dicom(drawn(3), uid=f"{ROOT}.4"))
+    found = batch.check(source.read_folder(folder), "first", aside=tmp_path / "aside", processes=1).problems
+    assert [one.what for one in found] == [
+        f"the same picture, in another file, as {ROOT}.{other}.png on line {line}, and the rows contradict each other"
+        for other, line in ((4, 5), (3, 4))
+    ]
+    assert rule(found[0].what) == "The same picture as another, in another file"
 
 
 def test_a_contradiction_of_table_and_header_is_told(folder: Path) -> None:
