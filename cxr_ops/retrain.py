@@ -12,7 +12,7 @@ import os
 import shlex
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -69,12 +69,15 @@ def retrain(
     forecast = opening.plan(home, overrides, force=force)
     if forecast.data is None:
         _refuse_to_replace(home)
+    lacking = _unlabelled(*opening.unlabelled(home, overrides)) if force or not forecast.no_change else []
     if dry_run:
-        for line in _forecast_lines(forecast, force=force):
+        for line in [*_forecast_lines(forecast, force=force), *lacking]:
             print(line)  # noqa: T201 - the command's result
         return 0
     console = voice.console()
     say = voice.Speaker(console).say
+    for line in lacking:
+        say(line)
     with stoppable(), _only_one(home) as announce, processes.running(home, say=say) as session:
         announce(None, session.url)
         if forecast.data is None:
@@ -277,6 +280,18 @@ def _forecast_lines(forecast: Any, *, force: bool) -> list[str]:
         first = f"would retrain on data revision {forecast.data.revision[:12]} ({', '.join(forecast.data.batches)})"
     reasons = [*forecast.reasons, *(["--force was given"] if force else [])]
     return [first, *(f"because {reason}" for reason in reasons), f"stages: {', '.join(contract.STAGES[1:])}"]
+
+
+def _unlabelled(plan: str, findings: Sequence[str]) -> list[str]:
+    """A line, where a plan requires what nobody labelled: a person would see it when the look is spent."""
+    if not findings:
+        return []
+    example = "" if "Pneumonia" in findings else ", such as --set gate.plan=pccp.pneumonia-demo.yaml"
+    line = (
+        f"warning: the plan {plan} requires findings that no batch labels, so no run can be promoted: "
+        f"{', '.join(findings)}; next: name a plan that requires only what is labelled{example}"
+    )
+    return [line]
 
 
 def _tell_failure(home: Home, api: client.Api, run_id: str, tasks: list[TaskState], console: Console) -> None:

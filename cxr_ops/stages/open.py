@@ -246,6 +246,21 @@ def plan(home: Home, overrides: Mapping[str, Any] | None = None, *, force: bool 
     )
 
 
+def unlabelled(home: Home, overrides: Mapping[str, Any] | None = None) -> tuple[str, tuple[str, ...]]:
+    """The name of the plan, and the findings that it requires and no batch labels: with any, no run can be promoted.
+
+    Raises:
+        DataError: the record of a batch is missing from the store or was altered.
+        SettingsError: an override, `params.yaml` or the plan is wrong.
+        StorageError: the remote does not answer.
+    """
+    governing = plans.load(home.project / params_of(home.project, overrides or {}).gate.plan)
+    records = [Batch.read(path / batches.BATCH) for path in batches.batch_files(home, (batches.BATCH,)).values()]
+    labelled = {finding for record in records for finding in record.findings}
+    required = governing.modification_protocol.performance_evaluation.required
+    return governing.name, tuple(finding for finding in required if records and finding not in labelled)
+
+
 def _repeats(home: Home, folder: Path, params: Params, recipe: str, code_commit: str | None) -> str:
     """The decision that a run of this recipe would only repeat, as a clause; "" if it would decide something new.
 

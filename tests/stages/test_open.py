@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 import yaml
-from projects import Installation, commit_all, make_batch, make_home, make_project, run_git
+from projects import PROJECT, Installation, commit_all, make_batch, make_home, make_project, run_git
 
 from cxr_ops import plan as plans
+from cxr_ops import retrain
 from cxr_ops.audit.entries import Decision, Look, PeriodOpened, Promotion, Rollback
 from cxr_ops.edges import dvc, supervisor
 from cxr_ops.edges import plans as in_force
@@ -20,8 +22,10 @@ from cxr_ops.edges.ledger import open_ledger
 from cxr_ops.edges.mlflow import versions
 from cxr_ops.edges.store import batches, repository
 from cxr_ops.errors import BusyError, CxrError, DataError, RefusedError, SettingsError
+from cxr_ops.labels import FINDINGS
 from cxr_ops.params import Params
 from cxr_ops.records.base import sha256_file, tree_digest
+from cxr_ops.records.data import Batch
 from cxr_ops.records.inputs import Champion, Inputs, Period, RecordedLook, Reference
 from cxr_ops.records.run import Result
 from cxr_ops.records.training import Start
@@ -541,6 +545,27 @@ def test_dry_run_says_what_has_changed(home: Home, tmp_path: Path, change: str, 
 
     assert (forecast.no_change, forecast.reasons) == (False, (why,))
     assert sorted(home.root.rglob("*")) == before
+
+
+def test_dry_run_names_what_the_plan_requires_and_nobody_labels(
+    home: Home, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Findings that the plan requires and no batch labels are named until a batch labels them, by the plan in use."""
+    folder = make_batch(tmp_path, "two")
+    record = Batch.read(folder / "batch.json").model_copy(update={"findings": ["Pneumonia"]})
+    record.write(folder / "batch.json")
+    shutil.copy(PROJECT / "pccp.pneumonia-demo.yaml", home.project)
+    alone = make_home(tmp_path / "alone", home.project)
+    assert stage.unlabelled(alone) == ("demonstration", ())  # without data the demonstration's are drawn
+    batches.add_batch(alone, folder)
+    plan, findings = stage.unlabelled(alone)
+    assert (plan, findings) == ("demonstration", tuple(one for one in FINDINGS if one != "Pneumonia"))
+    assert stage.unlabelled(alone, {"gate.plan": "pccp.pneumonia-demo.yaml"}) == ("pneumonia-demo", ())
+    assert stage.unlabelled(home) == ("demonstration", ())  # the batch `one` labels all
+    assert retrain.retrain(alone, dry_run=True) == 0
+    told = capsys.readouterr().out
+    assert "the plan demonstration requires findings that no batch labels" in told
+    assert "Pleural_Thickening, Hernia; next: name a plan that requires only what is labelled, such as --set " in told
 
 
 def test_dry_run_without_data_says_so(empty: Home) -> None:
