@@ -424,6 +424,10 @@ def test_keys_and_anchors_that_the_reader_brings_are_compared(
     assert found.whole
     assert not any("--key" in line.what or "--anchors" in line.what for line in found.lines)
     assert any("anchors that you named: " in line.what for line in found.lines)
+    name, anchor = max(anchors.items())
+    for changes in ({"head": OTHER}, {"first": OTHER}):
+        said = failures(check(data, Outside(anchors={name: canonical_json(json.loads(anchor) | changes)})))
+        assert said == [f"anchors that you named: {name}: entry 5 is another one than it was"]
     other = {f"{'0' * 16}-00000001.json": canonical_json({"format": 1, "entries": 1, "head": "a", "first": "b"})}
     assert "none of the 1 anchors that you named is of this ledger" in failures(check(data, Outside(anchors=other)))
     assert any("not believed here" in one for one in failures(check(data, Outside(keys={}))))
