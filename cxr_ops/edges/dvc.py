@@ -59,7 +59,7 @@ def environment(home: Home) -> dict[str, str]:
     env = git.environment(home) | {
         "DVC_GLOBAL_CONFIG_DIR": str(home.dvc_config),
         "DVC_SYSTEM_CONFIG_DIR": str(home.dvc_config / "none"),
-        "DVC_SITE_CACHE_DIR": str(home.root / "dvc-site"),
+        "DVC_SITE_CACHE_DIR": str(home.dvc_notes),
         "DVC_NO_ANALYTICS": "1",
         "PATH": os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath))),
     }
@@ -95,10 +95,13 @@ def dvc(home: Home, folder: Path, *arguments: str) -> str:
 
 
 def _run(home: Home, folder: Path, *arguments: str) -> str:
+    env = environment(home)
+    if folder.parent == home.root / "tmp":  # thrown away: what DVC notes of it goes along, and does not pile up
+        env["DVC_SITE_CACHE_DIR"] = str(folder / ".dvc" / "site")
     done = subprocess.run(
         command(*arguments),
         cwd=folder,
-        env=environment(home),
+        env=env,
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,

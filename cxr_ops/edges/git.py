@@ -7,6 +7,8 @@ configuration file of the installation's own.
 from __future__ import annotations
 
 import os
+import re
+import shlex
 import shutil
 import subprocess
 from collections.abc import Mapping
@@ -33,6 +35,8 @@ _CONFIG = f"""\
     autocrlf = false
     quotePath = false
     filesRefLockTimeout = 10000
+    fsync = committed,reference
+    fsyncMethod = batch
 [commit]
     gpgSign = false
 [gc]
@@ -42,11 +46,14 @@ _CONFIG = f"""\
 """
 
 
+_HELD = re.compile(r"Unable to create '([^'\n]+\.lock)': File exists")
+
+
 class GitError(StorageError):
     """Git refused or failed; `returncode` is its exit code."""
 
-    def __init__(self, what: str, *, where: object, returncode: int) -> None:
-        super().__init__(what, where=where)
+    def __init__(self, what: str, *, where: object, returncode: int, fix: str | None = None) -> None:
+        super().__init__(what, where=where, fix=fix)
         self.returncode = returncode
 
 
@@ -107,6 +114,11 @@ def git_bytes(
         raise StorageError(f"git cannot be started: {error.strerror}", where=folder, fix=fix) from error
     if done.returncode:
         text = done.stderr.decode(errors="replace").strip().removeprefix("fatal: ")
+        fix = None
+        if held := _HELD.search(text):
+            path = folder / held[1]
+            text = "another git holds its lock, or was killed while it did"
+            fix = f"where no other command of cxr-ops runs: rm {shlex.quote(str(path))}; then retry"
         verb = next((word for word in arguments if not word.startswith("-") and "=" not in word), "")
-        raise GitError(f"git {verb} failed: {text}", where=folder, returncode=done.returncode)
+        raise GitError(f"git {verb} failed: {text}", where=folder, returncode=done.returncode, fix=fix)
     return done.stdout

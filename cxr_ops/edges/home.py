@@ -135,6 +135,11 @@ class Home:
         return self.root / "dvc-cache"
 
     @property
+    def dvc_notes(self) -> Path:
+        """What DVC notes of the folders in which it worked; it makes them again."""
+        return self.root / "dvc-site"
+
+    @property
     def dvc_config(self) -> Path:
         """The folder that DVC_GLOBAL_CONFIG_DIR names."""
         return self.root / "dvc-config"

@@ -263,6 +263,10 @@ def _cache(home: Home, entries: list[Entry], found: _Found, at: float, going: se
     commits = [entry.decision.run_commit for entry in entries if entry.kind == "decision"]
     recorded, _ = objects.spread(set().union(*objects.of_commits(home, commits).values()), home.object_folders)
     remote = home.remote_folder
+    for path in sorted((home.dvc_notes / "repo").glob("*/")):
+        if at - _newest(path) >= home.settings.keep_attempts * _DAY:
+            why = f"of a folder in which DVC has not worked for {home.settings.keep_attempts:g} days"
+            found.add("notes of DVC", path, why)
     used |= {md5 for md5 in recorded if remote is None or not dvc.place(remote, md5).is_file()}
     gone: set[str] = set()
     for path in sorted((home.dvc_cache / "files" / "md5").glob("??/*")):

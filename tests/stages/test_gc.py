@@ -104,6 +104,22 @@ def test_the_cache_keeps_what_versions_point_to(cached: Home) -> None:
     assert all(dvc.place(cached.dvc_cache, md5).is_file() for md5 in every)
 
 
+def test_what_dvc_noted_of_folders_goes(cached: Home) -> None:
+    """Folders that are thrown away leave no notes of DVC's behind; old ones, as earlier versions left them, go."""
+    noted = cached.dvc_notes / "repo"
+    before = set(noted.glob("*"))
+    old = noted / ("ee" * 16)
+    (old / "links").mkdir(parents=True)
+    (old / "links" / "cache.db").write_bytes(b"notes")
+    shutil.rmtree(cached.root / "batches", ignore_errors=True)
+    assert batches.batch_files(cached)
+    assert set(noted.glob("*")) == {*before, old}
+    assert old in _paths(gc.run(cached, yes=True, now=_later), "notes of DVC")
+    assert not old.exists()
+    shutil.rmtree(cached.root / "batches")
+    assert batches.batch_files(cached)
+
+
 def test_what_is_fresh_or_being_worked_on_stays(cached: Home) -> None:
     """Today nothing goes; while somebody works in a workspace or brings data in, the cache is left alone."""
     assert gc.run(cached).items == ()

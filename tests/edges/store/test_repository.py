@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 
 import pytest
 from projects import run_git
 
+from cxr_ops.edges import git
 from cxr_ops.edges.home import Home
 from cxr_ops.edges.store import repository
 from cxr_ops.errors import StorageError
@@ -74,3 +76,18 @@ def test_a_store_that_is_no_repository_is_not_taken_for_an_empty_one(home: Home)
     (home.store / "objects").mkdir()
     with pytest.raises(StorageError, match="git rev-parse failed"):
         repository.resolve_ref(home, "refs/heads/data")
+
+
+def test_a_lock_that_a_killed_git_left_is_told_with_what_to_type(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The ref stays where it was, and the command that the error names frees it."""
+    monkeypatch.setattr(git, "_CONFIG", git._CONFIG.replace("filesRefLockTimeout = 10000", "filesRefLockTimeout = 10"))
+    repository.ensure_store(home)
+    blob = repository.write_blob(home, b"x")
+    lock = home.store / "refs" / "cxr" / "purged.lock"
+    lock.parent.mkdir(parents=True)
+    lock.touch()
+    with pytest.raises(StorageError, match="another git holds its lock, or was killed") as refused:
+        repository.move_ref(home, "refs/cxr/purged", blob, None)
+    assert repository.resolve_ref(home, "refs/cxr/purged") is None
+    subprocess.run(["sh", "-c", str(refused.value.fix).split(": ", 1)[1].split(";")[0]], check=True)
+    assert repository.move_ref(home, "refs/cxr/purged", blob, None)
