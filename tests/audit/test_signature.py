@@ -136,6 +136,15 @@ def test_each_curve_has_its_hash(curve: ec.EllipticCurve, how: hashes.HashAlgori
         read(bundle(envelope(statement(), key=key), name), keys={name: pem})
 
 
+def test_a_key_on_another_curve_is_no_key() -> None:
+    """A curve that sigstore has not, though its size is the same, signs nothing that is believed."""
+    key = ec.generate_private_key(ec.SECP256K1())
+    pem = key.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+    name = sha256(pem).hexdigest()
+    with pytest.raises(DataError, match="not on one of the curves"):
+        read(bundle(envelope(statement(), key=key), name), keys={name: pem})
+
+
 def test_a_folder_that_is_a_link_or_a_signature_without_end_is_refused(tmp_path: Any) -> None:
     """A link to a model directory is none, and a signature of more than a mebibyte is not read."""
     folder = tmp_path / "model"

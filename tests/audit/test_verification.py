@@ -270,6 +270,11 @@ EDITS: dict[str, tuple[str, Callable[[dict[str, bytes], str], bytes], str]] = {
         lambda f, n: f[n] + b" ",
         "the record of the batch batch-1 is not the one that the run was opened with",
     ),
+    "training": (
+        "run/train/train.json",
+        lambda f, n: edited(f, n, package=OTHER),
+        "evaluate/evaluation.json is about another package than train/train.json",
+    ),
     "terms": ("model/model.json", lambda f, n: f[n] + b" ", "model/model.json is not the file that was signed"),
     "papers": (
         "documents/software.csv",
@@ -298,6 +303,19 @@ def test_a_verdict_that_the_rule_does_not_give_is_found(
     assert any(
         "the verdict is REJECT in the verdict, and the rule makes PROMOTE of the evidence" in one for one in said
     )
+
+
+def test_a_number_of_a_check_that_the_rule_does_not_give_is_found(
+    files: dict[str, bytes], bundle: Bundle, check: Check, remembered: None
+) -> None:
+    """The verdict stays, and one estimate in its checks is nicer than the scores': the place is named."""
+    checks = json.loads(files[material.VERDICT])["checks"]
+    place, name = next((n, key) for n, one in enumerate(checks) for key in one if isinstance(one[key], float))
+    checks[place][name] += 0.01
+    verdict = edited(files, material.VERDICT, checks=checks)
+    change = decided(bundle, verdict_digest=sha256_bytes(verdict))
+    said = " ".join(failures(check(rewritten(bundle, {**files, material.VERDICT: verdict}, change))))
+    assert f"verdict: checks[{place}].{name} is" in said
 
 
 def test_a_ledger_that_the_run_did_not_find_is_told(
