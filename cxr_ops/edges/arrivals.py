@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -48,7 +48,7 @@ def brought(home: Home, address: str, batch: str) -> Iterator[Path]:
             )
             pages = client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=top)
             objects = [one for page in pages for one in page.get("Contents", ()) if not one["Key"].endswith("/")]
-            targets = [_target(folder, one["Key"].removeprefix(top), address) for one in objects]
+            targets = _targets(folder, [one["Key"].removeprefix(top) for one in objects], address)
             if not objects:
                 raise DataError("there is nothing below this address", where=address, fix="name a folder of the bucket")
             for one, target in zip(objects, targets, strict=True):
@@ -93,6 +93,23 @@ def _read(client: Any, bucket: str, listed: dict[str, Any], target: Path) -> tup
             size += len(chunk)
             file.write(chunk)
     return size, digest.hexdigest()
+
+
+def _targets(folder: Path, keys: Sequence[str], address: str) -> list[Path]:
+    """The file of each key.
+
+    Raises:
+        DataError: a key would lead out of the folder, or two need one place as a file and as a folder.
+    """
+    targets = [_target(folder, key, address) for key in keys]
+    above = {parent for target in targets for parent in target.parents}
+    if both := next((key for key, target in zip(keys, targets, strict=True) if target in above), None):
+        raise DataError(
+            f"the key {both!r} is a file and a folder of others; nothing was brought",
+            where=address,
+            fix="deliver the batch with other names",
+        )
+    return targets
 
 
 def _target(folder: Path, key: str, address: str) -> Path:

@@ -11,7 +11,7 @@ from faulty import Proxy
 from projects import make_home, make_project
 from services import S3Server
 
-from cxr_ops.edges.arrivals import _target, brought
+from cxr_ops.edges.arrivals import _target, _targets, brought
 from cxr_ops.edges.home import Home
 from cxr_ops.errors import DataError, StorageError
 
@@ -54,6 +54,14 @@ def test_no_proxy_is_asked_for_a_server_of_this_machine(home: Home, client: Any,
     client.put_object(Bucket=BUCKET, Key="straight/READY", Body=b"{}")
     with brought(home, f"s3://{BUCKET}/straight", "straight") as folder:
         assert (folder / "READY").read_bytes() == b"{}"
+
+
+def test_a_key_that_is_a_file_and_a_folder_is_refused(tmp_path: Path) -> None:
+    """A bucket can hold both, and a disk cannot; the same delivery would fail again."""
+    for keys in (["images", "images/0.png", "READY"], ["a/b/0.png", "a/b"]):
+        with pytest.raises(DataError, match="is a file and a folder of others; nothing was brought"):
+            _targets(tmp_path, keys, "s3://bucket/a")
+    assert _targets(tmp_path, ["a/0.png", "ab"], "s3://bucket/a") == [tmp_path / "a" / "0.png", tmp_path / "ab"]
 
 
 def test_a_key_that_leads_elsewhere_brings_nothing(home: Home, client: Any) -> None:

@@ -14,7 +14,8 @@ Patients are known from names alone:
 * `personN_bacteria_M`, `personN_virus_M`: the patient is person N, whatever the cause;
 * `IM-NNNN-MMMM`, `NORMAL2-IM-NNNN-MMMM`: taken to be patient IM-NNNN. That is a guess, on the safe side: pictures that
   share a number are never divided;
-* any other name: the picture is a patient of its own, and a note counts them.
+* any other name: the picture is a patient of its own, and a note counts them. `NORMAL/1.png` and `PNEUMONIA/1.png` are
+  two pictures of two patients.
 
 Roboflow writes `NAME_jpg.rf.HASH.jpg`, and augmented copies of a picture differ in HASH alone: one of them enters, from
 test or valid rather than train (where Roboflow augments), and the others are counted. Kermany's pictures are
