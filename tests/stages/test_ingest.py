@@ -153,6 +153,17 @@ def test_quarantine_leaves_out_the_bad_rows_and_says_so(make_nih: MakeNih, home:
     assert ingest.run("nih", folder, batch="first", home=home, on_bad="quarantine").already
 
 
+@pytest.mark.parametrize(("bad", "allowed"), [(2, True), (3, False)])
+def test_no_more_than_the_stated_share_is_left_out(make_nih: MakeNih, bad: int, allowed: bool) -> None:
+    """Of ten rows two may be bad where a fifth may be left out, and three may not."""
+    folder = make_nih(patients=5)
+    for number in range(1, 1 + bad):
+        _altered(image(folder, f"{number:08d}_000.png"))
+    checked = building.check(nih.read_folder(folder), "first", processes=1)
+    why = ingest._too_many(checked, Params().ingest.model_copy(update={"max_quarantined": 0.2}), "quarantine")
+    assert why == ("" if allowed else "nothing was ingested: 3 of 10 rows are bad, and at most 20.0% may be left out")
+
+
 def acceptance_of(home: Home, batch: str) -> Acceptance:
     """The record in the data set of how a batch was taken."""
     folders = batches.batch_files(home, names=("batch.json",), optional=(ingest.ACCEPTANCE,))

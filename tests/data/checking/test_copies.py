@@ -64,6 +64,22 @@ def test_a_changed_picture_is_found(name: str) -> None:
     assert not found[0].same_patient
 
 
+def noisy(picture: np.ndarray, deviation: float) -> np.ndarray:
+    noise = np.random.default_rng(0).normal(0, deviation, picture.shape)
+    return np.clip(picture + noise, 0, 255).astype(np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("deviation", "other", "same"), [(20, True, True), (28, True, False), (60, False, False)], ids=str
+)
+def test_what_is_alike_enough_depends_on_the_patient(deviation: float, other: bool, same: bool) -> None:
+    """From 0.9 on two pictures are copies under two patients, and from 0.95 on under one, whose studies are alike."""
+    held = prints({f"{n}.png": scene(n) for n in range(6)}, batch="first")
+    new = {"new.png": noisy(scene(4), deviation)}
+    for patient, found in (("x", other), ("4", same)):
+        assert [copy.other_id for copy in copies.find(prints(new, [patient]), [held])] == ["4.png"] * found
+
+
 def test_within_a_batch_each_pair_comes_once() -> None:
     """Of three pictures that show the same the three pairs are told, each from its later picture, and no other."""
     same = scene(1)

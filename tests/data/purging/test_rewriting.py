@@ -6,11 +6,14 @@ import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from cxr_ops.data import manifest
 from cxr_ops.data.checking.batch import build, check
 from cxr_ops.data.purging import rewriting
 from cxr_ops.data.purging.subject import Subject
 from cxr_ops.data.sources import nih
+from cxr_ops.errors import DataError
 from cxr_ops.records.base import sha256_file
 from cxr_ops.records.data import Batch, Event
 
@@ -43,6 +46,28 @@ def test_a_batch_without_a_patient_is_a_batch(make_nih: Callable[..., Path], tmp
     build(alone, check(nih.read_folder(make_nih("lone", patients=1, first=1)), "alone", processes=1))
     assert rewriting.rewrite_batch(alone, tmp_path / "none", subject) is None
     assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "why"),
+    [
+        ("attributes.csv", "image_id,drain\n00000002_000.png,as in 00000001_000.png\n", "still shows the patient"),
+        ("notes.txt", "nothing of anybody\n", "is no file of a batch, and nobody knows whom it shows"),
+    ],
+)
+def test_what_cannot_be_rewritten_ends_it(
+    make_nih: Callable[..., Path], tmp_path: Path, name: str, text: str, why: str
+) -> None:
+    """A row of another patient that names the patient's image, and a file that nobody knows, are errors."""
+    folder = tmp_path / "one"
+    record = build(folder, check(nih.read_folder(make_nih(patients=3, first=1)), "one", processes=1))
+    (folder / name).write_text(text)
+    record.model_copy(update={"files": {**record.files, name: sha256_file(folder / name)}}).write(folder / "batch.json")
+    frame = manifest.read_manifest(folder / "manifest.csv")
+    own = frame[frame["patient_id"] == "1"]
+    subject = Subject(patient="1", images=own["image_id"].tolist(), sha256=own["sha256"].tolist())
+    with pytest.raises(DataError, match=f"{name} {why}"):
+        rewriting.rewrite_batch(folder, tmp_path / "out", subject)
 
 
 def test_an_event_without_a_patient_keeps_its_place() -> None:
