@@ -129,18 +129,21 @@ class Case:
 
 @pytest.fixture(scope="session")
 def packages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Packages `a`, `b` and `c` of the real network with random weights; they differ in the head's bias."""
+    """Packages `a`, `b` and `c` of the real network with random weights; they differ in the head's bias.
+
+    The first was trained on the patient 1, the second on 2, the third on 3.
+    """
     import torch
 
     from cxr_ops.model import network, package
 
-    terms = package.contract(image_size=32, mean=0.5, std=0.25, training={"seed": 0})
+    terms = package.contract(image_size=32, mean=0.5, std=0.25, training={"seed": 0, "patient_salt": "s"})
     torch.manual_seed(0)
     state = network.build(terms).state_dict()
     folder = tmp_path_factory.mktemp("packages")
-    for name, shift in (("a", 0.0), ("b", 0.1), ("c", 0.2)):
+    for number, (name, shift) in enumerate((("a", 0.0), ("b", 0.1), ("c", 0.2)), 1):
         changed = {**state, "classifier.bias": state["classifier.bias"] + shift}
-        package.write(folder / name, state=changed, contract=terms, patients={patient_key("s", "1")})
+        package.write(folder / name, state=changed, contract=terms, patients={patient_key("s", str(number))})
     return {name: folder / name for name in "abc"}
 
 

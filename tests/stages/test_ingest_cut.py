@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,9 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from disks import grow, shrink, small_disk
 
+from cxr_ops.data import manifest
 from cxr_ops.data.checking import batch as building
 from cxr_ops.data.checking import isolate, quarantine
 from cxr_ops.edges import deliveries
@@ -143,3 +146,28 @@ def test_an_error_of_the_store_is_no_refusal(home: Home, folder: Path, monkeypat
     assert deliveries.listed(home) == []
     assert "first: not finished" in (home.pictures / "first" / portray.PAGE).read_text()
     assert not (home.pictures / "first" / portray.NEXT).exists()
+
+
+@pytest.mark.parametrize("spare", [2**17, 3 * 2**19])
+def test_a_disk_that_fills_up_in_the_midst(stored: Home, make_nih: MakeNih, tmp_path: Path, spare: int) -> None:
+    """Wherever it is full, that is said, nothing has entered and nothing was refused; with room the batch enters whole.
+
+    That there is room was found before: others may have taken it since.
+    """
+    folder = make_nih("three", patients=40, first=41, size=96)
+    with small_disk(tmp_path) as disk:
+        shutil.copytree(stored.root, disk / "home", symlinks=True)
+        home = Home.find({"CXR_HOME": str(disk / "home"), "CXR_PROJECT": str(stored.project)})
+        batches.batch_files(home, names=("pixels.csv",))
+        before = batches.data_revision(home)
+        shrink(disk, spare)
+        with pytest.raises(StorageError, match=r"disk is full|No space left") as full:
+            ingest.run("nih", folder, batch="three", home=home, free_bytes=lambda _: 2**40)
+        assert str(full.value.fix).startswith("free some room")
+        assert batches.data_revision(home) == before
+        assert deliveries.refused(home) == []
+        grow(disk)
+        result = ingest.run("nih", folder, batch="three", home=home)
+        assert (result.images, result.acceptance and result.acceptance.outcome) == (80, "whole")
+        with batches.whole(home, batches.data_revision(home)) as dataset:
+            assert len(manifest.read_version(dataset).frame) == 140

@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import subprocess
+from collections import namedtuple
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,7 @@ from cxr_ops.edges.home import Home
 from cxr_ops.edges.ledger import open_ledger
 from cxr_ops.edges.mlflow import versions
 from cxr_ops.edges.store import batches, repository
-from cxr_ops.errors import BusyError, CxrError, DataError, RefusedError, SettingsError
+from cxr_ops.errors import BusyError, CxrError, DataError, RefusedError, SettingsError, StorageError
 from cxr_ops.labels import FINDINGS
 from cxr_ops.params import Params
 from cxr_ops.records.base import sha256_file, tree_digest
@@ -68,6 +69,19 @@ def crown(home: Home, recipe: str, package: str = "p" * 64, reference: str | Non
 def recipe(home: Home) -> dict:
     """What a run that is opened now is made from."""
     return stage.recipe_parts(home.project, stage.params_of(home.project, {}), batches.data_revision(home), home.image)
+
+
+def test_data_that_the_disk_has_no_room_for_are_not_brought_in(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where DVC's cache lacks the data, room for them is looked for first; what is there needs none."""
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr("shutil.disk_usage", lambda path: usage(10, 9, 1))
+    stage.run(home, run=RUN)
+    shutil.rmtree(home.dvc_cache)
+    with pytest.raises(StorageError, match="too little disk: 0 MiB are free, and the data needs") as caught:
+        stage.run(home, run="run-2")
+    assert "cxr-ops data gc" in str(caught.value.fix)
+    assert not home.dvc_cache.exists() or not list((home.dvc_cache / "files").rglob("*"))
+    assert not (home.workspace("run-2") / "dataset" / "one").exists()
 
 
 def test_run_gets_a_workspace_with_all_that_it_depends_on(home: Home, tmp_path: Path) -> None:

@@ -5,10 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
 import tarfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,9 +16,11 @@ import pandas as pd
 import pytest
 import typer.testing
 import yaml
+from disks import grow, shrink, small_disk
 
 from cxr_ops.commands.app import app
 from cxr_ops.data import manifest
+from cxr_ops.data.checking import quarantine
 from cxr_ops.data.checking.batch import build, check
 from cxr_ops.data.sources import nih
 from cxr_ops.edges import deliveries, supervisor
@@ -297,6 +297,26 @@ def test_a_patient_who_was_purged_does_not_come_in_again(
     assert PATIENT not in set(withdraw.as_it_is(home).frame["patient_id"])
 
 
+def test_models_that_were_trained_on_the_patient_are_listed(champion: Home, project: Path) -> None:
+    """A version whose package lists the patient is named, also on the ledger, and that the champion is one of them."""
+    shutil.copy(project / "params.yaml", champion.project)
+    refused = champion.quarantine / "four"
+    refused.mkdir(parents=True)
+    rows = [f"x,{line},p{patient}.png,blank,,{patient}" for line, patient in enumerate("129", 2)]
+    (refused / "problems.csv").write_text("\n".join([",".join(quarantine.COLUMNS), *rows]) + "\n")
+    asked = {patient: purge.run(champion, patient, **TOLD) for patient in "129"}
+    assert {patient: (told.models, told.champion) for patient, told in asked.items()} == {
+        "1": (("1",), True),  # the first version, which was promoted
+        "2": (("2",), False),
+        "9": ((), False),
+    }
+    assert "models that were trained on the patient, and stay: version 1\n" in str(asked["1"])
+    assert "the champion is one of them; next: cxr-ops retrain" in str(asked["1"])
+    assert "models that were trained" not in str(asked["9"])
+    assert purge.run(champion, "1", yes=True, **TOLD).models == ("1",)
+    assert open_ledger(champion).entries()[-1].purge.models == ["1"]
+
+
 def test_what_cannot_be_purged_changes_nothing(home: Home) -> None:
     """An unknown id, an id written otherwise, a reason that names the patient, and none."""
     before = batches.data_revision(home)
@@ -417,27 +437,6 @@ def test_a_wrong_id_goes_and_the_right_patient_keeps_the_pictures(
     assert set(manifest.read_manifest(folder / "manifest.csv")["patient_id"]) == {str(int(PATIENT) + 1)}
 
 
-@contextmanager
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk in memory, with room for everything at first."""
-    mounted = tmp_path / "disk"
-    mounted.mkdir()
-    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256m", "tmpfs", str(mounted)], check=False)
-    if done.returncode:
-        pytest.skip("no disk can be mounted here: it needs root")
-    try:
-        yield mounted
-    finally:
-        subprocess.run(["umount", "--lazy", str(mounted)], check=True)
-
-
-def shrink(disk: Path, spare: int) -> None:
-    """Leave so many bytes of the disk free."""
-    now = os.statvfs(disk)
-    size = (now.f_blocks - now.f_bfree) * now.f_frsize + spare
-    subprocess.run(["mount", "-o", f"remount,size={size}", str(disk)], check=True)
-
-
 def test_a_full_disk_is_said_and_changes_nothing(stored: Home, project: Path, tmp_path: Path) -> None:
     """On a full disk a withdrawal, a correction and a purge say so and leave the data set as it was; with room again
     the same command does it, and what the purge had begun is ended.
@@ -461,7 +460,7 @@ def test_a_full_disk_is_said_and_changes_nothing(stored: Home, project: Path, tm
             assert str(full.value.fix).startswith("free some room")
             assert batches.data_revision(home) == before
         assert list(home.root.glob("purge-*.json"))  # with that much room it had begun
-        subprocess.run(["mount", "-o", "remount,size=256m", str(disk)], check=True)
+        grow(disk)
         assert purge.run(home, "3", yes=True, **TOLD).done
         assert not set(withdraw.as_it_is(home).frame["patient_id"]) & {"3"}
 
