@@ -164,41 +164,17 @@ def run(
         told.kept = batch in held
         if not told.kept:
             shutil.rmtree(quarantine, ignore_errors=True)  # what an earlier attempt left would contradict this one
-        if kind == AUTO:
-            kind, why = registry.recognise(folder)
-            told.taken = f"the folder was taken to be of the kind {kind}: {why}"
-        source = registry.find(kind)
-        registry.check_options(source, options)
-        whole = delivery.check(folder)
-        listing = source.read(folder, options)
-        if told.taken:
-            listing.notes.insert(0, told.taken)
-        if whole:
-            listing.notes.insert(0, whole)
-        if attributes is not None:
-            _add_attributes(listing, attributes)
-        side_table.check(listing.attributes, attributes or folder)
-        _refuse_disguised(listing, folder)
+        kind, listing = _read(kind, folder, options, attributes, told)
         _refuse_mixing(listing.source, kind, folder, batch, held, home)
         _refuse_strangers(listing, held)
         listing = _without_purged(listing, home)
-        barred = {
-            patient: f"the patient was tested in the batch {name!r}, which was taken out: a batch of that name may "
-            "bring the patient back, and no other, or the test would be forgotten"
-            for patient, name in remove.tested_and_gone(home, but=batch).items()
-        }
-        if batch not in held:  # the same batch once more changes nothing
-            barred |= {
-                patient: f"the patient was withdrawn from the data set ({name})"
-                for patient, name in events.withdrawn_patients(batches.read_events(home)).items()
-            }
         _check_room(home, (row.path for row in listing.rows), free_bytes)
         checked = building.check(
             listing,
             batch,
             known=partial(_look_up, home, batch),
             aside=aside / "converted",
-            barred=barred,
+            barred=_barred(home, batch, told),
             progress=progress,
         )
         doing("looking for near copies")
@@ -231,22 +207,66 @@ def run(
         doing("checking what is expected of the batch and of the data set")
         _check_expectations(checked, held, frames, home, quarantine, told)
         acceptance = told.record("quarantine" if checked.problems else "whole")
-        record = building.build(aside / batch, checked, acceptance)
+        building.build(aside / batch, checked, acceptance)
         portray.prepare(portrait, "accepted with quarantine" if checked.problems else "accepted", home)
-        before = batches.data_revision(home)
-        entering = Unfinished(
-            batch=batch,
-            after=before.revision if before else "",
-            record=sha256_file(aside / batch / batches.BATCH),
-            acceptance=None if listed is None else acceptance,
-        )
-        entering.write(deliveries.unfinished(home, batch))
         doing("bringing the batch into the data set")
-        revision = batches.add_batch(home, aside / batch)
-        _say_entered(home, entering)
+        revision = _enter(home, aside / batch, acceptance)
     noted = replace(checked, notes=(*checked.notes, *matched.notes, *_alike(checked.frame, frames.values())))
-    result = _result(noted, record.name, revision, listed, already=False, acceptance=acceptance)
+    result = _result(noted, batch, revision, listed, already=False, acceptance=acceptance)
     return replace(result, picture=seen)
+
+
+def _read(kind: str, folder: Path, options: Options, attributes: Path | None, told: _Told) -> tuple[str, Listing]:
+    """The kind of the folder, and what it lists, with what a side table says; a delivery must be what its end says."""
+    if kind == AUTO:
+        kind, why = registry.recognise(folder)
+        told.taken = f"the folder was taken to be of the kind {kind}: {why}"
+    source = registry.find(kind)
+    registry.check_options(source, options)
+    whole = delivery.check(folder)
+    listing = source.read(folder, options)
+    if told.taken:
+        listing.notes.insert(0, told.taken)
+    if whole:
+        listing.notes.insert(0, whole)
+    if attributes is not None:
+        _add_attributes(listing, attributes)
+    side_table.check(listing.attributes, attributes or folder)
+    _refuse_disguised(listing, folder)
+    return kind, listing
+
+
+def _barred(home: Home, batch: str, told: _Told) -> dict[str, str]:
+    """The patients who may not enter with a batch, with the reason."""
+    barred = {
+        patient: f"the patient was tested in the batch {name!r}, which was taken out: a batch of that name may "
+        "bring the patient back, and no other, or the test would be forgotten"
+        for patient, name in remove.tested_and_gone(home, but=batch).items()
+    }
+    if not told.kept:  # the same batch once more changes nothing
+        barred |= {
+            patient: f"the patient was withdrawn from the data set ({name})"
+            for patient, name in events.withdrawn_patients(batches.read_events(home)).items()
+        }
+    return barred
+
+
+def _enter(home: Home, built: Path, acceptance: Acceptance) -> str:
+    """Add a batch that was built to the data set, and say that it has entered; return the data revision.
+
+    What there is to say is written down first, so that the next ingestion says it if this one is killed.
+    """
+    before = batches.data_revision(home)
+    entering = Unfinished(
+        batch=built.name,
+        after=before.revision if before else "",
+        record=sha256_file(built / batches.BATCH),
+        acceptance=acceptance if acceptance.outcome == "quarantine" else None,
+    )
+    entering.write(deliveries.unfinished(home, built.name))
+    revision = batches.add_batch(home, built)
+    _say_entered(home, entering)
+    return revision
 
 
 def check_name(batch: str) -> None:
