@@ -52,6 +52,11 @@ def test_the_first_of_equal_rows_stays(make_nih: MakeNih) -> None:
     checked = check(nih.read_folder(folder), "first", processes=1)
     assert [item.image_id for item in checked.problems] == ["00000003_001.png"]
     assert len(checked.frame) == 11
+    other = make_nih("other", patients=6)
+    shutil.copy(image(other, "00000003_000.png"), image(other, "00000003_001.png"))  # of one patient, by other labels
+    checked = check(nih.read_folder(other), "first", processes=1)
+    assert [item.image_id for item in checked.problems] == ["00000003_000.png", "00000003_001.png"]
+    assert all("the rows contradict each other" in item.what for item in checked.problems)
 
 
 def test_the_real_duplicate_is_found(nih_sample: Path) -> None:
