@@ -7,11 +7,15 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pandas as pd
+import pytest
 
 from cxr_ops.data.checking.batch import build, check
-from cxr_ops.data.checking.duplicates import Known, Picture, look_up
+from cxr_ops.data.checking.decode import Inspected
+from cxr_ops.data.checking.duplicates import Known, Picture, across, look_up
 from cxr_ops.data.index import Index
 from cxr_ops.data.sources import nih
+from cxr_ops.data.sources.source import Row
+from cxr_ops.labels import FINDINGS
 from cxr_ops.records.base import sha256_file
 
 MakeNih = Callable[..., Path]
@@ -91,3 +95,20 @@ def test_the_index_finds_what_the_tables_hold(make_nih: MakeNih, tmp_path: Path)
     assert [str(item) for item in by_index.problems] == [str(item) for item in by_tables.problems]
     assert {"in the data set and" in item.what for item in by_index.problems} == {True, False}
     assert len(by_index.problems) >= 12
+
+
+@pytest.mark.parametrize(
+    ("name", "owner", "told"),
+    [
+        ("a.png", "2", "under the patient 1, and the data set holds this picture as b.png under the patient 2"),
+        ("a.png", "1", "the data set holds an image of this name, in the batch 'one'"),
+        ("c.png", "1", "the data set holds this picture as b.png of the batch 'one'"),
+    ],
+)
+def test_a_held_picture_is_told_by_whom_it_shows_first(name: str, owner: str, told: str) -> None:
+    """That a picture stands under another patient is told before that its name is taken: it matters more."""
+    row = Row(2, name, "1", (0,) * len(FINDINGS), 40, "F", "PA", Path(name))
+    known = Known(names={"a.png": "one"}, pictures={"d": Picture("b.png", owner, "one")})
+    ((found, what),) = across([row], {name: Inspected("s", "d", 9, 9, 99)}, known)
+    assert found is row
+    assert what.startswith(told)
