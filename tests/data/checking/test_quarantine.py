@@ -18,7 +18,7 @@ TABLE = "table.csv"
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A folder with a table, pictures of two depths, a link that leads out, and a folder called as a picture."""
+    """A folder with a table, pictures of two depths, links out of it and within, and a folder called as a picture."""
     made = tmp_path / "came"
     (made / "images" / "deep").mkdir(parents=True)
     (made / TABLE).write_bytes(b"image,label\n")
@@ -26,6 +26,7 @@ def folder(tmp_path: Path) -> Path:
         (made / "images" / name).write_bytes(data)
     (tmp_path / "secret.png").write_bytes(b"secret")
     (made / "images" / "link.png").symlink_to(tmp_path / "secret.png")
+    (made / "images" / "inner.png").symlink_to("a.png")
     (made / "images" / "folder.png").mkdir()
     return made
 
@@ -53,6 +54,7 @@ def test_each_problem_has_the_bytes_that_it_is_about(folder: Path, tmp_path: Pat
         Problem("the table may have been cut", TABLE, 9),
         Problem("it is missing", TABLE, 4, "gone.png"),
         Problem("a link", TABLE, 5, "link.png"),
+        Problem("a link within", TABLE, 7, "inner.png"),
         Problem("a folder", TABLE, 6, "folder.png"),
         Problem("leads out", "../secret.png", None, "../secret.png"),
         Problem("no name", "images/\0.png", None, "\0.png"),
@@ -66,6 +68,7 @@ def test_each_problem_has_the_bytes_that_it_is_about(folder: Path, tmp_path: Pat
         "the table may have been cut": table,
         "it is missing": table,  # of a row without a picture, the row
         "a link": table,
+        "a link within": table,
         "a folder": table,
         "leads out": "",
         "no name": "",
