@@ -55,6 +55,7 @@ from cxr_ops.stages import index, match, portray, remove
 
 _TOLD: Final = 20  # problems that an error lists; the file has all
 _ALIKE: Final = 5  # of those with one reason
+_OWN_FILE: Final = re.compile(r"^\S+: ")  # what is wrong with a DICOM file begins with the file
 _LATER: Final = "they come in as a folder with those rows alone, under a new batch name"
 _MENDED: Final = f"once mended, {_LATER}"
 _BATCH: Final = re.compile(BATCH_NAME)
@@ -768,18 +769,19 @@ def _refusal(
 
 def _told(problems: Sequence[Problem]) -> list[str]:
     """The first problems in words; of many with one reason a few, so that another reason is not far down."""
-    alike = Counter(problem.what for problem in problems)
+    reasons = [_OWN_FILE.sub("", problem.what) for problem in problems]
+    alike = Counter(reasons)
     before: Counter[str] = Counter()
     lines: list[str] = []
     left = len(problems)
-    for problem in problems:
-        before[problem.what] += 1
-        if before[problem.what] > _ALIKE or len(lines) >= _TOLD:
+    for problem, reason in zip(problems, reasons, strict=True):
+        before[reason] += 1
+        if before[reason] > _ALIKE or len(lines) >= _TOLD:
             continue
         lines.append(str(problem))
         left -= 1
-        if before[problem.what] == _ALIKE and alike[problem.what] > _ALIKE:
-            more = alike[problem.what] - _ALIKE
+        if before[reason] == _ALIKE and alike[reason] > _ALIKE:
+            more = alike[reason] - _ALIKE
             lines.append(f"  and {more:,} more for this reason")
             left -= more
     return [*lines, f"and {left:,} more"] if left else lines

@@ -13,6 +13,7 @@ from pathlib import Path
 import cv2
 import pandas as pd
 import pytest
+from dicoms import ROOT, dicom
 from folders import make_folders
 from PIL import Image
 
@@ -303,6 +304,21 @@ def test_many_problems_are_counted(make_nih: MakeNih, home: Home) -> None:
     assert len([line for line in message.splitlines() if "the sex 'X" in line]) == 14  # with 5 and a count, 20 lines
     assert "  and 15 more\n" in message
     assert len((home.quarantine / "first" / "problems.csv").read_text().splitlines()) == 42
+
+
+def test_dicom_files_with_one_reason_are_counted(tmp_path: Path, home: Home) -> None:
+    """A reason that begins with the file that it is about is one reason, of all files that have it."""
+    for number in range(1, 9):
+        header = {"PatientName": "Doe"} if number > 1 else {"Modality": "CT"}
+        (tmp_path / "export" / "study").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "export" / "study" / f"IM{number}").write_bytes(dicom(uid=f"{ROOT}.{number}", **header))
+    rows = [f"{ROOT}.{number},p{number},0" for number in range(1, 9)]
+    (tmp_path / "export" / "labels.csv").write_text("\n".join(["SOPInstanceUID,patient_id,Mass", *rows]) + "\n")
+    with pytest.raises(DataError) as caught:
+        ingest.run("dicom", tmp_path / "export", batch="first", home=home)
+    lines = str(caught.value).splitlines()
+    assert [line.rpartition("study/")[2][:3] for line in lines[1:7]] == ["IM1", "IM2", "IM3", "IM4", "IM5", "IM6"]
+    assert lines[7].strip() == "and 2 more for this reason"
 
 
 def test_a_refused_folder_is_told_with_the_kind_that_it_was_taken_for(make_nih: MakeNih, home: Home) -> None:
