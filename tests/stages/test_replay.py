@@ -134,3 +134,32 @@ def test_a_commit_that_the_store_does_not_hold_is_an_error(recorded: Recorded) -
     """Nothing is made, and the error says what to do."""
     with pytest.raises(StorageError, match="does not hold the run commit 000000000000"):
         replay.run(recorded.home, CPU, "0" * 40)
+
+
+@pytest.mark.parametrize(
+    ("now", "gpu", "outcome"),
+    [
+        (0.50049, True, "within tolerance"),
+        (0.5006, True, "differs"),
+        (0.50049, False, "differs"),
+        (0.5 + 1e-15, False, "differs"),
+    ],
+)
+def test_a_figure_may_differ_by_a_thousandth_on_a_gpu_and_by_nothing_else(now: float, gpu: bool, outcome: str) -> None:
+    """In JSON as in CSV; digests of other files count as equal on a GPU, and never on the CPU."""
+    said = b'{"auc": 0.5, "sha256": "%s"}' % (b"a" * 64)
+    found = b'{"auc": %s, "sha256": "%s"}' % (repr(now).encode(), b"b" * 64)
+    table = b"finding,auc\nMass,%s\n"
+    for compared in (
+        replay._differs("gate/verdict.json", said, found, gpu=gpu),
+        replay._differs("evaluate/scores.csv", table % b"0.5", table % repr(now).encode(), gpu=gpu),
+    ):
+        assert compared.outcome == outcome
+        assert outcome != "differs" or f"auc is {now} and not 0.5" in compared.where
+
+
+@pytest.mark.parametrize(("auc", "outcome"), [(0.8099, "within tolerance"), (0.7899, "differs"), (0.8101, "differs")])
+def test_trainings_on_a_gpu_are_alike_to_a_hundredth(auc: float, outcome: str) -> None:
+    """The validation AUC of a second training may be higher or lower by 0.01, and no more."""
+    then, now = (trained("a" * 64).model_copy(update={"validation_auc": one}) for one in (0.8, auc))
+    assert replay.alike(now, then) == outcome
