@@ -20,13 +20,14 @@ DETERMINISTIC: Final = ("validate", "split", "prepare", "train", "evaluate", "ex
 STAGES: Final = ("ingest", "open", *DETERMINISTIC, "publish", "promote")
 
 # What Airflow starts besides, by the same command.
-OPERATIONS: Final = ("request", "answer", "rollback", "watch", "gc", "backup")
+OPERATIONS: Final = ("request", "answer", "rollback", "watch", "gc", "backup", "monitor")
 
 DAG_ID: Final = "cxr_retrain"
 PROMOTE_DAG_ID: Final = "cxr_promote"
 ROLLBACK_DAG_ID: Final = "cxr_rollback"
 MAINTENANCE_DAG_ID: Final = "cxr_maintenance"
 INGEST_DAG_ID: Final = "cxr_ingest"
+MONITOR_DAG_ID: Final = "cxr_monitor"
 # The Asset of what has arrived, which `cxr_arrivals` waits for, and the file that ends a delivery.
 ARRIVALS_DAG_ID: Final = "cxr_arrivals"
 ARRIVALS_ASSET: Final = "cxr_arrivals"

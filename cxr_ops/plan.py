@@ -622,11 +622,38 @@ class PerformanceEvaluation(Part):
         return self
 
 
+class Watch(Part):
+    """What `cxr-ops monitor` watches of the model in use, and what follows of an alarm; see `cxr_ops.stats.monitoring`.
+
+    Attributes:
+        kinds: of streams: `inputs` (pictures and patients), `scores`, and `labels` (errors, as labels come).
+        false_alarms_a_year: chance of an alarm in a year in which nothing changes, over all streams.
+        tolerance: how much more a mean error may be than what the gate saw.
+        then: `notify` tells people of an alarm; `retrain` starts a retraining besides. Neither promotes anything.
+    """
+
+    kinds: tuple[Literal["inputs", "scores", "labels"], ...] = Field(("inputs", "scores", "labels"), min_length=1)
+    false_alarms_a_year: float = Field(gt=0, le=0.5)
+    tolerance: float = Field(0.0, ge=0, le=0.5)
+    then: Literal["notify", "retrain"]
+
+    @model_validator(mode="after")
+    def _kinds_differ(self) -> Self:
+        if len(set(self.kinds)) != len(self.kinds):
+            raise ValueError("kinds names one twice")
+        return self
+
+
 class Monitoring(Part):
-    """What is watched after a release, and when the plan itself is read again."""
+    """What is watched after a release, and when the plan itself is read again.
+
+    Attributes:
+        watch: what of it is done by the software; null leaves it to the command's options.
+    """
 
     summary: Text
     review_after_days: int = Field(ge=1)
+    watch: Watch | None = None
 
 
 class Serving(Part):
@@ -737,6 +764,11 @@ class ChangePlan(Part):
     def serving(self) -> Serving | None:
         """What a model must show before its promotion where it will be served."""
         return self.modification_protocol.update_procedures.serving
+
+    @property
+    def watch(self) -> Watch | None:
+        """What is watched of the model in use."""
+        return self.modification_protocol.update_procedures.monitoring.watch
 
     @property
     def limits(self) -> Limits:

@@ -256,6 +256,26 @@ class Settings:
             group=PLACES,
         ),
     ] = None
+    answers: Annotated[
+        Path | None,
+        Variable(
+            name="CXR_ANSWERS",
+            meaning="the answers of a served model, a folder or file, which `cxr_monitor` looks at each week",
+            without="there is no such DAG",
+            read=_folder,
+            group=PLACES,
+        ),
+    ] = None
+    labels: Annotated[
+        Path | None,
+        Variable(
+            name="CXR_LABELS",
+            meaning="a table of what became known of those pictures: patients and labels, for `cxr_monitor`",
+            without="errors are not watched",
+            read=_folder,
+            group=PLACES,
+        ),
+    ] = None
     backup: Annotated[
         Path | None,
         Variable(

@@ -41,11 +41,17 @@ def monitor(
         Path | None, typer.Option("--log", metavar="FILE", help="The log of receipts; each answer must be in it.")
     ] = None,
     rate: Annotated[
-        float, typer.Option("--rate", help="Chance of a false alarm in a year, over all that is watched.")
-    ] = 0.05,
+        float | None,
+        typer.Option(help="Chance of a false alarm in a year; if left out, as the plan in force says, or 0.05."),
+    ] = None,
     tolerance: Annotated[
-        float, typer.Option("--tolerance", min=0, max=0.5, help="How much more a mean error may be than at the gate.")
-    ] = 0.0,
+        float | None,
+        typer.Option(
+            min=0,
+            max=0.5,
+            help="How much more a mean error may be than at the gate; if left out, the plan's, or 0.",
+        ),
+    ] = None,
     at: Annotated[
         str | None, typer.Option("--at", metavar="DATE", help="Look as on that day (UTC); if left out, now.")
     ] = None,
@@ -69,7 +75,7 @@ def monitor(
     found = stage.run(
         find_home(),
         answers,
-        now=_at(at),
+        now=when(at),
         log=log,
         labels=labels,
         images=images,
@@ -88,17 +94,18 @@ def monitor(
         raise typer.Exit(contract.EXIT_ALARM)
 
 
-def _rate(rate: float) -> float:
+def _rate(rate: float | None) -> float | None:
     from cxr_ops.errors import SettingsError
 
-    if not 0 < rate <= 0.5:
+    if rate is not None and not 0 < rate <= 0.5:
         raise SettingsError(
             "the rate of false alarms lies above 0 and at 0.5 at most", where="--rate", fix="--rate 0.05"
         )
     return rate
 
 
-def _at(text: str | None) -> datetime:
+def when(text: str | None) -> datetime:
+    """The time up to which somebody wants to look; now where they do not say it."""
     from datetime import UTC, datetime
 
     from cxr_ops.errors import SettingsError

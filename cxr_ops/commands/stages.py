@@ -490,3 +490,35 @@ def stage_backup(
         return {"out": str(out)}
 
     _attempt("backup", attempt, work)
+
+
+@stage_app.command("monitor", help="Watch the model in use, as `cxr-ops monitor` does; an alarm is no failure.")
+def stage_monitor(
+    answers: Annotated[Path, typer.Option(help="A folder or file of answers.")],
+    labels: Annotated[Path | None, typer.Option(help="A table of what is known of the pictures.")] = None,
+    at: Annotated[str | None, typer.Option(help="Look as on that day, ISO 8601; now if left out.")] = None,
+    attempt: Attempt = None,
+) -> None:
+    """Look at the model in use once, and leave a page."""
+
+    def work() -> dict[str, Any]:
+        from cxr_ops.commands.monitor import when
+        from cxr_ops.records.base import write_atomic
+        from cxr_ops.report import monitoring as report
+        from cxr_ops.stages import monitor
+
+        home = find_home()
+        found = monitor.run(home, answers, now=when(at), labels=labels)
+        for line in report.lines(found):
+            typer.echo(line, err=True)
+        page = home.root / "monitoring" / "monitoring.html"
+        page.parent.mkdir(mode=0o700, exist_ok=True)
+        write_atomic(page, report.render(found).encode())
+        return {
+            "alarm": bool(found.alarms),
+            "headline": report.headline(found),
+            "then": found.then or "notify",
+            "page": str(page),
+        }
+
+    _attempt("monitor", attempt, work)

@@ -114,6 +114,12 @@ def backup_arguments(context: Context, jinja_env: Any = None) -> list[str]:  # n
     return ["--out", context["params"]["backup"]]
 
 
+def monitor_arguments(context: Context, jinja_env: Any = None) -> list[str]:  # noqa: ARG001 - Airflow's signature
+    """Name the answers, and the table of what is known of them where there is one."""
+    params = context["params"]
+    return ["--answers", params["answers"], *(["--labels", params["labels"]] if params["labels"] else [])]
+
+
 def name_of(user: Mapping[str, Any] | None) -> str | None:
     """A user's name, by which people are compared, since an id may be a number; None where nobody is known.
 

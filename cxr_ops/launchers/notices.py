@@ -1,4 +1,4 @@
-"""Notices to people: a verdict, an approval that is waited for, a run that failed, a batch that was refused.
+"""Notices to people: a verdict, an approval that is waited for, a failed run, a refused batch, an alarm of the monitor.
 
 They go by the connections of Airflow whose ids `CXR_NOTIFY` names, and by those of `CXR_NOTIFY_APPROVERS` to those who
 approve. Runs that end NO_CHANGE, as most that the schedule starts, are told by those of `CXR_NOTIFY_NO_CHANGE` alone.
@@ -45,7 +45,7 @@ UNCHANGED: Final = "CXR_NOTIFY_NO_CHANGE"
 ANSWER_SECONDS: Final = 10.0
 PAUSES: Final = (1.0, 3.0)  # seconds before a second and a third attempt
 
-Event = Literal["verdict", "approval", "promotion", "refused", "failed", "no change"]
+Event = Literal["verdict", "approval", "promotion", "refused", "failed", "no change", "alarm"]
 
 
 class NotSentError(CxrError):
@@ -172,6 +172,14 @@ def _no_change(context: Context) -> tuple[Notice | None, str]:
     return _notice(context, "no change", text), UNCHANGED
 
 
+def _alarm(context: Context) -> tuple[Notice | None, str]:
+    """After `monitor`: that the model in use is in alarm, not why."""
+    if not context["ti"].xcom_pull(task_ids=context["ti"].task_id)["alarm"]:
+        return None, EVERYBODY
+    text = "cxr-ops: the model in use is in alarm; the log of the task monitor says since when and why"
+    return _notice(context, "alarm", text), EVERYBODY
+
+
 _AFTER_VERDICT: Final = ("route", "approve", "promote", "keep")
 _MAKERS: Final[dict[Event, Callable[[Context], tuple[Notice | None, str]]]] = {
     "verdict": _verdict,
@@ -180,6 +188,7 @@ _MAKERS: Final[dict[Event, Callable[[Context], tuple[Notice | None, str]]]] = {
     "refused": _refused,
     "failed": _failed,
     "no change": _no_change,
+    "alarm": _alarm,
 }
 
 

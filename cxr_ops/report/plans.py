@@ -506,6 +506,13 @@ def _behaving(asked: HeatMaps) -> str:
     )
 
 
+_WATCHED: Final = {
+    "inputs": "pictures and patients",
+    "scores": "scores",
+    "labels": "errors beyond what the gate saw, as labels come",
+}
+
+
 def _updates(plan: ChangePlan) -> Iterable[str]:
     updates = plan.modification_protocol.update_procedures
     yield updates.summary
@@ -530,6 +537,14 @@ def _updates(plan: ChangePlan) -> Iterable[str]:
     yield updates.monitoring.summary
     days = _many(updates.monitoring.review_after_days, "day")
     yield f"The plan is read again by its owners after {days} at the latest."
+    if (watch := updates.monitoring.watch) is not None:
+        more = f", and beyond {watch.tolerance:g} more" if watch.tolerance else ""
+        then = "tells people and starts a retraining" if watch.then == "retrain" else "tells people"
+        yield (
+            f"The model in use is watched each week: {', '.join(_WATCHED[kind] for kind in watch.kinds)}{more}. In a "
+            f"year in which nothing changes, the chance of a false alarm is at most "
+            f"{percent(watch.false_alarms_a_year)}. An alarm {then}; it promotes nothing."
+        )
 
 
 def markdown(sections: Sequence[Section]) -> str:
@@ -671,6 +686,9 @@ _GROWS: Final[Mapping[str, Direction]] = {
     "modification_protocol.update_procedures.approvals": "stricter",
     "modification_protocol.update_procedures.require_clean_code": "stricter",
     "modification_protocol.update_procedures.monitoring.review_after_days": "looser",
+    "modification_protocol.update_procedures.monitoring.watch": "stricter",
+    "modification_protocol.update_procedures.monitoring.watch.kinds": "stricter",
+    "modification_protocol.update_procedures.monitoring.watch.tolerance": "looser",
     "modification_protocol.update_procedures.serving": "stricter",
     "modification_protocol.update_procedures.serving.tolerance": "looser",
     "modification_protocol.update_procedures.serving.seconds": "looser",
@@ -732,6 +750,7 @@ _GROWS: Final[Mapping[str, Direction]] = {
 }
 # Parts that a plan can leave out.
 _PARTS: Final = (
+    "modification_protocol.update_procedures.monitoring.watch",
     "modification_protocol.update_procedures.serving",
     *(
         f"{_RULES}{name}"
@@ -757,6 +776,8 @@ _UNORDERED: Final[Mapping[str, str]] = {
     "clinical_use": "it says what the models are for",
     "description_of_modifications.bounds.architecture": "it is another network",
     "modification_protocol.update_procedures.code_source": "it is another branch of code",
+    "modification_protocol.update_procedures.monitoring.watch.false_alarms_a_year": "a lower rate finds changes later",
+    "modification_protocol.update_procedures.monitoring.watch.then": "both tell people, and neither promotes",
     f"{_RULES}looks.method": "recycled looks begin with more to spend, have less after failures, and keep their bound "
     "against teams that react to verdicts; equal looks do not",
     f"{_RULES}looks.success_weight": "the more a look spends, the less there is after a failure",

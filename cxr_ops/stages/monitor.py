@@ -23,8 +23,10 @@ from typing import Final, Literal
 import numpy as np
 import numpy.typing as npt
 
+from cxr_ops import plan as plans
 from cxr_ops.audit import public
 from cxr_ops.audit.entries import Entry
+from cxr_ops.audit.state import plan_in_force
 from cxr_ops.data import answers, manifest, receipts
 from cxr_ops.data.answers import Answer, Known
 from cxr_ops.edges.evidence import EVALUATION
@@ -33,6 +35,7 @@ from cxr_ops.edges.ledger import open_ledger
 from cxr_ops.edges.store.outs import Outs
 from cxr_ops.errors import DataError, StorageError
 from cxr_ops.labels import FINDINGS, UNCERTAIN
+from cxr_ops.plan import ChangePlan
 from cxr_ops.records.evidence import Evaluation
 from cxr_ops.stats import surveillance
 from cxr_ops.stats.surveillance import Kind, Reference, Seen, Stream
@@ -54,6 +57,7 @@ class Monitored:
         answers: of the model since; patients: of whom one image each is watched; labelled: those with a label.
         against: the set that answers are held against.
         rate: of false alarms in a year, over all streams; kinds: that are watched; tolerance: of mean losses.
+        plan: the plan in force, where it says what is watched; then: what it has follow an alarm.
         notes: sentences on what was read in another way than it stands, or passed over.
         streams: see `stats.surveillance`.
     """
@@ -72,6 +76,8 @@ class Monitored:
     rate: float
     kinds: tuple[Kind, ...]
     tolerance: float
+    plan: str | None
+    then: Literal["notify", "retrain"] | None
     notes: tuple[str, ...]
     streams: tuple[Stream, ...]
 
@@ -93,9 +99,8 @@ def run(
     log: Path | None = None,
     labels: Path | None = None,
     images: Path | None = None,
-    rate: float = RATE,
-    kinds: Sequence[Kind] = surveillance.KINDS,
-    tolerance: float = 0.0,
+    rate: float | None = None,
+    tolerance: float | None = None,
     withheld: bool = False,
 ) -> Monitored:
     """Look at what the model in use answered since its promotion.
@@ -107,9 +112,8 @@ def run(
         log: the log of receipts: each answer must be in it.
         labels: a table of labels, patients and attributes.
         images: a folder of the pictures, for their grey, and for `image_id` in the table.
-        rate: of false alarms in a year, over all streams.
-        kinds: that are watched.
-        tolerance: how much more a mean loss may be than what the gate saw.
+        rate: of false alarms in a year, over all streams; None: as the plan in force says, or 5 %.
+        tolerance: how much more a mean loss may be than what the gate saw; None: as the plan says, or nothing.
         withheld: hold answers against the test set also while its results are withheld, for auditors and approvers.
 
     Raises:
@@ -122,6 +126,13 @@ def run(
     if entry is None:
         raise DataError("no model is in use, so there is nothing to watch", where=home.ledger_address)
     notes: list[str] = []
+    plan = _plan(entries)
+    asked = plan.watch if plan is not None else None
+    kinds: tuple[Kind, ...] = surveillance.KINDS if asked is None else asked.kinds
+    if rate is None:
+        rate = RATE if asked is None else asked.false_alarms_a_year
+    if tolerance is None:
+        tolerance = 0.0 if asked is None else asked.tolerance
     found = answers.read(folder)
     if log is not None:
         notes += _check_log(found, log, entry.promotion.package)
@@ -161,11 +172,21 @@ def run(
         labelled=int(np.isfinite(seen.labelled).sum()),
         against=against,
         rate=rate,
-        kinds=tuple(kinds),
+        kinds=kinds,
         tolerance=tolerance,
+        plan=plan.name if plan is not None and asked is not None else None,
+        then=None if asked is None else asked.then,
         notes=tuple(notes),
         streams=tuple(streams),
     )
+
+
+def _plan(entries: list[Entry]) -> ChangePlan | None:
+    """The plan in force; None in the ledger of an earlier version, which names none."""
+    entry = plan_in_force(entries)
+    if entry is None:
+        return None
+    return plans.from_document(entry.plan.document, f"entry {entry.seq} of the ledger")
 
 
 # ------------------------------------------------------------------------------------------------------- what is read

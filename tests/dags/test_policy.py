@@ -28,7 +28,12 @@ OURS = {
     *("cxr_ops", "cxr_ops.attempt", "cxr_ops.contract", "cxr_ops.errors", "cxr_ops.launchers", "cxr_ops.locks"),
     *(f"cxr_ops.launchers.{name}" for name in ("arguments", "defaults", "notices", "process", "protocol", "stage")),
 }
-OPERATING = (contract.PROMOTE_DAG_ID, contract.ROLLBACK_DAG_ID, contract.MAINTENANCE_DAG_ID)
+OPERATING = (
+    contract.PROMOTE_DAG_ID,
+    contract.ROLLBACK_DAG_ID,
+    contract.MAINTENANCE_DAG_ID,
+    contract.MONITOR_DAG_ID,
+)
 GROUPS = {
     "make": ["open", "validate", "split", "prepare", "train", "changed", "differs"],
     "judge": ["evaluate", "explain", "gate", "report", "publish"],
@@ -46,7 +51,7 @@ DOCKER = {"CXR_LAUNCHER": "docker", "CXR_HOME": "/srv/cxr", "CXR_PROJECT": "/srv
 
 @pytest.fixture(scope="module")
 def dags(runs: Runs) -> dict[str, Any]:
-    declared, errors = runs.describe(CXR_INCOMING="/srv/incoming")
+    declared, errors = runs.describe(CXR_INCOMING="/srv/incoming", CXR_ANSWERS="/srv/answers")
     assert not errors
     return declared
 
@@ -57,6 +62,7 @@ def test_a_dag_file_imports_nothing_heavy(file: Path, tmp_path: Path) -> None:
     code = f"import sys, {file.stem}; print(*sys.modules)"
     path = os.pathsep.join((str(file.parent), str(PROJECT)))
     env = os.environ | {"AIRFLOW_HOME": str(tmp_path), "PYTHONPATH": path, "CXR_INCOMING": "/srv/incoming"}
+    env["CXR_ANSWERS"] = "/srv/answers"
     done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     modules = set(done.stdout.splitlines()[-1].split())
@@ -150,12 +156,14 @@ def test_an_unknown_launcher_is_refused(runs: Runs) -> None:
 
 def test_containers_see_the_same_paths(runs: Runs) -> None:
     """Home to write, the project and what is ingested to read, each at its own path; never as root."""
-    declared, _ = runs.describe(**DOCKER)
+    declared, _ = runs.describe(**DOCKER, CXR_ANSWERS="/srv/answers")
     tasks = {name: task for dag in declared.values() for name, task in dag["tasks"].items() if task["mounts"]}
     assert set(tasks) == {*contract.STAGES, *contract.OPERATIONS, "show"}
     everywhere = [("/srv/cxr", "/srv/cxr", False), ("/srv/project", "/srv/project", True)]
     read = ("{{ params.path }}", "{{ params.attributes or '' }}", "{{ params.mapping or '' }}")
     assert tasks.pop("ingest")["mounts"] == [*everywhere, *((one, one, True) for one in read)]
+    told = ("{{ params.answers }}", "{{ params.labels or '' }}")
+    assert tasks.pop("monitor")["mounts"] == [*everywhere, *((one, one, True) for one in told)]
     backup = "{{ params.backup or '' }}"
     assert tasks.pop("backup")["mounts"] == [everywhere[0], (backup, backup, False), everywhere[1]]
     for task in tasks.values():
@@ -238,6 +246,7 @@ def test_what_a_container_cannot_run_with_is_refused(runs: Runs, wrong: dict[str
     [
         (contract.DAG_ID, datetime(2026, 12, 7, 3, tzinfo=UTC)),
         (contract.MAINTENANCE_DAG_ID, datetime(2026, 12, 1, 1, tzinfo=UTC)),
+        (contract.MONITOR_DAG_ID, datetime(2026, 12, 7, 2, tzinfo=UTC)),
         (contract.PROMOTE_DAG_ID, None),
     ],
 )

@@ -15,6 +15,7 @@ from cxr_ops.params import NOT_OF_THE_MODEL, Params
 from cxr_ops.report import plans as words
 
 RULES = "modification_protocol.performance_evaluation"
+WATCH = "modification_protocol.update_procedures.monitoring.watch"
 
 # Every key that something executes, another value for it, and how that moves the production plan.
 CHANGES: list[tuple[str, Any, str]] = [
@@ -92,6 +93,11 @@ CHANGES: list[tuple[str, Any, str]] = [
     ("modification_protocol.update_procedures.require_clean_code", False, "looser"),
     ("modification_protocol.update_procedures.code_source", "https://git.example.org/a.git#main", "unordered"),
     ("modification_protocol.update_procedures.monitoring.review_after_days", 90, "stricter"),
+    (f"{WATCH}.kinds", ["inputs", "labels"], "looser"),
+    (f"{WATCH}.tolerance", 0.05, "looser"),
+    (f"{WATCH}.false_alarms_a_year", 0.01, "unordered"),
+    (f"{WATCH}.then", "retrain", "unordered"),
+    (WATCH, None, "looser"),
     ("modification_protocol.update_procedures.serving", None, "looser"),
     ("modification_protocol.update_procedures.serving.tolerance", 0.001, "looser"),
     ("modification_protocol.update_procedures.serving.seconds", 1.0, "stricter"),
@@ -101,7 +107,10 @@ CHANGES: list[tuple[str, Any, str]] = [
 @pytest.fixture
 def document(project: Path) -> dict[str, Any]:
     """The production template with all keys, those that it leaves to their defaults too."""
-    return plans.load(project / "pccp.yaml").model_dump(mode="json")
+    found = plans.load(project / "pccp.yaml").model_dump(mode="json")
+    watch = plans.Watch(false_alarms_a_year=0.05, then="notify").model_dump(mode="json")
+    found["modification_protocol"]["update_procedures"]["monitoring"]["watch"] = watch
+    return found
 
 
 def _equal(document: dict[str, Any]) -> dict[str, Any]:

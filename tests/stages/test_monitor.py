@@ -18,6 +18,7 @@ import pytest
 from scored_runs import rows_of, scores_of
 from typer.testing import CliRunner
 
+from cxr_ops import plan as plans
 from cxr_ops.audit.entries import PlanAdopted
 from cxr_ops.commands import app as command
 from cxr_ops.contract import EXIT_ALARM
@@ -29,6 +30,7 @@ from cxr_ops.labels import FINDINGS
 from cxr_ops.records.inputs import Limits
 from cxr_ops.report import monitoring as report
 from cxr_ops.stages import monitor
+from cxr_ops.stats import surveillance
 
 WEEKS, PATIENTS = 8, 40
 
@@ -139,19 +141,45 @@ def test_second_look_says_the_same_of_the_weeks_before(
 
 
 def test_answers_are_held_against_what_may_be_told(
-    scored_home: Home, kept: Callable[..., tuple[Path, Path]], tmp_path: Path
+    scored_home: Home, kept: Callable[..., tuple[Path, Path]], tmp_path: Path, project: Path
 ) -> None:
     """Once a plan withholds the test set's results the validation set's 60 patients are the reference; before, and for
     whoever audits, the test set's 150."""
     folder, _ = kept()
     strict = replace(scored_home, ledger_at=str(tmp_path / "ledger"), anchor_address=None)
     shutil.copytree(scored_home.ledger, strict.ledger)
+    document = plans.load(project / "pccp.demo.yaml").model_dump(mode="json")
     limits = Limits(max_looks=9, approvals=0, disclosure="verdict", require_clean_code=False)
-    adopted = PlanAdopted(name="strict", sha256="0" * 64, limits=limits, by="somebody", reason="a test", document={})
-    open_ledger(strict).append("plan", adopted)
+    told = {"name": "strict", "sha256": "0" * 64, "limits": limits, "by": "somebody", "reason": "a test"}
+    open_ledger(strict).append("plan", PlanAdopted(**told, document=document))
     found = [look(scored_home, folder), look(strict, folder), look(strict, folder, withheld=True)]
     references = [(one.against, {s.reference for s in one.streams if s.kind == "scores"}) for one in found]
     assert references == [("test", {150}), ("validation", {60}), ("test", {150})]
+
+
+def test_plan_in_force_says_what_is_watched(
+    scored_home: Home, kept: Callable[..., tuple[Path, Path]], tmp_path: Path, project: Path
+) -> None:
+    """Kinds, rate and tolerance are those of the plan in force, and options go before them; a plan without `watch`
+    leaves all kinds at 5 %."""
+    folder, labels = kept()
+    plain = look(scored_home, folder, labels=labels)
+    assert (plain.plan, plain.then, plain.rate, plain.kinds) == (None, None, 0.05, surveillance.KINDS)
+    home = replace(scored_home, ledger_at=str(tmp_path / "ledger"), anchor_address=None)
+    shutil.copytree(scored_home.ledger, home.ledger)
+    plan = plans.load(project / "pccp.demo.yaml")
+    document = plan.model_dump(mode="json")
+    watch = {"kinds": ["labels"], "false_alarms_a_year": 0.2, "tolerance": 0.1, "then": "retrain"}
+    document["modification_protocol"]["update_procedures"]["monitoring"]["watch"] = watch
+    told = {"name": plan.name, "sha256": "0" * 64, "limits": plan.limits, "by": "somebody", "reason": "a test"}
+    open_ledger(home).append("plan", PlanAdopted(**told, document=document))
+    found = look(home, folder, labels=labels)
+    assert (found.plan, found.then, found.rate, found.tolerance) == (plan.name, "retrain", 0.2, 0.1)
+    assert {one.kind for one in found.streams} == {"labels"}
+    assert sum(one.level for one in found.streams) == pytest.approx(0.2)
+    bounds = [{one.finding: one.expected for one in run.streams if one.what == "brier"} for run in (found, plain)]
+    assert bounds[0]["Mass"] > bounds[1]["Mass"]
+    assert look(home, folder, labels=labels, rate=0.01, tolerance=0.0).rate == 0.01
 
 
 def test_pictures_are_watched_by_their_grey(scored_home: Home, tmp_path: Path) -> None:
@@ -299,3 +327,20 @@ def test_nothing_is_in_use(scored_home: Home, kept: Callable[..., tuple[Path, Pa
     empty = replace(scored_home, ledger_at=str(tmp_path / "empty"), anchor_address=None)
     with pytest.raises(CxrError, match="no model is in use"):
         monitor.run(empty, folder, now=begun(scored_home))
+
+
+def test_stage_leaves_a_page_and_says_what_follows(
+    scored_home: Home, kept: Callable[..., tuple[Path, Path]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What Airflow starts ends with 0 in alarm too; its result says that there is one, since when and what follows."""
+    folder, labels = kept(shift=2.0)
+    monkeypatch.setenv("CXR_HOME", str(scored_home.root))
+    monkeypatch.setenv("CXR_PROJECT", str(scored_home.project))
+    at = (begun(scored_home) + timedelta(weeks=WEEKS, hours=1)).isoformat()
+    typed = ["stage", "monitor", "--answers", str(folder), "--labels", str(labels), "--at", at]
+    done = CliRunner().invoke(command.app, typed)
+    assert done.exit_code == 0, done.output
+    said = json.loads(done.stdout.splitlines()[-1])
+    assert (said["alarm"], said["then"]) == (True, "notify")
+    assert said["headline"] == report.headline(look(scored_home, folder, labels=labels))
+    assert said["headline"].split(":")[0] in Path(said["page"]).read_text()
