@@ -46,6 +46,7 @@ PARSED = {
     ),
     "docs/your-data.md: cxr-ops data log": "needs several versions; tests/stages/test_versions.py runs these on three",
     "docs/your-data.md: cxr-ops backup /mnt/backups": "writes to /mnt and /srv; tests/stages/test_backup.py runs both",
+    "docs/your-data.md: cxr-ops backup /mnt/share/backups": "writes to /mnt, for a second machine; as above",
     "docs/audit.md: cxr-ops bundle RUN": "needs a run; tests/stages/test_bundle.py bundles two by this command",
     "docs/serving.md: cxr-ops model fetch champion model": "needs a champion, and serves it; tests/serve does both",
     "docs/serving.md: cxr-ops receipts verify": "needs predictions; tests/commands/test_receipts.py runs both",
