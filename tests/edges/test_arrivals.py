@@ -11,6 +11,7 @@ from faulty import Proxy
 from projects import make_home, make_project
 from services import S3Server
 
+from cxr_ops.edges import s3
 from cxr_ops.edges.arrivals import _target, _targets, brought
 from cxr_ops.edges.home import Home
 from cxr_ops.errors import DataError, StorageError
@@ -89,9 +90,13 @@ def proxy(s3_server: S3Server) -> Iterator[Proxy]:
 
 @pytest.fixture
 def disturbed(home: Home, client: Any, proxy: Proxy) -> Home:
-    """An installation that reaches the server through the proxy, and a delivery there."""
-    client.put_object(Bucket=BUCKET, Key="e/images/0.png", Body=PICTURE)
-    client.put_object(Bucket=BUCKET, Key="e/READY", Body=b"")
+    """An installation that reaches the server through the proxy, and a delivery there.
+
+    It was sent without checksums of its own, as older programs do: the library has nothing to compare with.
+    """
+    older = s3.client(client.meta.endpoint_url, request_checksum_calculation="when_required")
+    older.put_object(Bucket=BUCKET, Key="e/images/0.png", Body=PICTURE)
+    older.put_object(Bucket=BUCKET, Key="e/READY", Body=b"")
     return make_home(home.root, home.project, CXR_S3_ENDPOINT=proxy.endpoint)
 
 
