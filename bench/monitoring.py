@@ -332,7 +332,7 @@ def picture(results: dict[str, dict[str, Any]]) -> str:
         figure.supxlabel("weeks after the change", fontsize=8)
         figure.supylabel("share of years in alarm since the change", fontsize=8)
         handles, labels = axes.get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=1, fontsize=7.5, frameon=False)
+        figure.legend(handles, labels, loc="outside upper center", ncols=1, fontsize=7.5, frameon=False)
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     return "\n".join(line.rstrip() for line in buffer.getvalue().splitlines()) + "\n"

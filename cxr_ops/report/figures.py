@@ -420,13 +420,16 @@ def capitals(
         for axes, (heading, streams) in zip(
             figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0], panels, strict=True
         ):
+            named = 0
             for label, shares, alarmed in streams:
                 weeks = np.arange(1, len(shares) + 1)
                 colour = _COLOURS["limit" if alarmed else "challenger"]
                 axes.plot(weeks, shares, color=colour, linewidth=1.6 if alarmed else 0.8, alpha=1 if alarmed else 0.6)
                 if alarmed:
                     over = next(week for week, share in zip(weeks, shares, strict=True) if share >= 1)
-                    axes.annotate(label, (over, 1.0), xytext=(3, 4), textcoords="offset points", fontsize=7.5)
+                    place = (3, 4 + 9 * (named % 4))  # one above the other: alarms often begin together
+                    axes.annotate(label, (over, 1.0), xytext=place, textcoords="offset points", fontsize=7.5)
+                    named += 1
             axes.axhline(1.0, color=_COLOURS["limit"], linewidth=1.0, linestyle=(0, (4, 2)))
             axes.set_yscale("log")
             axes.set_ylim(1e-6, 1e3)

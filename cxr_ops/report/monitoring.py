@@ -107,7 +107,8 @@ def why(found: Monitored, stream: Stream) -> str:
         return f"It was in alarm, and nobody was seen since.{also}"
     upto = f"of the {RECENT} weeks up to {_day(found, stream.alarms[-1])}"
     if stream.kind == "labels":
-        return f"The mean {upto} is {stream.recent:.3g}; at the promotion it was at most {stream.expected:.3g}.{also}"
+        most = f"by what the gate saw it may be {stream.expected:.3g} at most"
+        return f"The mean {upto} is {stream.recent:.3g}; {most}.{also}"
     up, down = _INPUTS[stream.what][1:] if stream.kind == "inputs" else ("higher", "lower")
     rank = f"mean rank {upto}: {stream.recent:.2f}, and 0.50 if nothing had changed"
     if abs(stream.recent - 0.5) <= _EVEN:
