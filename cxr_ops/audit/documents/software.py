@@ -23,7 +23,7 @@ _COLUMNS: Final = (
 
 
 def table(material: Material) -> str:
-    """A row each, as CSV: cxr-ops itself, then each package of the lock file."""
+    """A row each, as CSV: this program, then each package of the lock file."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(_COLUMNS)
