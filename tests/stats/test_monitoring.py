@@ -170,7 +170,7 @@ FINDINGS = ("Mass", "Effusion")
 POINTS = (0.3, 0.3)
 
 
-def year(seed: int, *, change: str = "", weeks: int = 52, patients: int = 30):
+def year(seed: int, *, change: str = "", weeks: int = 52, patients: int = 30, delay: float = 1.0):
     """A year of two findings, calibrated, every second patient labelled; what changes does so in week 20."""
     draw = rng(seed)
 
@@ -193,7 +193,7 @@ def year(seed: int, *, change: str = "", weeks: int = 52, patients: int = 30):
         chance=draw.random(week.size),
         scores=scores,
         truth=np.where(has[:, None], truth, np.nan),
-        labelled=np.where(has, week + draw.random(week.size), np.inf),
+        labelled=np.where(has, week + delay * draw.random(week.size), np.inf),
         inputs=inputs,
     )
     old = make(1000, np.zeros(1000, bool))
@@ -231,12 +231,14 @@ def test_change_is_found_in_its_stream_and_not_before(change: str, kind: str, wh
 
 def test_second_look_goes_on_where_the_first_one_ended() -> None:
     """What was said of the first 30 weeks is said again after 52, to the last bit, whatever labels came meanwhile."""
-    seen, reference = year(1, change="scores")
+    seen, reference = year(1, change="scores", delay=6.0)
     first = look(seen, reference, weeks=30)
     whole = look(seen, reference)
     for early, late in zip(first, whole, strict=True):
         assert late.peaks[: len(early.peaks)] == early.peaks
         assert early.alarms == tuple(week for week in late.alarms if week < 30)
+        if early.kind == "labels" and early.what == "brier":
+            assert early.patients == np.count_nonzero(seen.labelled < 30)
 
 
 def test_streams_that_cannot_be_watched_say_why() -> None:
