@@ -386,6 +386,15 @@ def test_a_promotion_is_held_against_champion_package_and_people(
         assert said in found
 
 
+def test_one_person_is_counted_once_however_the_name_is_spelt(
+    files: dict[str, bytes], bundle: Bundle, check: Check, remembered: None
+) -> None:
+    """Two approvals on a ledger that somebody else wrote are one person's, where only case and blanks differ."""
+    more = (approved("dr_lee"), approved(" Dr_Lee"), promoted(files))
+    [said] = failures(check(rewritten(bundle, files, decided(bundle, approvals=2), more=more)))
+    assert "2 persons must agree under the plan demonstration; so far dr_lee did, 1 more is needed" in said
+
+
 def test_a_rollback_does_not_hide_what_it_goes_back_to(
     files: dict[str, bytes], bundle: Bundle, check: Check, remembered: None
 ) -> None:
