@@ -77,7 +77,9 @@ with DAG(
     doc_md=__doc__,
     schedule=None,
     catchup=False,
-    max_active_runs=1,
+    # Each waits for a person, a week at most, and must not keep others from being asked. Of two that promote at a time
+    # the ledger lets one.
+    max_active_runs=16,
     params=PARAMS,
     default_args={**TASKS, "execution_timeout": timedelta(hours=2)},
     tags=["cxr-ops"],
