@@ -17,7 +17,7 @@ export UV_SYSTEM_CERTS
 test test-stack: export GOMP_SPINCOUNT ?= 1000
 
 .DEFAULT_GOAL := help
-.PHONY: help setup retrain ui test test-stack bench bench-gate bench-ablation bench-reliance bench-monitor bench-gpu compare-with lint deps lock clean
+.PHONY: help setup retrain ui test test-stack bench bench-gate bench-ablation bench-reliance bench-monitor bench-gpu compare-with lint audit deps lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -64,6 +64,9 @@ lint: $(READY) ## ruff, mypy, import-linter, generated dependencies
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 	@$(BIN)/python tools/stage_deps.py --check
+
+audit: $(READY) ## look up known vulnerabilities of the packages that are locked (asks PyPI)
+	@$(BIN)/python tools/audit.py $(ARGS)
 
 bench: $(READY) ## measure against named peers and write docs/benchmarks.md
 	@$(BIN)/python -m bench $(ARGS)
