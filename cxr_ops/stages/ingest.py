@@ -400,12 +400,17 @@ def _too_many(checked: Checked, settings: Ingest, on_bad: str) -> str:
     if on_bad == "refuse":
         return "nothing was ingested"
     left_out = checked.total - len(checked.frame)
-    if left_out > settings.max_quarantined * checked.total:
+    if _over(left_out, checked, settings):
         return (
             f"nothing was ingested: {left_out:,} of {checked.total:,} rows are bad, and at most "
             f"{settings.max_quarantined:.1%} may be left out"
         )
     return "nothing was ingested: no row is left" if checked.frame.empty else ""
+
+
+def _over(left_out: int, checked: Checked, settings: Ingest) -> bool:
+    """Whether more rows are left out than may be; 29 of 100 are not more than 0.29, though 0.29 x 100 is below 29."""
+    return left_out > 0 and left_out / checked.total > settings.max_quarantined
 
 
 def _held_as(listing: Listing, checked: Checked, frames: Mapping[str, pd.DataFrame], home: Home) -> str:
@@ -755,7 +760,7 @@ def _refusal(
     left_out = checked.total - len(checked.frame)
     bad = _counted(rows=left_out, boxes=checked.boxes_left_out)
     fix = "correct them"
-    if left_out > settings.max_quarantined * checked.total and not checked.frame.empty:
+    if _over(left_out, checked, settings) and not checked.frame.empty:
         fix += f"; or raise ingest.max_quarantined in params.yaml, and leave them out: --on-bad quarantine ({_MENDED})"
     elif not checked.frame.empty:
         fix += f"; or leave out {bad or 'the files that no row names'}: --on-bad quarantine"

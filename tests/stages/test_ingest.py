@@ -21,7 +21,7 @@ from cxr_ops.data import manifest, splits
 from cxr_ops.data.checking import batch as building
 from cxr_ops.data.checking import isolate
 from cxr_ops.data.sources import nih
-from cxr_ops.data.sources.source import Options
+from cxr_ops.data.sources.source import Options, Problem
 from cxr_ops.data.synthetic import synth
 from cxr_ops.edges import deliveries
 from cxr_ops.edges.home import Home
@@ -163,6 +163,18 @@ def test_no_more_than_the_stated_share_is_left_out(make_nih: MakeNih, bad: int, 
     checked = building.check(nih.read_folder(folder), "first", processes=1)
     why = ingest._too_many(checked, Params().ingest.model_copy(update={"max_quarantined": 0.2}), "quarantine")
     assert why == ("" if allowed else "nothing was ingested: 3 of 10 rows are bad, and at most 20.0% may be left out")
+
+
+@pytest.mark.parametrize(("bad", "allowed"), [(29, True), (30, False)])
+def test_a_share_is_compared_exactly(make_nih: MakeNih, bad: int, allowed: bool) -> None:
+    """29 of 100 rows are no more than 0.29 of them, though 0.29 times 100 is a little less than 29."""
+    checked = building.check(nih.read_folder(make_nih(patients=5)), "first", processes=1)
+    problem = Problem(file="images/a.png", line=2, image_id="a.png", what="it is damaged")
+    frame = checked.frame.iloc[[0] * (100 - bad)]
+    checked = replace(checked, frame=frame, total=100, problems=[problem])
+    assert bad == 30 or 0.29 * 100 < bad
+    why = ingest._too_many(checked, Params().ingest.model_copy(update={"max_quarantined": 0.29}), "quarantine")
+    assert (why == "") is allowed
 
 
 def acceptance_of(home: Home, batch: str) -> Acceptance:
