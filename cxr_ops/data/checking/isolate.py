@@ -7,6 +7,7 @@ may it take the machine's memory: each process has a bound, beyond which it gets
 
 from __future__ import annotations
 
+import ctypes
 import multiprocessing
 import os
 import resource
@@ -21,6 +22,8 @@ Result = TypeVar("Result")
 
 _CHUNK: Final = 16  # items a message: a small picture decodes faster than a message travels
 _AHEAD: Final = 4  # messages that wait for each process
+_M_TRIM_THRESHOLD: Final = -1  # glibc's malloc.h
+_M_MMAP_THRESHOLD: Final = -3
 MEMORY: Final = 4 * 2**30  # bytes of a process: the largest picture that is read took 1.4 GiB
 
 
@@ -106,7 +109,19 @@ def pool(count: int, also: Callable[[], None] | None = None) -> ProcessPoolExecu
 def _begin(also: Callable[[], None] | None) -> None:
     if also is not None:
         also()
+    _keep_freed_memory()
     _bound_memory()
+
+
+def _keep_freed_memory() -> None:
+    """Have the C library keep what a picture needed for the next one; a fifth of the time went to pages made anew.
+
+    Blocks of more than 32 MiB still come and go by themselves. Other C libraries than glibc are left as they are.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_MMAP_THRESHOLD, 2**25)
+        mallopt(_M_TRIM_THRESHOLD, 2**28)
 
 
 def _bound_memory() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 from pathlib import Path
 from types import ModuleType
 
@@ -11,7 +12,13 @@ import pytest
 from cxr_ops.data.checking import isolate
 
 SOURCE = """
-import os, signal
+import os, resource, signal
+
+def fault_in(size):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(50):
+        [bytearray(size) for _ in range(4)]
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
 def double(number):
     if number in (5, 20, 333):
@@ -51,6 +58,13 @@ def test_an_exception_is_not_a_death(fragile: ModuleType) -> None:
 def test_memory_has_a_bound(fragile: ModuleType) -> None:
     """A process that asks for more than the bound gets none of it."""
     assert list(isolate.each(fragile.double, [-1, 4], processes=1)) == [0, 8]
+
+
+def test_what_one_picture_needed_serves_the_next(fragile: ModuleType) -> None:
+    """Of 50 times four blocks of a picture's size, the first alone have their pages made."""
+    pages = 4 * 2**23 // os.sysconf("SC_PAGE_SIZE")
+    [made] = isolate.each(fragile.fault_in, [2**23])
+    assert made < 3 * pages
 
 
 def test_no_items_need_no_process(fragile: ModuleType) -> None:
