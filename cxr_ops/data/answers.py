@@ -6,7 +6,6 @@ each with its receipt, whose digest of the answer says that the probabilities ar
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import math
@@ -20,6 +19,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from cxr_ops import locks
 from cxr_ops.data import receipts, tables
 from cxr_ops.data.checking import isolate
 from cxr_ops.errors import DataError, StorageError, as_record, from_record
@@ -59,7 +59,7 @@ def append(path: Path, given: Sequence[Mapping[str, Any]]) -> None:
     lines = "".join(json.dumps(one, sort_keys=True, separators=(",", ":")) + "\n" for one in given).encode()
     file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        fcntl.flock(file, fcntl.LOCK_EX)  # until it is closed
+        locks.hold(file)
         size = os.fstat(file).st_size
         if size and os.pread(file, 1, size - 1) != b"\n":
             lines = b"\n" + lines

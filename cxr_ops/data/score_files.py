@@ -132,7 +132,7 @@ def read_columns(path: Path) -> Table:
         DataError: the file is missing or damaged, has no rows or no image id, names a column or an image twice, a row
             is longer or shorter than the header, or a column is called almost like a finding.
     """
-    table = tables.read(path, {**ALIASES, **SAME_FINDING, **_OTHERS}).whole()
+    table = tables.read(path, {**ALIASES, **SAME_FINDING, **_OTHERS}, pipes=True).whole()
     if not len(table):
         raise DataError("the table has no rows", where=path, fix="take the table from its source again")
     _check_names(table)

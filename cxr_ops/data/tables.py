@@ -142,18 +142,21 @@ class Table:
         return value if math.isfinite(value) else -1.0
 
 
-def read(path: Path, aliases: Mapping[str, str] = ALIASES, *, packed: bool | None = None) -> Table:
+def read(path: Path, aliases: Mapping[str, str] = ALIASES, *, packed: bool | None = None, pipes: bool = False) -> Table:
     """Read a table with a header.
 
     Args:
         path: a CSV file.
         aliases: names that the header may give to columns, and ours for them.
         packed: whether it is packed with gzip; None: as its name says.
+        pipes: whether it may be a pipe that has a name, for which somebody may have to be waited.
 
     Raises:
         DataError: the file is missing, not text or not CSV, has no header, or names a column twice.
         StorageError: it cannot be read.
     """
+    if not pipes:
+        refuse_pipe(path)
     data = _bytes(path, packed)
     text, notes = _decode(path, data)
     separator, body = _separator(text)
@@ -198,6 +201,7 @@ def read_text(path: Path, *, packed: bool | None = None) -> str:
         DataError: the file is missing or not text.
         StorageError: it cannot be read.
     """
+    refuse_pipe(path)
     return _decode(path, _bytes(path, packed))[0]
 
 
@@ -362,7 +366,6 @@ def is_packed(path: Path) -> bool:
 
 
 def _bytes(path: Path, packed: bool | None = None) -> bytes:
-    refuse_pipe(path)
     try:
         return _unpacked(path) if (path.suffix == ".gz" if packed is None else packed) else path.read_bytes()
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:

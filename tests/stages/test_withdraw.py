@@ -55,7 +55,7 @@ def home(stored: Home) -> Home:
     return stored
 
 
-def tested_patients(home: Home) -> list[str]:
+def patients_of_the_test_set(home: Home) -> list[str]:
     """The patients whom the split's own rule tests."""
     settings = Params.load(home.project / "params.yaml").split.model_dump()
     patients = withdraw.as_it_is(home).frame["patient_id"].unique()
@@ -118,7 +118,7 @@ def test_git_holds_no_name(home: Home) -> None:
 
 def test_who_was_scored_stays_scored(home: Home, tmp_path: Path, make_nih: Callable[..., Path]) -> None:
     """A test patient with an image left in a new batch, and a withdrawn one in a closed batch, retires all the same."""
-    patient = tested_patients(home)[0]
+    patient = patients_of_the_test_set(home)[0]
     image = f"{int(patient):08d}"
     more = make_nih("more", patients=1, first=int(patient))
     for path in sorted((more / "images").iterdir()):
@@ -144,7 +144,8 @@ def test_the_test_set_becomes_another_one(home: Home, tmp_path: Path) -> None:
         root, _ = workspace(home, tmp_path / name, period)
         return str(json.loads((root / "split" / "split.json").read_bytes())["test_digest"])
 
-    ones, others = tested_patients(home), set(withdraw.as_it_is(home).frame["patient_id"]) - set(tested_patients(home))
+    ones = patients_of_the_test_set(home)
+    others = set(withdraw.as_it_is(home).frame["patient_id"]) - set(ones)
     first = digest("first")
     done = withdraw.run(home, [min(others)], **TOLD)
     assert "the test set stays as it is" in str(done)
@@ -244,7 +245,7 @@ def test_what_cannot_be_done_changes_nothing(home: Home) -> None:
 
 def test_a_removal_counts_what_is_left_and_who_was_scored(home: Home) -> None:
     """Withdrawn images are not counted as leaving; those of test patients of a closed batch keep it in the data set."""
-    withdraw.run(home, ["21", *(f"{int(one):08d}_000.png" for one in tested_patients(home))], **TOLD)
+    withdraw.run(home, ["21", *(f"{int(one):08d}_000.png" for one in patients_of_the_test_set(home))], **TOLD)
     opened = PeriodOpened(number=2, closed_batches=["one"], by="dr_lee", reason="budget spent")
     open_ledger(home).append_if("period", lambda _: opened)
     with pytest.raises(RefusedError, match="patients of one were tested"):
@@ -267,7 +268,7 @@ def test_a_withdrawn_test_patient_keeps_the_side(home: Home) -> None:
     """`data show` says on which side a withdrawn image would be, which is that of its patient: test, or retired once
     its batch is closed.
     """
-    patient = tested_patients(home)[0]
+    patient = patients_of_the_test_set(home)[0]
     gone = f"{int(patient):08d}_000.png"
     withdraw.run(home, [gone], **TOLD)
 

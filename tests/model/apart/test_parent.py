@@ -74,7 +74,7 @@ def test_what_was_not_trained_comes_as_nan(
     [
         ("import no_such_module", "cannot be imported"),
         ("def build(contract):\n    raise ValueError('no')", "do not fit"),
-        ("def preprocess(pixels, contract):\n    raise ValueError('too \\x1b[31mdark')", r"too  \[31mdark"),
+        ("def preprocess(pixels, contract):\n    raise ValueError('too \\x1b[31mdark')", r"too \\x1b\[31mdark"),
         ("def to_tensor(batch, contract):\n    return batch[:, None] * float('nan')", "gives no number"),
         ("def to_tensor(batch, contract):\n    raise KeyError('hm')", "failed; its traceback stands above"),
         ("import os\nos._exit(0)", "ended its process"),
