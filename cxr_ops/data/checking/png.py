@@ -10,6 +10,7 @@ judgement of what does not decode is therefore the only one. So is everything wh
 from __future__ import annotations
 
 import struct
+import zlib
 from collections.abc import Iterator, Sequence
 from typing import Final
 
@@ -21,8 +22,10 @@ try:
     from isal import igzip_lib, isal_zlib
 except ImportError:  # the extra `fast` is not installed
     INSTALLED = False
+    crc32 = zlib.crc32
 else:
     INSTALLED = True
+    crc32 = isal_zlib.crc32
 
 SIGNATURE: Final = b"\x89PNG\r\n\x1a\n"
 

@@ -202,3 +202,37 @@ def test_a_link_is_not_followed(tmp_path: Path) -> None:
     (tmp_path / "folder.png").mkdir()
     for name in ("link.png", "folder.png", "none.png"):
         assert isinstance(decode.inspect(tmp_path / name), str)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 4, 7, 64])
+@pytest.mark.parametrize("many", [0, 1, 5, 30, 40, 200])
+@pytest.mark.parametrize("share", [0.0, 0.005, 0.012, 0.05, 0.3])
+def test_the_spread_is_that_of_all_pixels_or_less_where_it_is_many(rows: int, many: int, share: float) -> None:
+    """Of one that spans few grey values all pixels are counted; one that spans many is told no more than it has."""
+    rng = np.random.default_rng([rows, many, int(1000 * share)])
+    pixels = np.full((rows, 50), 20, np.uint8)
+    pixels[rng.random(pixels.shape) < share] = 20 + many
+    low, high = np.quantile(pixels, (0.01, 0.99), method="inverted_cdf").astype(int)
+    found = decode.described(b"", pixels).spread
+    assert found == high - low or 32 <= found <= high - low
+
+
+def test_a_file_is_read_whole_and_a_huge_one_no_further_than_one_byte_too_many(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Files up to the limit come whole, one that grows while it is opened too, and of a larger one a byte more."""
+    monkeypatch.setattr(decode, "MAX_BYTES", 100)
+    path = tmp_path / "file"
+    for size in (0, 1, 99, 100, 101, 5000):
+        path.write_bytes(bytes(range(100)) * 50 if size == 5000 else bytes(range(100))[:size] + b"x" * (size - 100))
+        assert decode.read_file(path) == path.read_bytes()[:101]
+    path.write_bytes(b"short")
+    known = decode.os.fstat
+
+    def then_grown(descriptor: int) -> object:
+        found = known(descriptor)
+        path.write_bytes(b"short, and then more")
+        return found
+
+    monkeypatch.setattr(decode.os, "fstat", then_grown)
+    assert decode.read_file(path) == b"short, and then more"
