@@ -14,7 +14,7 @@ from bench.measure import rates, table
 
 SIZE = 224
 REPEATS = 5
-COPIES = 8  # of each picture, each with other pixels: `ingest` refuses a picture that it has seen
+COPIES = 36  # of each picture, each with other pixels, for `ingest` refuses one that it has seen; a batch has many
 MANY = 1008  # pictures that are enough for `prepare` to start processes
 
 
