@@ -21,7 +21,7 @@ from cxr_ops.data.score_files import Scores, Truth
 from cxr_ops.errors import DataError, SettingsError
 from cxr_ops.labels import FINDINGS
 from cxr_ops.records.base import canonical_json, sha256_bytes
-from cxr_ops.records.evidence import Estimate, Evaluation, Evidence, Figure, FindingEvidence
+from cxr_ops.records.evidence import Estimate, Evaluation, Figure, FindingEvidence
 from cxr_ops.report.comparison import Compared
 from cxr_ops.report.figures import Model
 from cxr_ops.report.page import Curves
@@ -96,20 +96,13 @@ def run(
     if labels.patients is None:
         problems.append((str(Code.NO_PATIENT_IDS), _whose(files)))
     evaluation = Evaluation(
-        **{name: getattr(found.evidence, name) for name in Evidence.model_fields},
+        **found.figures(),
         test_digest=sha256_bytes(canonical_json([list(kept.image_ids), np.nan_to_num(kept.truth, nan=-1).tolist()])),
         test_images=len(test.patients),
         test_patients=len(np.unique(test.patients)),
         challenger=files[CHALLENGER].sha256,
         champion=files[CHAMPION].sha256 if b else None,
         problems=problems,
-        subgroups=found.subgroups,
-        missing_groups=found.missing_groups,
-        composites=found.composites,
-        performance=found.performance,
-        uncertain=found.uncertain,
-        scenarios=found.scenarios,
-        validation_macro=found.validation_macro,
     )
     names = [a.name, b.name if b else None]
     if names[0] == names[1]:

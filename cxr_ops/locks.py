@@ -71,11 +71,6 @@ class Lock:
         return os.pread(self.file, _RECORD_BYTES, 0).decode(errors="replace").strip()
 
 
-def hold(file: int) -> None:
-    """Wait for the lock of an open file, and hold it until the file is closed."""
-    fcntl.flock(file, fcntl.LOCK_EX)
-
-
 def record(file: int, text: str) -> None:
     """Say in an open lock file who works under the lock, in one write; an empty text: nobody.
 

@@ -93,16 +93,9 @@ def scored(roles: tuple[str, ...], seed: int = 1) -> Callable[[Path, plans.Chang
         )
         judged = [row for row in found.evidence.findings if row.finding in found.evidence.macro_over]
         return {
-            **dict(found.evidence),
+            **found.figures(),
             "test_images": len(test),
             "test_patients": PATIENTS,
-            "subgroups": found.subgroups,
-            "missing_groups": found.missing_groups,
-            "composites": found.composites,
-            "performance": found.performance,
-            "uncertain": found.uncertain,
-            "scenarios": found.scenarios,
-            "validation_macro": found.validation_macro,
             "reliance": resting(judged, plan),
         }
 

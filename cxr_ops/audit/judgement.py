@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from cxr_ops.audit.entries import Entry
-from cxr_ops.audit.state import reference_after
+from cxr_ops.audit.state import last_promotion, reference_after
 from cxr_ops.contract import PROMOTE
 from cxr_ops.params import NOT_OF_THE_MODEL, Params
 from cxr_ops.plan import ChangePlan
@@ -82,7 +82,7 @@ def straw_men(inputs: Inputs, entries: Sequence[Entry], plan: ChangePlan) -> lis
     if inputs.ledger is None:
         return []
     before = list(entries[: inputs.ledger.entries])
-    promotion = next((entry for entry in reversed(before) if entry.kind == "promotion"), None)
+    promotion = last_promotion(before)
     champion = inputs.champion
     wrong = []
     if (promotion.digest() if promotion else None) != champion.entry:

@@ -452,16 +452,9 @@ def _computed_again(read: _Read) -> tuple[Evaluation, list[tuple[str, str]]]:
     )
     again = evaluation.model_copy(
         update={
-            **dict(found.evidence),
+            **found.figures(),
             "test_images": len(test.patients),
             "test_patients": len(np.unique(test.patients)),
-            "subgroups": found.subgroups,
-            "missing_groups": found.missing_groups,
-            "composites": found.composites,
-            "performance": found.performance,
-            "uncertain": found.uncertain,
-            "scenarios": found.scenarios,
-            "validation_macro": found.validation_macro,
         }
     )
     untrained = {

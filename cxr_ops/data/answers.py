@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -19,7 +18,6 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from cxr_ops import locks
 from cxr_ops.data import receipts, tables
 from cxr_ops.data.checking import isolate
 from cxr_ops.errors import DataError, StorageError, as_record, from_record
@@ -57,16 +55,9 @@ def append(path: Path, given: Sequence[Mapping[str, Any]]) -> None:
         OSError: it cannot be written.
     """
     lines = "".join(json.dumps(one, sort_keys=True, separators=(",", ":")) + "\n" for one in given).encode()
-    file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        locks.hold(file)
-        size = os.fstat(file).st_size
-        if size and os.pread(file, 1, size - 1) != b"\n":
-            lines = b"\n" + lines
-        while lines:
-            lines = lines[os.write(file, lines) :]
-    finally:
-        os.close(file)
+    with receipts.opened(path) as file:
+        _, whole = receipts.last_line(file)
+        receipts.write(file, lines if whole else b"\n" + lines)
 
 
 def read(folder: Path) -> list[Answer]:

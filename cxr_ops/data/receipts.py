@@ -18,6 +18,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -90,23 +91,30 @@ def append(path: Path, receipts: Sequence[Mapping[str, Any]]) -> None:
     """
     if not receipts:
         return
-    file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX)  # until it is closed
-        last, whole = _last_line(file)
+    with opened(path) as file:
+        last, whole = last_line(file)
         prev = hashlib.sha256(last).hexdigest() if last else None
         lines = []
         for receipt in receipts:
             line = json.dumps({**receipt, "prev": prev}, sort_keys=True, separators=(",", ":")).encode()
             prev = hashlib.sha256(line).hexdigest()
             lines.append(line + b"\n")
-        _write(file, b"".join([b"" if whole else b"\n", *lines]))
+        write(file, b"".join([b"" if whole else b"\n", *lines]))
         os.fsync(file)
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[int]:
+    """A file of lines, which is made with mode 0600 where it is missing, and at whose end this process alone writes."""
+    file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX)  # until it is closed
+        yield file
     finally:
         os.close(file)
 
 
-def _last_line(file: int) -> tuple[bytes, bool]:
+def last_line(file: int) -> tuple[bytes, bool]:
     """The last line of an open file without its end, and whether it has one; an empty file has nothing to end."""
     size = os.fstat(file).st_size
     if not size:
@@ -120,7 +128,8 @@ def _last_line(file: int) -> tuple[bytes, bool]:
     return found.rpartition(b"\n")[2], whole
 
 
-def _write(file: int, data: bytes) -> None:
+def write(file: int, data: bytes) -> None:
+    """Write all of some bytes."""
     while data:
         data = data[os.write(file, data) :]
 

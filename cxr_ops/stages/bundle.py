@@ -100,7 +100,7 @@ def run(home: Home, run: str, *, withheld: bool = False) -> Bundled:
     files = {f"run/{name}": data for name, data in _of_run(outs, run)}
     given = material.Material(run=run, files=files, entries=entries)  # a record is read when it is asked for
     inputs = given.inputs
-    files[f"run/{inputs.plan.path}"] = _needed(outs, inputs.plan.path, run)
+    files[f"run/{inputs.plan.path}"] = outs.needed(inputs.plan.path, run)
     plan = given.plan
     told = entries if withheld else _told(home, entries, entry, plan)
     files |= {f"ledger/{one.seq:08d}.json": one.to_bytes() for one in told}
@@ -153,34 +153,23 @@ def _told(home: Home, entries: list[Entry], entry: Entry, plan: plans.ChangePlan
 
 def _of_run(outs: Outs, run: str) -> Iterator[tuple[str, bytes]]:
     for name in _NEEDED:
-        yield name, _needed(outs, name, run)
+        yield name, outs.needed(name, run)
     for name in _KEPT:
         data = outs.read(name)
         if data is not None:
             yield name, data
 
 
-def _needed(outs: Outs, name: str, run: str) -> bytes:
-    data = outs.read(name)
-    if data is None:
-        raise DataError(
-            f"{name} of {run} is lost: neither the store nor the DVC remote holds the bytes on record",
-            where=name,
-            fix="put the objects back from a backup: cxr-ops restore FROM",
-        )
-    return data
-
-
 def _scores(aside: Path, outs: Outs, run: str, plan: plans.ChangePlan, evaluation: Evaluation) -> dict[str, bytes]:
     """The scores of both sets, without names."""
     for name in (*_TABLES, "validate/attributes.csv"):
-        data = outs.read(name) if name not in _TABLES else _needed(outs, name, run)
+        data = outs.read(name) if name not in _TABLES else outs.needed(name, run)
         if data is not None:
             (aside / name).parent.mkdir(exist_ok=True)
             (aside / name).write_bytes(data)
     frame = manifest.read_split(aside)
     rows = frame[frame["split"] == "test"].reset_index(drop=True)
-    table = _needed(outs, "evaluate/scores.csv", run)
+    table = outs.needed("evaluate/scores.csv", run)
     images = [line.split(",", 1)[0] for line in table.decode().splitlines()[1:]]
     if images != rows["image_id"].tolist():
         raise DataError("evaluate/scores.csv is not of the test set that split/split.csv names", where=run)
@@ -195,7 +184,7 @@ def _scores(aside: Path, outs: Outs, run: str, plan: plans.ChangePlan, evaluatio
             named={one.case for row in evaluation.findings for one in _fallen(row)},
             bands=groups.age_bands if groups else (),
         ),
-        score_table.VALIDATION: score_table.without_names(_needed(outs, "evaluate/validation_scores.csv", run)),
+        score_table.VALIDATION: score_table.without_names(outs.needed("evaluate/validation_scores.csv", run)),
     }
 
 

@@ -133,7 +133,7 @@ def run(root: Path, params: Params) -> None:
         level=params.evaluate.level,
     )
     evaluation = Evaluation(
-        **dict(found.evidence),
+        **found.figures(),
         test_digest=splits.test_digest(test),
         test_images=len(rows),
         test_patients=int(rows["patient_id"].nunique()),
@@ -153,12 +153,6 @@ def run(root: Path, params: Params) -> None:
                 {role: [name for name in FINDINGS if name not in model.trained] for role, model in models.items()},
             ),
         ],
-        subgroups=found.subgroups,
-        missing_groups=found.missing_groups,
-        composites=found.composites,
-        performance=found.performance,
-        uncertain=found.uncertain,
-        scenarios=found.scenarios,
         localization=located,
         reliance=relied,
         heat_maps=checked,
@@ -173,7 +167,6 @@ def run(root: Path, params: Params) -> None:
             recorded=recorded,
         ),
         facts=facts(models[CHALLENGER], frame),
-        validation_macro=found.validation_macro,
         scored="test" if recorded else "validation",
     )
     out.mkdir(parents=True)

@@ -26,7 +26,7 @@ import numpy.typing as npt
 from cxr_ops import plan as plans
 from cxr_ops.audit import public
 from cxr_ops.audit.entries import Entry
-from cxr_ops.audit.state import plan_in_force
+from cxr_ops.audit.state import last_promotion, plan_in_force
 from cxr_ops.data import answers, manifest, receipts
 from cxr_ops.data.answers import Answer, Known
 from cxr_ops.edges.evidence import EVALUATION
@@ -122,7 +122,7 @@ def run(
         StorageError: they cannot be read.
     """
     entries = open_ledger(home).entries()
-    entry = next((one for one in reversed(entries) if one.kind == "promotion"), None)
+    entry = last_promotion(entries)
     if entry is None:
         raise DataError("no model is in use, so there is nothing to watch", where=home.ledger_address)
     notes: list[str] = []
@@ -341,8 +341,8 @@ def _reference(
     """The scores that the champion was judged by, one image a patient, and its operating points."""
     promotion = entry.promotion
     outs = Outs(home, promotion.run_commit)
-    evaluation = Evaluation.model_validate_json(_needed(outs, EVALUATION, promotion.run))
-    table = list(csv.reader(io.StringIO(_needed(outs, _TABLES[against], promotion.run).decode(), newline="")))
+    evaluation = Evaluation.model_validate_json(outs.needed(EVALUATION, promotion.run))
+    table = list(csv.reader(io.StringIO(outs.needed(_TABLES[against], promotion.run).decode(), newline="")))
     head, body = table[0], table[1:]
     ids, patients = [row[0] for row in body], [row[1] for row in body]
     rows = surveillance.one_each(patients, [_hashed(f"order {name}") for name in ids])
@@ -384,14 +384,3 @@ def _attributes(outs: Outs, images: Sequence[str]) -> dict[str, npt.NDArray[np.f
         name: answers.coded(name, chosen[name].astype("object").where(chosen[name].notna(), None).tolist())
         for name in ("view", "sex", "age")
     }
-
-
-def _needed(outs: Outs, name: str, run: str) -> bytes:
-    data = outs.read(name)
-    if data is None:
-        raise DataError(
-            f"{name} of {run} is lost: the answers of its model have nothing to be held against",
-            where=name,
-            fix="put the objects back from a backup: cxr-ops restore FROM",
-        )
-    return data

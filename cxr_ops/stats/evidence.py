@@ -89,6 +89,11 @@ class Assessment:
     scenarios: list[Scenario]
     validation_macro: dict[str, float]
 
+    def figures(self) -> dict[str, Any]:
+        """The fields of an `Evaluation` that follow from labels and scores, by name."""
+        found = {one.name: getattr(self, one.name) for one in dataclasses.fields(self)}
+        return {**dict(found.pop("evidence")), **found}
+
 
 def assess(
     findings: Sequence[str],

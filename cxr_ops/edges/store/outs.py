@@ -11,6 +11,7 @@ from cxr_ops.edges import dvc
 from cxr_ops.edges.home import Home
 from cxr_ops.edges.store import objects, runs
 from cxr_ops.edges.store.remote import Remote
+from cxr_ops.errors import DataError
 
 
 class Outs:
@@ -38,6 +39,22 @@ class Outs:
             return held
         md5 = self._outs.get(path) or self._listed(path)
         return self._object(md5) if md5 else None
+
+    def needed(self, path: str, run: str) -> bytes:
+        """The bytes of a file that `run` made.
+
+        Raises:
+            DataError: they are lost.
+            StorageError: the remote does not answer.
+        """
+        data = self.read(path)
+        if data is None:
+            raise DataError(
+                f"{path} of {run} is lost: neither the store nor the DVC remote holds the bytes on record",
+                where=path,
+                fix="put the objects back from a backup: cxr-ops restore FROM",
+            )
+        return data
 
     def digests(self, out: str) -> dict[str, str]:
         """The MD5 of each file of an output, by its path; of one in a folder that cannot be listed there is none."""
