@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,20 +16,30 @@ from cxr_ops.records.evidence import Evaluation
 from cxr_ops.records.run import Result
 from cxr_ops.stages import ingest
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]  # a training
+pytestmark = [pytest.mark.slow, pytest.mark.airflow, pytest.mark.timeout(1800)]  # a training, by Airflow
 
 
-def test_the_loop_runs_on_the_finding_that_there_is(
-    project: Path, tmp_path: Path, run_stages: Callable[..., dict]
-) -> None:
-    """Folders of NORMAL and PNEUMONIA lead to a champion that scores pneumonia alone; the others are not scored."""
+def test_the_loop_runs_on_the_finding_that_there_is(project: Path, tmp_path: Path) -> None:
+    """Folders of NORMAL and PNEUMONIA lead to a champion that scores pneumonia alone; the others are not scored.
+
+    The command is the one that `make retrain ARGS="--set gate.plan=pccp.pneumonia-demo.yaml"` runs.
+    """
     home = Home.find({"CXR_HOME": str(tmp_path / "home"), "CXR_PROJECT": str(project)})
     folder = make_folders(tmp_path / "kermany", patients=480)
     entered = ingest.run("auto", folder, batch="kermany", home=home)
     assert (entered.images, entered.patients, entered.findings) == (960, 480, {"Pneumonia": 480})
-    run_stages(home.root, "first", gate__plan="pccp.pneumonia-demo.yaml", train__epochs=2, prepare__image_size=32)
-    result = Result.read(home.run("first") / "result.json")
-    evaluation = Evaluation.read(home.workspace("first") / "evaluate" / "evaluation.json")
+    done = subprocess.run(
+        [Path(sys.executable).with_name("cxr-ops"), "retrain", "--set", "gate.plan=pccp.pneumonia-demo.yaml"],
+        cwd=project,
+        env=os.environ | {"CXR_HOME": str(home.root), "CXR_PROJECT": str(project)},
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    [run] = (home.root / "runs").iterdir()
+    result = Result.read(run / "result.json")
+    evaluation = Evaluation.read(run / "workspace" / "evaluate" / "evaluation.json")
     assert result.verdict == "PROMOTE"
     by_name = {row.finding: row for row in evaluation.findings}
     assert list(by_name) == list(FINDINGS)
